@@ -1,0 +1,76 @@
+"""What every job of the workflow does besides its work: log, report progress, fail readably."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from universal_neurons.errors import UserError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@contextmanager
+def job(log: str | Path | None) -> Iterator[None]:
+    """Send the package's log messages to the terminal and the file `log` while a job runs.
+
+    A `UserError` ends the process with its message and exit code 1, without a traceback; any other
+    exception is logged with its traceback and raised again.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log, mode="w"))
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    start = time.monotonic()
+    try:
+        yield
+    except UserError as error:
+        logger.error("error: %s", error)
+        sys.exit(1)
+    except Exception:
+        logger.exception("unexpected error")
+        raise
+    logger.info("done in %.1f s", time.monotonic() - start)
+
+
+def progress(
+    items: Iterable[T], what: str, *, total: int | None = None, every: float = 10.0
+) -> Iterator[T]:
+    """Yield `items`, logging how many are done, the rate and the time left.
+
+    Parameters
+    ----------
+    items
+        What to iterate over.
+    what
+        Plural noun for the log line, for example ``"sequences"``.
+    total
+        Number of items; taken from ``len(items)`` where it has one.
+    every
+        Seconds between log lines.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    start = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= every:
+            rate = done / (now - start)
+            left = f" of {total}, {(total - done) / rate:.0f} s left" if total else ""
+            logger.info("%d%s %s, %.3g per second", done, left, what, rate)
+            last = now
