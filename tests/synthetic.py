@@ -1,0 +1,190 @@
+"""Made-up result tables with the columns of the contract, for figures and report.
+
+Not a simulation: excess correlations are drawn from a normal distribution whose mean and width grow
+with the step, persistence and ablation follow from the sets of neurons so made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+STEPS = (50, 150, 300, 600, 1000)
+
+
+def tables(
+    *,
+    seeds: Sequence[str] = ("0", "1", "2", "3", "4"),
+    steps: Sequence[int] = STEPS,
+    n_layers: int = 2,
+    d_mlp: int = 200,
+    threshold: float = 0.3,
+    universal: bool = True,
+    kinds: Sequence[str] = ("mean",),
+    controls: int = 20,
+) -> dict[str, pd.DataFrame]:
+    """All six tables; with `universal` false no neuron ever passes the threshold."""
+    rng = np.random.default_rng(0)
+    grid = pd.MultiIndex.from_product(
+        [list(steps), list(seeds), range(n_layers), range(d_mlp)],
+        names=["step", "seed", "layer", "neuron"],
+    ).to_frame(index=False)
+    universality = _universality(grid, steps, threshold, universal, rng)
+    return {
+        "matches": _matches(universality, seeds, n_layers, d_mlp, rng),
+        "universality": universality,
+        "persistence": _persistence(universality, seeds, steps, n_layers),
+        "ablation": _ablation(universality, kinds, controls, rng),
+        "neurons": _neurons(grid, rng),
+        "models": _models(seeds, steps, n_layers, d_mlp),
+    }
+
+
+def write(made: dict[str, pd.DataFrame], results: Path) -> None:
+    """Write the tables as a run's Parquet files."""
+    results.mkdir(parents=True, exist_ok=True)
+    for name, table in made.items():
+        table.to_parquet(results / f"{name}.parquet", index=False)
+
+
+def _universality(grid, steps, threshold, universal, rng):
+    progress = grid["step"].map({s: (i + 1) / len(steps) for i, s in enumerate(steps)})
+    # A neuron keeps its own inclination from step to step: universal neurons persist.
+    inclination = rng.normal(size=grid.groupby("step").size().iloc[0])
+    own = np.tile(inclination, len(steps))
+    depth = 1 + 0.3 * grid["layer"] / max(1, grid["layer"].max())
+    noise = rng.normal(size=len(grid))
+    excess = progress * depth * (0.06 + 0.1 * (0.85 * own + 0.5 * noise)) + 0.01 * noise
+    if not universal:
+        excess = excess.clip(upper=0.9 * threshold)
+    baseline = 0.15 + 0.03 * rng.random(len(grid))
+    return grid.assign(
+        max_corr=baseline + excess,
+        baseline_corr=baseline,
+        excess_corr=excess,
+        universal=excess > threshold,
+    )
+
+
+def _matches(universality, seeds, n_layers, d_mlp, rng):
+    parts = []
+    for other in seeds:
+        part = universality[universality["seed"] != other]
+        moved = rng.integers(-1, 2, len(part)) * (rng.random(len(part)) < 0.4)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "step": part["step"],
+                    "seed": part["seed"],
+                    "other_seed": other,
+                    "layer": part["layer"],
+                    "neuron": part["neuron"],
+                    "best_corr": part["max_corr"],
+                    "best_layer": (part["layer"] + moved).clip(0, n_layers - 1),
+                    "best_neuron": rng.integers(0, d_mlp, len(part)),
+                    "baseline_corr": part["baseline_corr"],
+                    "min_corr": -part["baseline_corr"],
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _persistence(universality, seeds, steps, n_layers):
+    rows = []
+    for seed in seeds:
+        mine = universality[universality["seed"] == seed]
+        sets = {
+            step: mine.loc[mine["step"] == step, ["layer", "universal"]].to_numpy()
+            for step in steps
+        }
+        for start, end in combinations(steps, 2):
+            for layer in range(-1, n_layers):
+                rows.append((seed, layer, start, end, *_overlap(sets[start], sets[end], layer)))
+    return pd.DataFrame(
+        rows,
+        columns=[
+            *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
+            *("persistence", "jaccard", "chance", "p_value"),
+        ],
+    )
+
+
+def _overlap(first, second, layer):
+    here = slice(None) if layer < 0 else first[:, 0] == layer
+    a, b = first[here, 1].astype(bool), second[here, 1].astype(bool)
+    n_from, n_to, n_both = int(a.sum()), int(b.sum()), int((a & b).sum())
+    if not n_from:
+        return n_from, n_to, n_both, np.nan, np.nan, n_to / len(a), np.nan
+    p = stats.hypergeom.sf(n_both - 1, len(a), n_to, n_from)
+    return n_from, n_to, n_both, n_both / n_from, n_both / (a | b).sum(), n_to / len(a), p
+
+
+def _ablation(universality, kinds, controls, rng):
+    counts = universality.groupby(["step", "seed", "layer"])["universal"].sum()
+    whole = counts.groupby(["step", "seed"]).sum()
+    sizes = [(*key, int(n)) for key, n in counts.items()]
+    sizes += [(*key, -1, int(n)) for key, n in whole.items()]
+    rows = []
+    for step, seed, layer, n in sizes:
+        for kind in kinds:
+            for draw in range(-1, controls):
+                cost = (4e-4 if draw < 0 else 2e-4) * n * (1.5 if layer == 0 else 1.0)
+                delta = cost + rng.normal(scale=2e-5 * np.sqrt(max(n, 1)) * 2) if n else np.nan
+                rows.append(
+                    {
+                        "step": step,
+                        "seed": seed,
+                        "layer": layer,
+                        "kind": kind,
+                        "neuron_set": "universal" if draw < 0 else "control",
+                        "draw": draw,
+                        "n_neurons": n,
+                        "clean_loss": 2.0,
+                        "ablated_loss": 2.0 + delta,
+                        "delta_loss": delta,
+                        "delta_loss_se": 0.05 * cost + 2e-5 if n else np.nan,
+                        "kl": 0.8 * cost if n else np.nan,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _neurons(grid, rng):
+    dead = rng.random(len(grid)) < 0.001
+    std = np.where(dead, 0.0, rng.gamma(2.0, 0.3, len(grid)))
+    return grid.assign(
+        mean=0.1 * std,
+        std=std,
+        skewness=2.0,
+        kurtosis=9.0,
+        sparsity=0.3,
+        min=-0.17,
+        max=8 * std,
+        clipped=rng.integers(0, 2, len(grid)),
+    )
+
+
+def _models(seeds, steps, n_layers, d_mlp):
+    rows = []
+    for i, seed in enumerate(seeds):
+        for step in steps:
+            rows.append(
+                {
+                    "seed": seed,
+                    "step": step,
+                    "source": "train",
+                    "revision": None,
+                    "sha256": f"{hash((i, step)) & (2**64 - 1):016x}" * 4,
+                    "duplicate_of": None,
+                    "n_layers": n_layers,
+                    "d_mlp": d_mlp,
+                    "heldout_loss": 1.6 + 4.0 / (1 + step / 100) ** 0.7 + 0.02 * i,
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,57 @@
+# Activations, exact moments and within-layer sums of every (seed, step, shard).
+
+
+# The first shard's job also hashes the weights and fixes the codes of all shards: loading the
+# model once more for that would cost a small study a fifth of its time.
+rule capture_first:
+    input:
+        model=model_directory,
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        selection=ancient(f"{CORPUS}/selection.json"),
+    output:
+        activations=activation_store(ACTIVATIONS.replace("{shard}", "0")),
+        moments=directory(MOMENTS.replace("{shard}", "0")),
+        within=directory(WITHIN.replace("{shard}", "0")),
+        calibration=directory(CALIBRATION),
+        model=MODEL_FACTS,
+    log:
+        f"{RESULTS}/logs/capture/seed{{seed}}/step{{step}}/shard0.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/capture/seed{{seed}}/step{{step}}/shard0.tsv"
+    params:
+        sequences=GRID.shard_range(0),
+        capture=CAPTURE,
+        model=model_options(),
+        version=METHOD_VERSION["capture"],
+    threads: GRID.threads("capture")
+    resources:
+        mem_mb=GRID.mem_mb("capture"),
+        runtime=GRID.minutes("capture"),
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/capture.py"
+
+
+use rule capture_first as capture with:
+    input:
+        model=model_directory,
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        calibration=CALIBRATION,
+    output:
+        activations=activation_store(ACTIVATIONS),
+        moments=directory(MOMENTS),
+        within=directory(WITHIN),
+    log:
+        f"{RESULTS}/logs/capture/seed{{seed}}/step{{step}}/shard{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/capture/seed{{seed}}/step{{step}}/shard{{shard}}.tsv"
+    wildcard_constraints:
+        shard=r"[1-9]\d*",
+    params:
+        sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
+        capture=CAPTURE,
+        model=model_options(),
+        version=METHOD_VERSION["capture"],

@@ -1,0 +1,111 @@
+import re
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from universal_neurons import corpus
+from universal_neurons.config import resolve
+from universal_neurons.errors import UserError
+from universal_neurons.grid import METHOD_VERSION, Grid, parse_layers
+
+try:
+    schema = workflow.source_path("../schemas/config.schema.yaml")
+    config.update(resolve(config, schema))
+    corpus.check_length(config["corpus"])
+    GRID = Grid.of(config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = f"results/{config['run']}"
+TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
+
+# Paths by wildcards; {seed} and {other} are a pair.
+CORPUS = f"{RESULTS}/corpus"
+MODEL = f"{RESULTS}/models/seed{{seed}}/step{{step}}"
+CALIBRATION = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.zarr"
+MODEL_FACTS = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.json"
+ACTIVATIONS = f"{RESULTS}/activations/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
+MOMENTS = f"{RESULTS}/moments/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
+WITHIN = f"{RESULTS}/within/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
+SUMS = f"{RESULTS}/sums/step{{step}}/{{seed}}/{{other}}/layers{{layers}}/shard{{shard}}.zarr"
+MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
+BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
+ABLATION = f"{RESULTS}/tables/ablation/seed{{seed}}/step{{step}}.parquet"
+
+ENVIRONMENT = "../../envs/universal-neurons.yaml"
+
+# What captured values depend on; where activations are kept is not among it.
+CAPTURE = {key: value for key, value in config["capture"].items() if key != "keep"}
+CAPTURE["exclude_token_ids"] = config["corpus"]["exclude_token_ids"]
+
+
+wildcard_constraints:
+    seed="|".join(map(re.escape, GRID.seeds)),
+    other="|".join(map(re.escape, GRID.seeds)),
+    step="|".join(map(str, GRID.steps)),
+    shard=r"\d+",
+    layers=r"\d+-\d+",
+    table="matches|universality",
+
+
+def model_directory(wildcards):
+    """The model of a seed and step, made by the workflow or given.
+
+    Trained models are ancient: training a further step places the old ones again with the same
+    bits, and other training options enter the jobs' params (`model_options`).
+    """
+    if config["models"]["source"] == "train":
+        return ancient(MODEL.format(**wildcards))
+    return config["models"]["path"].format(**wildcards)
+
+
+def tokenizer_directories(wildcards):
+    """Directories whose tokenizers must agree: the trained one, or every seed's."""
+    if config["models"]["source"] == "train":
+        return [f"{RESULTS}/tokenizer"]
+    step = GRID.steps[0]
+    return [config["models"]["path"].format(seed=seed, step=step) for seed in GRID.seeds]
+
+
+def text_inputs(wildcards):
+    """Files the corpus is made from; those of the bundled text belong to a package."""
+    if config["corpus"]["source"] == "bundled":
+        return []
+    if config["corpus"]["source"] == "tokens":
+        return [config["corpus"]["path"]]
+    return corpus.text_files("text", config["corpus"]["path"])
+
+
+def model_options():
+    """What a model's weights depend on besides its directory."""
+    models = config["models"]
+    return models["train"] if models["source"] == "train" else {"path": models["path"]}
+
+
+def pair_parts(wildcards):
+    """The match stores of all pairs at a step."""
+    return [
+        MATCHES.format(step=wildcards.step, seed=a, other=b, layers=layers)
+        for a, b in GRID.pairs
+        for layers in GRID.layer_blocks(a, b)
+    ]
+
+
+def activation_store(path):
+    """Activations as an output: kept, or deleted once their sums are made (`capture.keep`)."""
+    return directory(path) if config["capture"]["keep"] else temp(directory(path))
+
+
+def shards(pattern):
+    """An input function: a path pattern for all shards, its other wildcards left to the job."""
+    return lambda wildcards: expand(pattern, shard=GRID.shards, **wildcards)
+
+
+def layers_of(wildcards):
+    """Layers of a block of layers."""
+    return parse_layers(wildcards.layers)
+
+
+def cells(pattern, **more):
+    """A path pattern for every seed and step of the grid."""
+    return expand(pattern, seed=GRID.seeds, step=GRID.steps, **more)

@@ -1,0 +1,22 @@
+# Which universal neurons are still universal at later steps.
+
+
+rule persistence:
+    input:
+        f"{RESULTS}/universality.parquet",
+    output:
+        f"{RESULTS}/persistence.parquet",
+    log:
+        f"{RESULTS}/logs/persistence.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/persistence.tsv"
+    params:
+        version=METHOD_VERSION["persist"],
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/persistence.py"

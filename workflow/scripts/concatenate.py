@@ -1,0 +1,5 @@
+from universal_neurons.jobs import job
+from universal_neurons.store import concatenate_tables, provenance
+
+with job(snakemake.log[0]):
+    concatenate_tables(snakemake.input, snakemake.output[0], provenance(snakemake.config))

@@ -1,0 +1,10 @@
+import pandas as pd
+
+from universal_neurons import universality
+from universal_neurons.jobs import job
+from universal_neurons.store import provenance, write_table
+
+with job(snakemake.log[0]):
+    ablation = pd.read_parquet(snakemake.input.ablation)
+    table = universality.models_table(snakemake.input.models, ablation)
+    write_table(snakemake.output[0], table, provenance(snakemake.config))

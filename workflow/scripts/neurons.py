@@ -1,0 +1,7 @@
+from universal_neurons import universality
+from universal_neurons.jobs import job
+from universal_neurons.store import provenance, write_table
+
+with job(snakemake.log[0]):
+    table = universality.neurons_table(snakemake.input)
+    write_table(snakemake.output[0], table, provenance(snakemake.config))

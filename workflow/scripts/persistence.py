@@ -1,0 +1,9 @@
+import pandas as pd
+
+from universal_neurons.jobs import job
+from universal_neurons.persistence import persistence
+from universal_neurons.store import provenance, write_table
+
+with job(snakemake.log[0]):
+    table = persistence(pd.read_parquet(snakemake.input[0]))
+    write_table(snakemake.output[0], table, provenance(snakemake.config))

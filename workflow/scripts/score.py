@@ -1,0 +1,10 @@
+from universal_neurons import universality
+from universal_neurons.jobs import job
+from universal_neurons.store import provenance, write_table
+
+with job(snakemake.log[0]):
+    about = provenance(snakemake.config)
+    matches = universality.matches_table(snakemake.input, int(snakemake.wildcards.step))
+    scores = universality.universality_table(matches, snakemake.params.threshold)
+    write_table(snakemake.output.matches, matches, about)
+    write_table(snakemake.output.universality, scores, about)
