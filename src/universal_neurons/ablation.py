@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,8 +131,8 @@ def ablate(
     seed: str,
     step: int,
     universal: NDArray[np.bool_],
-    mean: NDArray[np.floating],
-    norm: NDArray[np.floating],
+    mean: NDArray[np.float64],
+    norm: NDArray[np.float64],
     kinds: Sequence[str] = ("mean",),
     controls: int = 20,
     random_seed: int = 0,
@@ -199,7 +200,7 @@ def ablate(
     if "resample" in kinds and universal.any():
         replacement.sample(sequences, batch_tokens, _generator(random_seed, seed, step, "resample"))
     runs = [
-        _Run(s, kind, _masks(s.neurons, model)) for s in sets for kind in kinds if len(s.neurons)
+        _Run(s, kind, _by_layer(s.neurons, model)) for s in sets for kind in kinds if len(s.neurons)
     ]
 
     # Row 0 is the clean pass.
@@ -273,11 +274,11 @@ class _NeuronSet:
 
 @dataclass(frozen=True)
 class _Run:
-    """One ablation: which neurons, how, and per layer with any of them a bool mask (d_mlp,)."""
+    """One ablation: which neurons, how, and their indices within each layer that has any."""
 
     neurons: _NeuronSet
     kind: str
-    masks: Mapping[int, torch.Tensor]
+    by_layer: Mapping[int, torch.Tensor]
 
 
 def _neuron_sets(
@@ -295,12 +296,14 @@ def _neuron_sets(
                 yield _NeuronSet(one, "control", draw, control[here[control]])
 
 
-def _masks(neurons: NDArray[np.int64], model: Model) -> dict[int, torch.Tensor]:
-    mask = np.zeros(sum(model.d_mlp), bool)
-    mask[neurons] = True
-    by_layer = np.split(mask, np.cumsum(model.d_mlp)[:-1])
+def _by_layer(neurons: NDArray[np.int64], model: Model) -> dict[int, torch.Tensor]:
+    """Indices within each layer that has any of `neurons`."""
+    edges = np.cumsum([0, *model.d_mlp])
+    parts = np.split(neurons, np.searchsorted(neurons, edges[1:-1]))
     return {
-        layer: torch.from_numpy(m).to(model.device) for layer, m in enumerate(by_layer) if m.any()
+        layer: torch.from_numpy(part - edges[layer]).to(model.device)
+        for layer, part in enumerate(parts)
+        if len(part)
     }
 
 
@@ -313,10 +316,10 @@ class _Replacement:
         Shape (N,).
     """
 
-    def __init__(self, model: Model, mean: NDArray[np.floating]) -> None:
+    def __init__(self, model: Model, mean: NDArray[np.float64]) -> None:
         self._model = model
-        dtype = model.projections[0].weight.dtype
-        means = torch.from_numpy(np.asarray(mean, np.float64)).to(model.device, dtype)
+        dtype = next(model.projections[0].parameters()).dtype
+        means = torch.from_numpy(mean).to(model.device, dtype)
         self._mean = means.split(model.d_mlp)
         self._zero = torch.zeros((), dtype=dtype, device=model.device)
         self._sampled: list[torch.Tensor] = []
@@ -328,13 +331,13 @@ class _Replacement:
         """Record the activations of some tokens and draw one of these for every position."""
         inputs = sequences[:, :-1]
         n_tokens = min(RESAMPLE_TOKENS, inputs.size)
-        chosen = np.zeros(inputs.size, bool)
-        chosen[rng.choice(inputs.size, n_tokens, replace=False)] = True
-        chosen = chosen.reshape(inputs.shape)
+        chosen = np.zeros(inputs.shape, bool)
+        chosen.flat[rng.choice(inputs.size, n_tokens, replace=False)] = True
         # Most of a long corpus is passed over: only sequences with a chosen token are run.
         used = chosen.any(1)
         inputs, chosen = inputs[used], chosen[used]
         parts: list[list[torch.Tensor]] = [[] for _ in self._model.d_mlp]
+        base: Any = self._model.module.base_model  # stops before the unembedding
 
         def keep(layer: int, x: torch.Tensor) -> None:
             parts[layer].append(x.reshape(-1, x.shape[-1])[taken])
@@ -342,20 +345,26 @@ class _Replacement:
         with self._model.tap(keep), torch.inference_mode():
             for rows in _batches(inputs, batch_tokens):
                 taken = torch.from_numpy(chosen[rows].ravel()).to(self._model.device)
-                self._model.module.base_model(
-                    input_ids=_ids(inputs[rows], self._model), use_cache=False
-                )
+                base(input_ids=_ids(inputs[rows], self._model), use_cache=False)
         self._sampled = [torch.cat(part) for part in parts]
         donor = rng.integers(n_tokens, size=(len(sequences), sequences.shape[1] - 1))
         self._donor = torch.from_numpy(donor).to(self._model.device)
 
-    def __call__(self, kind: str, layer: int, rows: slice, shape: torch.Size) -> torch.Tensor:
-        """Activations of a layer that broadcast to `shape`, for the sequences `rows`."""
+    def __call__(
+        self, kind: str, layer: int, neurons: torch.Tensor, rows: slice, x: torch.Tensor
+    ) -> torch.Tensor:
+        """A layer's activations `x` for the sequences `rows`, those of `neurons` replaced."""
         if kind == "mean":
-            return self._mean[layer]
-        if kind == "zero":
-            return self._zero
-        return self._sampled[layer][self._donor[rows]].reshape(shape)
+            values = self._mean[layer][neurons]
+        elif kind == "zero":
+            values = self._zero
+        else:
+            values = self._sampled[layer][:, neurons][self._donor[rows].flatten()]
+            values = values.reshape(*x.shape[:-1], -1)
+        # On a CPU several times faster than torch.where with a mask.
+        x = x.clone()
+        x[..., neurons] = values
+        return x
 
 
 def _batches(sequences: NDArray[np.integer], batch_tokens: int) -> Iterator[slice]:
@@ -388,12 +397,13 @@ def _passes(
             tokens = _ids(sequences[rows], model)
             # The last token predicts nothing that could be checked.
             inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
-            with _record(model.blocks) as outputs:
+            with _record(model) as calls:
                 clean = _Predictions(_logits(model, inputs), targets)
+            known = _known_outputs(model, calls)
             yield 0, rows, *_by_sequence(clean.loss, torch.zeros_like(clean.loss), inputs)
             for i, run in enumerate(runs, start=1):
                 with (
-                    _replay(model.blocks[: min(run.masks)], outputs),
+                    _replay(known[min(run.by_layer)]),
                     model.tap(_edit(run, replacement, rows)),
                 ):
                     logits = _logits(model, inputs)
@@ -404,9 +414,9 @@ def _edit(
     run: _Run, replacement: _Replacement, rows: slice
 ) -> Callable[[int, torch.Tensor], torch.Tensor | None]:
     def on_layer(layer: int, x: torch.Tensor) -> torch.Tensor | None:
-        if layer not in run.masks:
+        if layer not in run.by_layer:
             return None
-        return torch.where(run.masks[layer], replacement(run.kind, layer, rows, x.shape), x)
+        return replacement(run.kind, layer, run.by_layer[layer], rows, x)
 
     return on_layer
 
@@ -424,40 +434,75 @@ def _by_sequence(
     return means[0], means[1]
 
 
+Calls = list[tuple[nn.Module, Any]]
+
+
+def _parts(block: nn.Module, projection: nn.Module) -> list[nn.Module]:
+    """The largest modules of a block that don't contain its MLP's output projection, and that."""
+    if block is projection:
+        return [block]
+    if all(module is not projection for module in block.modules()):
+        return [block]
+    return [part for child in block.children() for part in _parts(child, projection)]
+
+
 @contextmanager
-def _record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
-    """Collect what every block returns, in the order of the blocks."""
-    outputs: list[Any] = []
+def _record(model: Model) -> Iterator[Calls]:
+    """Collect what every block and every part of a block returns, in the order of the calls."""
+    calls: Calls = []
 
-    def keep(block: nn.Module, inputs: tuple, output: Any) -> None:
-        outputs.append(output)
+    def keep(module: nn.Module, inputs: tuple, output: Any) -> None:
+        calls.append((module, output))
 
-    handles = [block.register_forward_hook(keep) for block in blocks]
+    handles = [
+        module.register_forward_hook(keep)
+        for block, projection in zip(model.blocks, model.projections, strict=True)
+        for module in (block, *_parts(block, projection))
+    ]
     try:
-        yield outputs
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
-@contextmanager
-def _replay(blocks: Sequence[nn.Module], outputs: Sequence[Any]) -> Iterator[None]:
-    """Let blocks return recorded outputs instead of running.
+def _known_outputs(model: Model, calls: Calls) -> list[dict[nn.Module, Any]]:
+    """What, for each layer, need not be computed again when that layer's neurons are replaced.
 
-    Embedding, positions, masks, final norm and head stay the model's own code, whatever its
-    architecture.
+    That is the blocks before it, and in its own block whatever ran before the MLP's output
+    projection (attention, norms, the MLP's input projection) but for modules that ran twice.
+    """
+    order = [module for module, _ in calls]
+    times = Counter(order)
+    known = []
+    for layer, projection in enumerate(model.projections):
+        start = 1 + order.index(model.blocks[layer - 1]) if layer else 0
+        before = calls[start : order.index(projection)]
+        known.append(
+            {block: calls[order.index(block)][1] for block in model.blocks[:layer]}
+            | {part: output for part, output in before if times[part] == 1}
+        )
+    return known
+
+
+@contextmanager
+def _replay(outputs: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """Let modules return known outputs instead of running.
+
+    Embedding, positions, masks, residual sums, final norm and head stay the model's own code,
+    whatever its architecture.
     """
 
     def returning(output: Any) -> Callable:
         return lambda *args, **kwargs: output
 
-    for block, output in zip(blocks, outputs, strict=False):
-        block.forward = returning(output)  # hides the method of the class
+    for module, output in outputs.items():
+        module.forward = returning(output)  # hides the method of the class
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward
+        for module in outputs:
+            del module.forward
 
 
 class _Predictions:

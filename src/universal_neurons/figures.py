@@ -655,7 +655,6 @@ def _heat(
     """A heat map of shares from 0 to 1. NaN is grey, except where `absent` (blank)."""
     ax.grid(False)
     image = ax.imshow(share, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-    image.get_cmap().set_bad("white")
     absent = np.zeros(share.shape, bool) if absent is None else absent
     for i, j in np.argwhere(np.isnan(share) & ~absent):
         box = Rectangle((j - 0.5, i - 0.5), 1, 1, fc="#dddddd", ec="white")

@@ -196,8 +196,9 @@ def ablation_contrasts(ablation: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row per step, layer, kind and seed with universal neurons and at least one control set:
         n_neurons; universal, universal_se (loss change and its standard error over sequences, nats
-        per token); control, control_se, control_sd, n_controls (mean over control sets, mean of
-        their standard errors, standard deviation over sets); difference.
+        per token); control, control_se, control_sd, n_controls, control_neurons (mean over control
+        sets, mean of their standard errors, standard deviation over sets, number of sets, neurons
+        of the smallest set, below n_neurons where a layer has too few others); difference.
     """
     keys = ["step", "layer", "kind", "seed"]
     measured = ablation[(ablation["n_neurons"] > 0) & ablation["delta_loss"].notna()]
@@ -213,6 +214,7 @@ def ablation_contrasts(ablation: pd.DataFrame) -> pd.DataFrame:
             control_se=("delta_loss_se", "mean"),
             control_sd=("delta_loss", "std"),
             n_controls=("delta_loss", "size"),
+            control_neurons=("n_neurons", "min"),
         )
         .reset_index()
     )

@@ -16,7 +16,7 @@ rule ablate:
         f"{RESULTS}/benchmarks/ablate/seed{{seed}}/step{{step}}.tsv"
     params:
         ablation=config["ablation"],
-        dtype=config["capture"]["dtype"],
+        load={key: config["capture"][key] for key in ("dtype", "device")},
         model=model_options(),
         version=METHOD_VERSION["ablate"],
     threads: GRID.threads("ablate")

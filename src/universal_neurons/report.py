@@ -1,0 +1,780 @@
+"""The report of a run: its numbers in sentences, how far to trust them, figures and tables.
+
+Every sentence follows from the result tables; where they show nothing, the sentence says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+from docutils.core import publish_parts  # type: ignore[import-untyped]
+from markupsafe import Markup
+
+from universal_neurons.errors import UserError
+from universal_neurons.figures import FIGURES
+from universal_neurons.summaries import (
+    ALL_LAYERS,
+    ablation_contrasts,
+    ablation_over_seeds,
+    consecutive,
+    persistence_over_seeds,
+    pooled_counts,
+    universal_counts,
+)
+
+Tables = Mapping[str, pd.DataFrame]
+
+# Of 2401.12181: GPT-2 Small after 400,000 steps.
+PAPER_THRESHOLD = 0.5
+
+KIND = {
+    "mean": "by their mean",
+    "zero": "by zero",
+    "resample": "by their values at other tokens",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A paragraph of the results: what it is about, and the sentences."""
+
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ShortTable:
+    """A table of the report: rows of column to finished text."""
+
+    title: str
+    note: str
+    rows: list[dict[str, str]]
+    text_columns: frozenset[str] = field(default=frozenset())
+
+    @property
+    def columns(self) -> list[str]:
+        """Column names in order."""
+        return list(self.rows[0]) if self.rows else []
+
+
+def write_report(
+    tables: Tables,
+    figures: str | Path,
+    captions: str | Path,
+    *,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    out: str | Path,
+    benchmarks: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """Write ``report.html``: one file that needs no other and loads nothing.
+
+    Parameters
+    ----------
+    tables
+        As `summaries.read_tables` returns them.
+    figures
+        Directory with ``<name>.svg`` for every name of `figures.FIGURES`.
+    captions
+        Directory with ``<name>.rst`` for each of these, and ``workflow.rst``.
+    config
+        The run's configuration, defaults filled in.
+    provenance
+        What to list as the run's origin, name to value. ``scored_tokens``, if among it, is the
+        number of token positions behind every correlation.
+    out
+        Path of the HTML file.
+    benchmarks
+        As `read_benchmarks` returns them.
+
+    Raises
+    ------
+    UserError
+        If a figure or caption is missing, or a table is empty.
+    """
+    for name, table in tables.items():
+        # A run of one step has no persistence rows; any other empty table is a mistake.
+        if table.empty and name != "persistence":
+            raise UserError(f"report: the table {name} has no rows")
+    threshold = float(config["universality"]["excess_threshold"])
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("universal_neurons", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.j2").render(
+        run=config["run"],
+        warnings=warnings(tables),
+        headlines=headlines(tables, threshold),
+        introduction=_caption(Path(captions) / "workflow.rst"),
+        trust=trust(tables, config, provenance),
+        figures=[_figure(name, Path(figures), Path(captions)) for name in FIGURES],
+        tables=short_tables(tables, benchmarks),
+        configuration=_as_yaml(config),
+        provenance=provenance,
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+
+
+def read_benchmarks(folder: str | Path) -> dict[str, dict[str, float]]:
+    """Add up Snakemake's benchmark files by rule.
+
+    Parameters
+    ----------
+    folder
+        Holds ``<rule>.tsv`` or ``<rule>/…/*.tsv``.
+
+    Returns
+    -------
+    dict
+        Rule to ``jobs`` (number), ``seconds`` (their sum) and ``memory_mb`` (the largest), slowest
+        rule first.
+    """
+    folder = Path(folder)
+    rules: dict[str, list[pd.DataFrame]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        rules.setdefault(rule, []).append(pd.read_csv(path, sep="\t", na_values="-"))
+    totals = {rule: pd.concat(parts) for rule, parts in rules.items()}
+    summed = {
+        rule: {
+            "jobs": float(len(table)),
+            "seconds": float(table["s"].sum()),
+            "memory_mb": float(table["max_rss"].max()),
+        }
+        for rule, table in totals.items()
+    }
+    return dict(sorted(summed.items(), key=lambda item: -item[1]["seconds"]))
+
+
+def headlines(tables: Tables, threshold: float) -> list[Headline]:
+    """The run's main numbers in plain sentences, computed from its tables.
+
+    Parameters
+    ----------
+    tables
+        As `summaries.read_tables` returns them.
+    threshold
+        Excess correlation above which a neuron is universal.
+    """
+    return [
+        Headline("Universal neurons", _on_emergence(tables["universality"], threshold)),
+        Headline("Persistence", _on_persistence(tables["persistence"])),
+        *_on_ablation(tables["ablation"]),
+        Headline("Held-out loss", _on_loss(tables["models"])),
+    ]
+
+
+def warnings(tables: Tables) -> list[str]:
+    """What makes the results wrong rather than uncertain: models with the same weights."""
+    models = tables["models"]
+    copies = models[models["duplicate_of"].notna()]
+    if copies.empty:
+        return []
+    pairs = [
+        f"seed {seed} step {step:,} (same as {original})"
+        for seed, step, original in zip(
+            copies["seed"], copies["step"], copies["duplicate_of"], strict=True
+        )
+    ]
+    return [
+        f"{_plural(len(copies), 'model has', 'models have')} the same weights as another one: "
+        f"{_listed(pairs)}. Copies are not independent observations: between seeds they make "
+        "neurons look universal, between steps they make them look persistent. The numbers below "
+        "include them."
+    ]
+
+
+def trust(tables: Tables, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[str]:
+    """How far the headline numbers can be trusted, one remark each.
+
+    Parameters
+    ----------
+    tables
+        As `summaries.read_tables` returns them.
+    config
+        With universality.excess_threshold; corpus.tokens, baseline.draws and capture.encoding are
+        mentioned where given.
+    provenance
+        ``scored_tokens``, if given, replaces the number asked for in the configuration.
+    """
+    threshold = float(config["universality"]["excess_threshold"])
+    remarks = [
+        *_on_tokens(config, provenance),
+        _on_threshold(tables["universality"], threshold),
+        _on_seeds(tables["universality"], config),
+        *_on_neurons(tables["neurons"], config, provenance),
+        *_on_controls(tables["ablation"]),
+    ]
+    if tables["persistence"]["n_from"].sum():
+        remarks.append(
+            "The p-values of persistence treat neurons as independent of one another. They are "
+            "not, so the p-values are too small; trust the ratio to chance and the agreement "
+            "between seeds more."
+        )
+    if tables["models"]["duplicate_of"].isna().all():
+        remarks.append("No two models have the same weights (SHA-256 of the loaded weights).")
+    return remarks
+
+
+def short_tables(
+    tables: Tables, benchmarks: Mapping[str, Mapping[str, float]] | None = None
+) -> list[ShortTable]:
+    """The tables of the report, summarised over seeds."""
+    shorts = [
+        _universal_table(tables["universality"]),
+        _persistence_table(tables["persistence"]),
+        _ablation_table(tables["ablation"]),
+        _models_table(tables["models"]),
+    ]
+    if benchmarks:
+        shorts.append(_benchmark_table(benchmarks))
+    return [short for short in shorts if short.rows]
+
+
+def _on_emergence(universality: pd.DataFrame, threshold: float) -> str:
+    pooled = pooled_counts(universal_counts(universality))
+    overall = pooled[pooled["layer"] == ALL_LAYERS].set_index("step").sort_index()
+    last, first = overall.index[-1], overall.index[0]
+    now = overall.loc[last]
+    sentences = []
+    if now["n_universal"]:
+        sentences.append(
+            f"At the last step ({last:,}), {_percent(now['fraction'])} of neurons "
+            f"({_of(now['n_universal'], now['n_neurons'])}, "
+            f"{_pooled(int(now['n_seeds']), now['lowest'], now['highest'])}) have an excess "
+            f"correlation above {threshold:g}."
+        )
+    else:
+        highest = universality.loc[universality["step"] == last, "excess_corr"].max()
+        sentences.append(
+            f"At the last step ({last:,}), no universal neuron was found: none of "
+            f"{int(now['n_neurons']):,} neurons (pooled over {_seeds(int(now['n_seeds']))}) has an "
+            f"excess correlation above {threshold:g}; the highest is {_number(highest, 3)}."
+        )
+    if first != last:
+        then = overall.loc[first]
+        sentences.append(
+            f"At the first step ({first:,}) it was {_percent(then['fraction'])} "
+            f"({_of(then['n_universal'], then['n_neurons'])})."
+        )
+    most = overall.iloc[int(overall["fraction"].to_numpy().argmax())]
+    peak = most.name
+    if peak not in (first, last):
+        sentences.append(
+            f"The share was highest at step {peak:,}: {_percent(most['fraction'])} "
+            f"({_of(most['n_universal'], most['n_neurons'])})."
+        )
+    by_layer = pooled[(pooled["layer"] != ALL_LAYERS) & (pooled["step"] == last)]
+    by_layer = by_layer.set_index("layer")["fraction"]
+    if len(by_layer) > 1 and now["n_universal"]:
+        sentences.append(
+            f"Of the layers at the last step, layer {by_layer.idxmax()} has the largest share "
+            f"({_percent(by_layer.max())}), layer {by_layer.idxmin()} the smallest "
+            f"({_percent(by_layer.min())})."
+        )
+    means = universality.groupby("step")["excess_corr"].mean()
+    average = f"Whatever the threshold, the mean excess correlation is {_number(means[last], 3)}"
+    before = f" at the last step and was {_number(means[first], 3)} at the first"
+    sentences.append(average + (before if first != last else "") + ".")
+    return " ".join(sentences)
+
+
+def _on_persistence(persistence: pd.DataFrame) -> str:
+    if persistence.empty:
+        return "Persistence needs at least two steps; this run has one."
+    overall = persistence_over_seeds(persistence[persistence["layer"] == ALL_LAYERS])
+    judged = overall[overall["n_from"] > 0]
+    if judged.empty:
+        return "There is no persistence to judge: no neuron is universal before the last step."
+    step_by_step = consecutive(overall)
+    recent = step_by_step[step_by_step["n_from"] > 0]
+    sentences = [_overlap(recent.iloc[-1])] if len(recent) else []
+    longest = judged[judged["to_step"] == judged["to_step"].max()].iloc[0]
+    if recent.empty or longest["from_step"] != recent.iloc[-1]["from_step"]:
+        sentences.append(_overlap(longest))
+    return " ".join(sentences)
+
+
+def _overlap(row: pd.Series) -> str:
+    n, significant = int(row["n_seeds"]), int(row["n_significant"])
+    seeds = _pooled(n, row["lowest"], row["highest"])
+    text = (
+        f"Of the neurons universal at step {int(row['from_step']):,}, {_percent(row['pooled'])} "
+        f"({_of(row['n_both'], row['n_from'])}, {seeds}) are universal at step "
+        f"{int(row['to_step']):,}; {_percent(row['pooled_chance'])} would be by chance"
+    )
+    few = " These are few neurons." if row["n_from"] < 20 else ""
+    if row["pooled"] <= row["pooled_chance"]:
+        return f"{text}, so they persist no more than chance would have it.{few}"
+    text += f", so they persist {_times(row['pooled'] / row['pooled_chance'])} as often.{few}"
+    if significant == n:
+        where = f" in each of {n} seeds" if n > 1 else ""
+        return (
+            f"{text} An overlap as large or larger would be unlikely by chance{where} "
+            f"(hypergeometric test, {'largest ' if n > 1 else ''}p {_p_value(row['p_max'])})."
+        )
+    return (
+        f"{text} Seed by seed, so large an overlap would be unlikely by chance (p < 0.05, "
+        f"hypergeometric test) in {significant} of {n}."
+    )
+
+
+def _on_ablation(ablation: pd.DataFrame) -> list[Headline]:
+    contrasts = ablation_contrasts(ablation)
+    if contrasts.empty:
+        any_universal = ablation.loc[ablation["neuron_set"] == "universal", "n_neurons"].any()
+        reason = "there are no control sets" if any_universal else "there are no universal neurons"
+        return [Headline("Ablation", f"There is no ablation to report: {reason}.")]
+    summary = ablation_over_seeds(contrasts)
+    last = int(ablation["step"].max())
+    return [
+        Headline(f"Ablation ({kind})", _on_kind(summary[summary["kind"] == kind], kind, last))
+        for kind in dict.fromkeys(contrasts["kind"])
+    ]
+
+
+def _on_kind(summary: pd.DataFrame, kind: str, last: int) -> str:
+    overall = summary[summary["layer"] == ALL_LAYERS]
+    row = overall.sort_values("step").iloc[-1]
+    step = row["step"]
+    seeds = f"mean over {row['n_seeds']} seeds" if row["n_seeds"] > 1 else "one seed"
+    digits = _decimals(row["universal_se"])
+    error = "not known" if math.isnan(row["universal_se"]) else f"{row['universal_se']:.{digits}f}"
+    spread = "" if math.isnan(row["low"]) else _spread_of(row)
+    text = (
+        f"At step {step:,}{'' if step == last else ', the last with universal neurons'}, replacing "
+        f"all universal neurons of a model ({_average(row['n_neurons'])}) {KIND[kind]} "
+        f"{_moves(row['universal'], digits)} (standard error {error}; {seeds}). "
+        f"Replacing control sets instead, {row['n_controls']} per model, "
+        f"{_moves(row['control'], digits, again=True)}{spread}. {_verdict(row)}"
+    )
+    return f"{text} {_on_layers(summary, step)}".strip()
+
+
+def _spread_of(row: pd.Series) -> str:
+    spread = f"{row['control_sd']:.{_decimals(row['control_sd'])}f}"
+    of_mean = ", of this mean" if row["n_seeds"] > 1 else ""
+    return f" (standard deviation between sets{of_mean}, {spread})"
+
+
+def _verdict(row: pd.Series) -> str:
+    """Whether the difference between universal neurons and controls is distinguishable from 0."""
+    if math.isnan(row["low"]):
+        return (
+            f"The difference is {_number(row['difference'], 4)}; its uncertainty is not known, "
+            "for want of control sets or held-out sequences."
+        )
+    digits = _decimals((row["high"] - row["low"]) / 4)
+    difference, low, high = (_number(row[c], digits) for c in ("difference", "low", "high"))
+    ratio = f"ratio {row['ratio']:.2f}" if not math.isnan(row["ratio"]) else ""
+    interval = f"{difference} nats per token (95 % interval {low} to {high}"
+    interval += f"; {ratio})" if ratio else ")"
+    agree = f" It is positive in {row['n_seeds_above']} of {_seeds(row['n_seeds'])}."
+    if row["low"] > 0:
+        return (
+            f"The difference, {interval}, is above zero: in these models, universal neurons "
+            f"matter more than comparable others.{agree}"
+        )
+    if row["high"] < 0:
+        return (
+            f"The difference, {interval}, is below zero: in these models, universal neurons "
+            f"matter less than comparable others.{agree}"
+        )
+    return (
+        f"The difference, {interval}, is compatible with zero: universal neurons are not "
+        f"distinguishable from comparable others.{agree}"
+    )
+
+
+def _on_layers(summary: pd.DataFrame, step: int) -> str:
+    layers = summary[(summary["layer"] != ALL_LAYERS) & (summary["step"] == step)]
+    if len(layers) < 2:
+        return ""
+    groups = {
+        "above zero in": layers["low"] > 0,
+        "below zero in": layers["high"] < 0,
+        "not distinguishable from zero in": ~((layers["low"] > 0) | (layers["high"] < 0)),
+    }
+    parts = [
+        f"{where} {'all' if chosen.all() else _layers(layers.loc[chosen, 'layer'].tolist())}"
+        for where, chosen in groups.items()
+        if chosen.any()
+    ]
+    return f"Of {len(layers)} layers ablated one at a time, the difference is {_listed(parts)}."
+
+
+def _on_loss(models: pd.DataFrame) -> str:
+    loss = models.dropna(subset=["heldout_loss"]).groupby("step")["heldout_loss"]
+    if not loss.ngroups:
+        return "The held-out loss was not measured."
+    mean, lowest, highest, seeds = loss.mean(), loss.min(), loss.max(), loss.size()
+    first, last = mean.index.min(), mean.index.max()
+    single = f"{lowest[last]:.3f} to {highest[last]:.3f} in single seeds"
+    if first == last:
+        return (
+            f"At step {last:,} the held-out loss is {mean[last]:.3f} nats per token "
+            f"(mean over {_seeds(seeds[last])}; {single})."
+        )
+    verb = "falls" if mean[last] < mean[first] else "does not fall: it goes"
+    return (
+        f"The held-out loss {verb} from {mean[first]:.3f} nats per token at step {first:,} to "
+        f"{mean[last]:.3f} at step {last:,} (mean over {_seeds(seeds[last])}; at the last step "
+        f"{single})."
+    )
+
+
+def _on_tokens(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[str]:
+    corpus = config.get("corpus", {})
+    scored = provenance.get("scored_tokens")
+    if scored:
+        count, what = int(scored), f"{int(scored):,} scored tokens"
+    elif "tokens" in corpus:
+        count = int(corpus["tokens"])
+        what = f"at most {count:,} scored tokens (in whole sequences, excluded tokens not counted)"
+    else:
+        return []
+    remark = (
+        f"Correlations rest on {what}. Were tokens independent, a correlation near 0 would have a "
+        f"standard error of {1 / math.sqrt(count):.2g}; tokens of one text are not, so the true "
+        "error is larger."
+    )
+    held_out = corpus.get("heldout_tokens")
+    return [remark + (f" Losses use {held_out:,} other tokens." if held_out else "")]
+
+
+def _on_threshold(universality: pd.DataFrame, threshold: float) -> str:
+    last = universality["step"].max()
+    excess = universality.loc[universality["step"] == last, "excess_corr"]
+    above = int((excess > PAPER_THRESHOLD).sum())
+    text = f"The threshold of this run is {threshold:g}, a convention like any other."
+    if threshold == PAPER_THRESHOLD:
+        text += " It is the one of the papers"
+    else:
+        text += f" The papers use {PAPER_THRESHOLD:g}"
+    text += (
+        ", for GPT-2 Small after 400,000 steps (about 4 % of its neurons pass); small models "
+        "trained for few steps rarely reach it."
+    )
+    if threshold != PAPER_THRESHOLD:
+        text += (
+            f" Here, {_of(above, len(excess))} neurons ({_percent(above / len(excess))}) would "
+            f"pass {PAPER_THRESHOLD:g} at the last step."
+        )
+    return f"{text} Percentages at different thresholds cannot be compared."
+
+
+def _on_seeds(universality: pd.DataFrame, config: Mapping[str, Any]) -> str:
+    n = universality["seed"].nunique()
+    text = (
+        f"{n} seeds were compared, each with the {n - 1} others. Every share is measured within "
+        "this group, so the spread between seeds understates how another group would differ."
+    )
+    if n == 2:
+        text = (
+            "Only two seeds were compared: an excess correlation is that of a single pair, and "
+            "what two seeds share need not be shared by a third."
+        )
+    draws = config.get("baseline", {}).get("draws")
+    if draws:
+        text += f" The baseline averages {_plural(int(draws), 'rotation', 'rotations')} per pair."
+    return text
+
+
+def _on_neurons(
+    neurons: pd.DataFrame, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> list[str]:
+    last = neurons[neurons["step"] == neurons["step"].max()]
+    dead = int((last["dead"] if "dead" in last else last["std"] == 0).sum())
+    remarks = [
+        f"Dead at the last step are {_of(dead, len(last))} neurons ({_percent(dead / len(last))}): "
+        "their activation never changes, so they have correlation 0 and are not universal."
+        if dead
+        else f"None of the {len(last):,} neurons is dead at the last step."
+    ]
+    int8 = config.get("capture", {}).get("encoding", "int8") == "int8"
+    if int8 and "clipped" in neurons:
+        clipped = int(neurons["clipped"].sum())
+        scored = provenance.get("scored_tokens")
+        share = f" ({_percent(clipped / (len(neurons) * int(scored)))})" if scored else ""
+        remarks.append(
+            f"{clipped:,} activation values of all models{share} lay beyond the range of the int8 "
+            "encoding and were clipped."
+            if clipped
+            else "No activation value lay beyond the range of the int8 encoding."
+        )
+    return remarks
+
+
+def _on_controls(ablation: pd.DataFrame) -> list[str]:
+    contrasts = ablation_contrasts(ablation)
+    if contrasts.empty:
+        return []
+    fewest, most = contrasts["n_controls"].min(), contrasts["n_controls"].max()
+    number = f"{most}" if fewest == most else f"{fewest} to {most}"
+    remarks = [
+        f"Each ablated set of universal neurons is held against {number} control sets. The "
+        "interval of the difference covers chance in drawing them (independent between seeds) and "
+        "in the held-out sequences (shared by all seeds); it says nothing about other seeds. "
+        "Intervals by layer are not corrected for the number of layers: of those without any "
+        "effect, about one in twenty would still exclude zero."
+    ]
+    smaller = contrasts[contrasts["control_neurons"] < contrasts["n_neurons"]]
+    if len(smaller):
+        keys = smaller[["step", "seed", "layer"]].drop_duplicates()
+        remarks.append(
+            f"In {_plural(len(keys), 'case', 'cases')} (step, seed and layer) more neurons are "
+            "universal than not, so that control sets are smaller than the universal set: there, "
+            "a larger loss change of universal neurons may be due to their number."
+        )
+    return remarks
+
+
+def _universal_table(universality: pd.DataFrame) -> ShortTable:
+    pooled = pooled_counts(universal_counts(universality))
+    shares = pooled.pivot(index="step", columns="layer", values="fraction")
+    whole = pooled[pooled["layer"] == ALL_LAYERS].set_index("step")
+    rows = []
+    for step in shares.index:
+        row = {
+            "step": f"{step:,}",
+            "universal": f"{int(whole.loc[step, 'n_universal']):,}",
+            "of": f"{int(whole.loc[step, 'n_neurons']):,}",
+        }
+        for layer, share in shares.loc[step].items():
+            name = "all layers" if layer == ALL_LAYERS else f"layer {layer}"
+            row[name] = "–" if pd.isna(share) else _percent(share)
+        rows.append(row)
+    return ShortTable(
+        "Universal neurons by step and layer", "Share of neurons, pooled over seeds.", rows
+    )
+
+
+def _persistence_table(persistence: pd.DataFrame) -> ShortTable:
+    title = "Persistence, all layers"
+    note = (
+        "Each step to the next, and to the last; pooled over seeds with universal neurons at the "
+        "earlier step."
+    )
+    if persistence.empty:
+        return ShortTable(title, note, [])
+    overall = persistence_over_seeds(persistence[persistence["layer"] == ALL_LAYERS])
+    to_last = overall[overall["to_step"] == overall["to_step"].max()]
+    shown = pd.concat([consecutive(overall), to_last]).drop_duplicates(["from_step", "to_step"])
+    rows = [
+        {
+            "from step": f"{row['from_step']:,}",
+            "to step": f"{row['to_step']:,}",
+            "seeds": f"{row['n_seeds']}",
+            "universal before": f"{row['n_from']:,}",
+            "at both": f"{row['n_both']:,}",
+            "persistence": _percent(row["pooled"]),
+            "by chance": _percent(row["pooled_chance"]),
+            "largest p": "–" if pd.isna(row["p_max"]) else _p_number(row["p_max"]),
+        }
+        for row in shown.sort_values(["from_step", "to_step"]).to_dict("records")
+    ]
+    return ShortTable(title, note, rows)
+
+
+def _ablation_table(ablation: pd.DataFrame) -> ShortTable:
+    note = (
+        "All layers at every step, and each layer at the last step with universal neurons. Loss "
+        "changes in nats per token, mean over seeds; SE over sequences, SD over control sets."
+    )
+    contrasts = ablation_contrasts(ablation)
+    if contrasts.empty:
+        return ShortTable("Ablation", note, [])
+    summary = ablation_over_seeds(contrasts)
+    last = summary.groupby("kind")["step"].transform("max")
+    shown = summary[(summary["layer"] == ALL_LAYERS) | (summary["step"] == last)]
+    rows = []
+    for row in shown.sort_values(["kind", "step", "layer"]).to_dict("records"):
+        digits = _decimals(row["universal_se"])
+        interval = f"{_number(row['low'], digits)} to {_number(row['high'], digits)}"
+        rows.append(
+            {
+                "kind": row["kind"],
+                "step": f"{row['step']:,}",
+                "layer": "all" if row["layer"] == ALL_LAYERS else f"{row['layer']}",
+                "seeds": f"{row['n_seeds']}",
+                "neurons": f"{row['n_neurons']:,.1f}",
+                "universal": _number(row["universal"], digits),
+                "SE": _number(row["universal_se"], digits),
+                "controls": _number(row["control"], digits),
+                "SD": _number(row["control_sd"], digits),
+                "difference": _number(row["difference"], digits),
+                "95 % interval": "–" if pd.isna(row["low"]) else interval,
+                "ratio": _number(row["ratio"], 2),
+            }
+        )
+    return ShortTable("Ablation", note, rows, frozenset({"kind"}))
+
+
+def _models_table(models: pd.DataFrame) -> ShortTable:
+    rows = [
+        {
+            "seed": str(row["seed"]),
+            "step": f"{row['step']:,}",
+            "source": str(row["source"]),
+            "revision": "–" if pd.isna(row["revision"]) else str(row["revision"]),
+            "SHA-256": str(row["sha256"])[:12],
+            "same weights as": "–" if pd.isna(row["duplicate_of"]) else str(row["duplicate_of"]),
+            "held-out loss": _number(row["heldout_loss"], 4),
+        }
+        for row in models.to_dict("records")
+    ]
+    return ShortTable(
+        "Models",
+        "SHA-256 of the loaded weights, first 12 digits. Loss in nats per token.",
+        rows,
+        frozenset({"seed", "source", "revision", "SHA-256", "same weights as"}),
+    )
+
+
+def _benchmark_table(benchmarks: Mapping[str, Mapping[str, float]]) -> ShortTable:
+    rows = [
+        {
+            "rule": rule,
+            "jobs": f"{cost['jobs']:,.0f}",
+            "seconds": f"{cost['seconds']:,.1f}",
+            "largest memory (MB)": _number(cost["memory_mb"], 0),
+        }
+        for rule, cost in benchmarks.items()
+    ]
+    return ShortTable("Time and memory by rule", "Summed over jobs.", rows, frozenset({"rule"}))
+
+
+def _figure(name: str, figures: Path, captions: Path) -> dict[str, Any]:
+    path = figures / f"{name}.svg"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: draw the figures first")
+    svg = path.read_bytes()
+    # Matplotlib gives the size in points, of which 72 make 96 CSS pixels.
+    width = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', svg)
+    return {
+        "name": name,
+        "title": FIGURES[name].title,
+        "caption": _caption(captions / f"{name}.rst"),
+        "source": f"data:image/svg+xml;base64,{b64encode(svg).decode()}",
+        "width": round(float(width[1]) * 96 / 72) if width else 900,
+    }
+
+
+def _caption(path: Path) -> Markup:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: every figure needs a caption")
+    parts = publish_parts(
+        path.read_text(encoding="utf-8"),
+        writer="html5",
+        settings_overrides={"file_insertion_enabled": False, "raw_enabled": False},
+    )
+    return Markup(parts["body"])
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    # By way of JSON, because Snakemake's config may hold its own kinds of dict.
+    plain = json.loads(json.dumps(config, default=str))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def _percent(share: float) -> str:
+    """A share in percent that is never rounded to nothing or to everything."""
+    if pd.isna(share):
+        return "–"
+    percent = 100 * share
+    if percent in (0, 100):
+        return f"{percent:.0f}\u00a0%"
+    if percent < 0.01:
+        return "under 0.01\u00a0%"
+    if percent >= 99.95:
+        return "over 99.9\u00a0%"
+    return f"{percent:.{2 if percent < 1 else 1}f}\u00a0%"
+
+
+def _range(low: float, high: float) -> str:
+    return _percent(low) if low == high else f"{_percent(low)} to {_percent(high)}"
+
+
+def _pooled(n_seeds: int, lowest: float, highest: float) -> str:
+    if n_seeds == 1:
+        return "in the only seed that has any"
+    return f"pooled over {n_seeds} seeds; {_range(lowest, highest)} in single seeds"
+
+
+def _of(part: float, whole: float) -> str:
+    return f"{int(part):,} of {int(whole):,}"
+
+
+def _number(value: float, decimals: int) -> str:
+    """With a true minus sign, and none before zero; a dash where there is no value."""
+    if pd.isna(value):
+        return "–"
+    text = f"{value:,.{decimals}f}"
+    negative = text.startswith("-") and float(text.replace(",", "")) != 0
+    return ("−" if negative else "") + text.removeprefix("-")
+
+
+def _decimals(error: float) -> int:
+    """Decimals that show a number to two significant digits of its error."""
+    if math.isnan(error) or error <= 0:
+        return 4
+    return min(8, max(2, 1 - math.floor(math.log10(error))))
+
+
+def _moves(change: float, digits: int, again: bool = False) -> str:
+    what = "it" if again else "the held-out loss"
+    verb = "raises" if change > 0 else "lowers"
+    amount = f"{abs(change):.{digits}f}"
+    return f"{verb} {what} by {amount}{'' if again else ' nats per token'}"
+
+
+def _average(count: float) -> str:
+    return f"{count:,.0f}" if count == int(count) else f"{count:,.1f} on average"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.1f} times" if ratio < 10 else f"{ratio:,.0f} times"
+
+
+def _p_number(p: float) -> str:
+    if p >= 0.001:
+        return f"{p:.3f}"
+    if p < 1e-15:
+        return "< 10⁻¹⁵"
+    mantissa, exponent = f"{p:.0e}".split("e")
+    superscript = str(abs(int(exponent))).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa}×10⁻{superscript}"
+
+
+def _p_value(p: float) -> str:
+    text = _p_number(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _plural(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def _seeds(n: int) -> str:
+    return _plural(n, "seed", "seeds")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return ("layer " if len(layers) == 1 else "layers ") + _listed([str(x) for x in layers])

@@ -1,0 +1,484 @@
+"""Replacing neurons: the ablated loss is that of edited weights, at a fraction of the work."""
+
+import copy
+import logging
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+
+from universal_neurons import ablation
+from universal_neurons.ablation import ablate, matched_controls
+from universal_neurons.errors import UserError
+from universal_neurons.models import ARCHITECTURES, Model
+
+VOCABULARY = 40
+COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+WIDE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+# Larger weights than usual, so that every neuron matters.
+INIT = {"initializer_range": 0.3}
+
+CONFIGS = {
+    "gpt2": ("GPT2Config", {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 24}),
+    "gpt_neox": ("GPTNeoXConfig", {**WIDE, "num_attention_heads": 2}),
+    "gpt_neox sequential": (
+        "GPTNeoXConfig",
+        {**WIDE, "num_attention_heads": 2, "use_parallel_residual": False},
+    ),
+    "opt": (
+        "OPTConfig",
+        {
+            **{"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 3, "num_attention_heads": 2},
+            **{"init_std": 0.3, "word_embed_proj_dim": 16},
+        },
+    ),
+    "opt post-norm": (
+        "OPTConfig",
+        {
+            **{"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 3, "num_attention_heads": 2},
+            **{"init_std": 0.3, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
+        },
+    ),
+    "llama": ("LlamaConfig", {**WIDE, **HEADS}),
+    "mistral": ("MistralConfig", {**WIDE, **HEADS}),
+    "qwen2": ("Qwen2Config", {**WIDE, **HEADS}),
+    "qwen3": ("Qwen3Config", {**WIDE, **HEADS}),
+    "gemma": ("GemmaConfig", {**WIDE, **HEADS}),
+    "gemma2": ("Gemma2Config", {**WIDE, **HEADS}),
+}
+
+
+def wrap(module):
+    blocks_path, projection_path = ARCHITECTURES[module.config.model_type]
+    blocks = tuple(module.get_submodule(blocks_path))
+    projections = tuple(block.get_submodule(projection_path) for block in blocks)
+    return Model(module, blocks, projections, torch.device("cpu"))
+
+
+def make(name="gpt2"):
+    """A tiny model with random weights; the layers of the GPT-2 differ in width."""
+    class_name, options = CONFIGS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, class_name)(**COMMON, **INIT, **options)
+    module = transformers.AutoModelForCausalLM.from_config(config)
+    if name == "gpt2":
+        module.transformer.h[1].mlp = GPT2MLP(40, config).apply(module._init_weights)
+    for weight_name, weight in module.named_parameters():
+        if weight_name.endswith("bias"):  # zero at initialisation, which would hide mistakes
+            nn.init.normal_(weight, std=0.3)
+    return wrap(module.eval().requires_grad_(False))
+
+
+def tokens(n=5, length=9):
+    return np.random.default_rng(1).integers(0, VOCABULARY, (n, length))
+
+
+def neurons(model, seed=2):
+    """Random statistics, and 4 universal neurons in each layer."""
+    rng = np.random.default_rng(seed)
+    n = sum(model.d_mlp)
+    universal = np.zeros(n, bool)
+    start = 0
+    for width in model.d_mlp:
+        universal[start + rng.choice(width, 4, replace=False)] = True
+        start += width
+    return {
+        "universal": universal,
+        "mean": rng.normal(size=n),
+        "norm": np.exp(rng.normal(size=n)),
+    }
+
+
+def layers(model):
+    return np.repeat(np.arange(len(model.d_mlp)), model.d_mlp)
+
+
+def edited(model, replaced, values):
+    """A copy whose weights do what replacing activations by constants does."""
+    module = copy.deepcopy(model.module)
+    start = 0
+    for projection in wrap(module).projections:
+        conv1d = not isinstance(projection, nn.Linear)
+        weight = projection.weight if conv1d else projection.weight.T  # (neurons, d_model)
+        own = slice(start, start + len(weight))
+        start = own.stop
+        chosen = torch.from_numpy(np.flatnonzero(replaced[own]))
+        constant = torch.from_numpy(values[own][chosen]).float() @ weight[chosen]
+        bias = constant if projection.bias is None else projection.bias + constant
+        projection.bias = nn.Parameter(bias, requires_grad=False)
+        weight[chosen] = 0
+    return module
+
+
+def hugging_face_loss(module, sequences):
+    ids = torch.from_numpy(sequences)
+    with torch.no_grad():
+        return module(input_ids=ids, labels=ids).loss.item()
+
+
+def universal_rows(table, kind="mean"):
+    rows = table[(table["neuron_set"] == "universal") & (table["kind"] == kind)]
+    return rows.set_index("layer")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ablated_loss_is_that_of_a_forward_pass_with_edited_weights(name):
+    model, sequences = make(name), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, kinds=["mean", "zero"], controls=1, **facts)
+    for layer in (-1, 0, 1, 2):
+        replaced = facts["universal"] & ((layers(model) == layer) | (layer == -1))
+        for kind, values in (("mean", facts["mean"]), ("zero", 0 * facts["mean"])):
+            expected = hugging_face_loss(edited(model, replaced, values), sequences)
+            row = universal_rows(table, kind).loc[layer]
+            assert row["ablated_loss"] == pytest.approx(expected, rel=2e-6)
+            assert abs(row["delta_loss"]) > 1e-4, "the test must not be vacuous"
+
+
+def test_a_model_is_left_as_it_was():
+    model, sequences = make(), tokens()
+    before = hugging_face_loss(model.module, sequences)
+    ablate(model, sequences, seed="a", step=1, controls=2, **neurons(model))
+    assert hugging_face_loss(model.module, sequences) == before
+
+
+def test_clean_loss_is_the_models_own_loss():
+    model, sequences = make(), tokens()
+    table = ablate(model, sequences, seed="a", step=1, controls=1, **neurons(model))
+    expected = hugging_face_loss(model.module, sequences)
+    np.testing.assert_allclose(table["clean_loss"], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        table["delta_loss"], table["ablated_loss"] - table["clean_loss"], atol=1e-12
+    )
+
+
+def test_standard_error_is_that_of_paired_differences_between_sequences():
+    model, sequences = make(), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, controls=0, **facts)
+    other = edited(model, facts["universal"], facts["mean"])
+    delta = [
+        hugging_face_loss(other, one) - hugging_face_loss(model.module, one)
+        for one in sequences[:, None]
+    ]
+    expected = np.std(delta, ddof=1) / np.sqrt(len(delta))
+    assert universal_rows(table).loc[-1, "delta_loss_se"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_sequence_has_no_standard_error():
+    model = make()
+    table = ablate(model, tokens(n=1), seed="a", step=1, controls=1, **neurons(model))
+    assert table["delta_loss_se"].isna().all()
+    assert table["delta_loss"].notna().all()
+
+
+def test_divergence_is_that_of_the_two_distributions():
+    model, sequences = make("llama"), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, controls=0, **facts)
+
+    def log_p(module):
+        with torch.no_grad():
+            logits = module(input_ids=torch.from_numpy(sequences)).logits[:, :-1].double().numpy()
+        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+    p, q = log_p(model.module), log_p(edited(model, facts["universal"], facts["mean"]))
+    expected = (np.exp(p) * (p - q)).sum(-1).mean()
+    assert universal_rows(table).loc[-1, "kl"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_neurons_that_nothing_reads_have_no_effect():
+    model = make()
+    facts = neurons(model)
+    for projection, own in zip(
+        model.projections,
+        np.split(facts["universal"], np.cumsum(model.d_mlp)[:-1]),
+        strict=True,
+    ):
+        projection.weight[torch.from_numpy(own)] = 0
+    table = ablate(model, tokens(), seed="a", step=1, kinds=ablation.KINDS, controls=1, **facts)
+    for kind in ablation.KINDS:
+        rows = universal_rows(table, kind)
+        np.testing.assert_allclose(rows["kl"], 0, atol=1e-7)
+        np.testing.assert_allclose(rows["delta_loss"], 0, atol=1e-7)
+
+
+def test_the_batch_size_and_the_loss_block_change_nothing(monkeypatch):
+    model = make()
+    options = {"seed": "a", "step": 1, "controls": 2, "kinds": ablation.KINDS, **neurons(model)}
+    whole = ablate(model, tokens(), batch_tokens=10_000, **options)
+    numbers = ["clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl"]
+    monkeypatch.setattr(ablation, "LOSS_BLOCK", 7 * VOCABULARY)
+    for batch_tokens in (1, 2 * 9):
+        parts = ablate(model, tokens(), batch_tokens=batch_tokens, **options)
+        np.testing.assert_allclose(parts[numbers], whole[numbers], atol=2e-6)
+        pd.testing.assert_frame_equal(parts.drop(columns=numbers), whole.drop(columns=numbers))
+
+
+def test_a_resampled_neuron_takes_its_values_at_another_held_out_token(monkeypatch):
+    # With one token to sample from, all positions take that token's activations.
+    monkeypatch.setattr(ablation, "RESAMPLE_TOKENS", 1)
+    model, sequences = make(), tokens(n=3, length=5)
+    facts = neurons(model)
+    seen = []
+    with model.tap(lambda layer, x: seen.append(x.flatten(0, 1))), torch.no_grad():
+        model.module(input_ids=torch.from_numpy(sequences[:, :-1]))
+    options = {"seed": "a", "step": 1, "controls": 1}
+    resampled = ablate(model, sequences, kinds=["resample"], **options, **facts)
+    losses = []
+    for activations in torch.cat(seen, dim=1).double().numpy():
+        table = ablate(model, sequences, **options, **{**facts, "mean": activations})
+        losses.append(table["ablated_loss"])
+    distance = np.abs(np.asarray(losses) - resampled["ablated_loss"].to_numpy()).max(1)
+    assert np.sort(distance)[0] < 1e-6
+    assert np.sort(distance)[1] > 1e-4
+
+
+def test_a_resampled_neuron_keeps_its_value_where_all_tokens_are_alike():
+    # Without absolute positions a repeated token has the same activations everywhere.
+    model = make("llama")
+    table = ablate(
+        model,
+        np.full((4, 9), 7),
+        **{"seed": "a", "step": 1, "kinds": ["resample", "zero"], "controls": 1},
+        **neurons(model),
+    )
+    np.testing.assert_allclose(universal_rows(table, "resample")["delta_loss"], 0, atol=1e-5)
+    assert (universal_rows(table, "zero")["delta_loss"].abs() > 1e-3).all()
+
+
+def test_resampled_tokens_differ_between_positions_and_random_seeds():
+    model = make()
+    facts = {"seed": "a", "step": 1, "kinds": ["resample"], "controls": 0, **neurons(model)}
+    first, again, other = (
+        ablate(model, tokens(), random_seed=s, **facts)["ablated_loss"] for s in (0, 0, 1)
+    )
+    assert (first == again).all()
+    assert (first != other).all()
+
+
+def test_nothing_before_the_replaced_neurons_is_computed_twice(monkeypatch):
+    model = make()
+    calls = Counter()
+
+    def counting(cls):
+        original = cls.forward
+
+        def forward(self, *args, **kwargs):
+            calls[self] += 1
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, "forward", forward)
+
+    counting(type(model.blocks[0]))
+    counting(type(model.blocks[0].attn))
+    ablate(model, tokens(), seed="a", step=1, controls=2, **neurons(model))
+    # One clean pass; three neuron sets in each of three layers, and in all layers (from 0 on).
+    assert [calls[block] for block in model.blocks] == [1 + 6, 1 + 6 + 3, 1 + 6 + 3 + 3]
+    assert [calls[block.attn] for block in model.blocks] == [1, 1 + 6, 1 + 6 + 3]
+
+
+def test_a_layer_without_universal_neurons_is_a_row_without_deltas():
+    model = make()
+    facts = neurons(model)
+    facts["universal"][layers(model) == 1] = False
+    table = ablate(model, tokens(), seed="a", step=1, kinds=["mean", "zero"], controls=3, **facts)
+    empty = table[table["layer"] == 1]
+    assert empty["kind"].tolist() == ["mean", "zero"]
+    assert (empty["neuron_set"] == "universal").all()
+    assert (empty["n_neurons"] == 0).all()
+    assert empty["clean_loss"].notna().all()
+    assert empty[["ablated_loss", "delta_loss", "delta_loss_se", "kl"]].isna().all(axis=None)
+    others = table[table["layer"] != 1]
+    assert others.notna().all(axis=None)
+    assert (others.groupby(["layer", "kind"]).size() == 1 + 3).all()
+    assert (others["n_neurons"] == np.where(others["layer"] == -1, 8, 4)).all()
+
+
+def test_without_any_universal_neuron_only_the_clean_model_is_run():
+    model = make()
+    facts = neurons(model) | {"universal": np.zeros(sum(model.d_mlp), bool)}
+    passes = []
+    model.module.register_forward_pre_hook(lambda *_: passes.append(1))
+    table = ablate(
+        model, tokens(), seed="a", step=1, kinds=["mean", "resample"], controls=3, **facts
+    )
+    assert len(passes) == 1
+    assert table["layer"].tolist() == [-1, -1, 0, 0, 1, 1, 2, 2]
+    expected = hugging_face_loss(model.module, tokens())
+    np.testing.assert_allclose(table["clean_loss"], expected, rtol=1e-6)
+
+
+def test_controls_are_replaced_as_the_universal_neurons_are():
+    model, sequences = make(), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, controls=2, **facts)
+    drawn = matched_controls(
+        facts["universal"], facts["norm"], layers(model), draws=2, seed="a", step=1
+    )
+    for layer in (-1, 0, 2):
+        for draw, control in enumerate(drawn):
+            replaced = np.isin(np.arange(sum(model.d_mlp)), control)
+            replaced &= (layers(model) == layer) | (layer == -1)
+            expected = hugging_face_loss(edited(model, replaced, facts["mean"]), sequences)
+            row = table[(table["layer"] == layer) & (table["draw"] == draw)].iloc[0]
+            assert row["ablated_loss"] == pytest.approx(expected, rel=2e-6)
+            assert row["mean_norm"] == pytest.approx(facts["norm"][replaced].mean())
+
+
+def test_a_planted_important_neuron_costs_more_than_its_controls():
+    model = make()
+    torch.manual_seed(3)
+    model.projections[1].weight[5] *= 20
+    # Text the model itself wrote: no other model predicts it better.
+    text = torch.zeros(64, 1, dtype=torch.int64)
+    for _ in range(15):
+        with torch.no_grad():
+            p = model.module(input_ids=text).logits[:, -1].softmax(-1)
+        text = torch.cat([text, torch.multinomial(p, 1)], dim=1)
+    n = sum(model.d_mlp)
+    universal = np.zeros(n, bool)
+    universal[model.d_mlp[0] + 5] = True
+    facts = {"universal": universal, "mean": np.zeros(n), "norm": np.ones(n)}
+    table = ablate(model, text.numpy(), seed="a", step=1, controls=20, **facts)
+    for layer in (-1, 1):
+        rows = table[table["layer"] == layer].set_index("neuron_set")
+        own, controls = rows.loc["universal"], rows.loc["control"]
+        assert own["delta_loss"] > controls["delta_loss"].max()
+        assert own["delta_loss"] > 3 * own["delta_loss_se"]
+        assert own["kl"] > 2 * controls["kl"].max()
+
+
+def test_bfloat16_models_are_measured_in_float32():
+    model = make()
+    model.module.to(torch.bfloat16)
+    table = ablate(
+        model, tokens(), seed="a", step=1, kinds=ablation.KINDS, controls=1, **neurons(model)
+    )
+    assert np.isfinite(table["delta_loss"]).all()
+    assert table["ablated_loss"].dtype == np.float64
+
+
+def test_predictions_that_are_not_finite_name_the_model():
+    model = make()
+    model.projections[1].bias[0] = torch.nan
+    with pytest.raises(UserError, match=r"seed x21, step 400: predictions are NaN"):
+        ablate(model, tokens(), seed="x21", step=400, controls=1, **neurons(model))
+    model = make()
+    facts = neurons(model)
+    facts["mean"][np.flatnonzero(facts["universal"])[0]] = np.nan
+    with pytest.raises(UserError, match=r"seed x21, step 400: .* neurons of layer -1 replaced"):
+        ablate(model, tokens(), seed="x21", step=400, controls=1, **facts)
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused():
+    model, sequences = make(), tokens()
+    sequences[2, 3] = VOCABULARY
+    with pytest.raises(UserError, match="go from 0 to 40, but the model's vocabulary has 40"):
+        ablate(model, sequences, seed="a", step=1, **neurons(model))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(
+        st.tuples(st.integers(0, 25), st.integers(0, 40)), min_size=1, max_size=4
+    ).filter(lambda sizes: sum(map(sum, sizes)) > 0),
+    dead=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_controls_are_as_many_other_neurons_of_the_same_layers(sizes, dead, seed):
+    rng = np.random.default_rng(seed)
+    layer = np.repeat(np.arange(len(sizes)), [sum(size) for size in sizes])
+    universal = np.concatenate([rng.permutation(np.arange(sum(size)) < size[0]) for size in sizes])
+    norm = np.exp(rng.normal(size=len(layer))) * (rng.random(len(layer)) > dead)
+    drawn = matched_controls(universal, norm, layer, draws=3, seed="a", step=1)
+    assert len(drawn) == 3
+    for control in drawn:
+        assert (np.diff(control) > 0).all()
+        assert not universal[control].any()
+        for one, (own, others) in enumerate(sizes):
+            here = control[layer[control] == one]
+            assert len(here) == min(own, others)
+            active = (~universal & (layer == one) & (norm > 0)).sum()
+            if active >= own:
+                assert (norm[here] > 0).all()
+
+
+def skewed(n=1000, seed=0):
+    """Neurons of one layer of which the large are more often universal."""
+    rng = np.random.default_rng(seed)
+    log_norm = rng.normal(size=n)
+    universal = rng.random(n) < 0.15 / (1 + np.exp(-3 * log_norm))
+    return universal, np.exp(log_norm), np.zeros(n, np.int64)
+
+
+def test_controls_have_the_norms_of_the_universal_neurons():
+    universal, norm, layer = skewed()
+    wanted = np.sort(np.log(norm[universal]))
+    rng = np.random.default_rng(1)
+
+    def distance(chosen):
+        return np.abs(np.sort(np.log(norm[chosen])) - wanted).mean()
+
+    for control in matched_controls(universal, norm, layer, draws=20, seed="a", step=1):
+        chance = rng.choice(np.flatnonzero(~universal), universal.sum(), replace=False)
+        assert distance(control) < 0.25 * distance(chance)
+        assert norm[control].mean() == pytest.approx(norm[universal].mean(), rel=0.15)
+
+
+def test_control_draws_differ_even_for_one_universal_neuron():
+    universal, norm, layer = skewed()
+    drawn = matched_controls(universal, norm, layer, draws=20, seed="a", step=1)
+    assert len({tuple(control) for control in drawn}) == 20
+    one = np.arange(1000) == np.flatnonzero(universal)[0]
+    drawn = matched_controls(one, norm, layer, draws=20, seed="a", step=1)
+    assert len({tuple(control) for control in drawn}) >= 8
+
+
+def test_controls_depend_on_the_model_the_layer_and_the_random_seed_alone():
+    universal, norm, layer = skewed()
+
+    def draw(draws=2, seed="a", step=1, random_seed=0, layer=layer):
+        sets = matched_controls(
+            universal, norm, layer, draws=draws, seed=seed, step=step, random_seed=random_seed
+        )
+        return sets[0].tolist()
+
+    first = draw()
+    assert draw() == draw(draws=5) == first
+    for other in (
+        draw(seed="b"),
+        draw(step=2),
+        draw(random_seed=1),
+        draw(layer=layer + 1),
+    ):
+        assert other != first
+    # Fixed by SHA-256 and not by Python's hash, which changes from process to process.
+    assert first[:5] == [2, 5, 10, 21, 22]
+
+
+def test_too_few_other_neurons_give_smaller_controls_and_a_warning(caplog):
+    universal = np.array([True, True, True, False, False, True, False, False])
+    layer = np.array([0, 0, 0, 0, 0, 1, 1, 1])
+    with caplog.at_level(logging.WARNING):
+        drawn = matched_controls(universal, np.ones(8), layer, draws=2, seed="a", step=7)
+    assert all(control[:2].tolist() == [3, 4] and len(control) == 3 for control in drawn)
+    assert "seed a, step 7, layer 0: 3 of 5 neurons are universal" in caplog.text
+
+
+def test_a_wholly_universal_layer_has_no_controls():
+    model = make()
+    facts = neurons(model)
+    facts["universal"][layers(model) == 0] = True
+    table = ablate(model, tokens(), seed="a", step=1, controls=2, **facts)
+    assert table.loc[table["layer"] == 0, "neuron_set"].tolist() == ["universal"]
+    pooled = table[table["layer"] == -1].set_index("draw")["n_neurons"]
+    assert pooled.to_dict() == {-1: 24 + 8, 0: 8, 1: 8}

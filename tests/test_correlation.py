@@ -1,0 +1,255 @@
+"""Correlations, best matches and the rotated baseline against plain float64 NumPy."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pipeline import (
+    gpt2,
+    module_activations,
+    neurons,
+    random_tokens,
+    run_capture,
+    run_match,
+    wrap,
+)
+
+from universal_neurons import correlation, universality
+from universal_neurons.activations import Activations
+from universal_neurons.errors import UserError
+from universal_neurons.store import Added, read_arrays
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3, "int8": 2e-3}
+
+
+def corr(x, y):
+    """Pearson correlation of all columns, float64; 0 for a constant one."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    norm = np.outer(np.linalg.norm(x, axis=0), np.linalg.norm(y, axis=0))
+    return np.divide(x.T @ y, norm, out=np.zeros_like(norm), where=norm > 1e-9)
+
+
+def oracle(mine, theirs, draws):
+    """best_corr, baseline_corr and min_corr of the neurons `mine` among `theirs`, per layer."""
+    full = corr(np.hstack(mine), np.hstack(theirs))
+    rotated = [
+        corr(
+            np.hstack(mine),
+            np.hstack(
+                [
+                    y @ correlation.rotation(0, layer, draw, y.shape[1]).T.astype(np.float64)
+                    for layer, y in enumerate(theirs)
+                ]
+            ),
+        ).max(1)
+        for draw in range(draws)
+    ]
+    return full, np.mean(rotated, axis=0)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return random_tokens(400, 16)
+
+
+@pytest.mark.parametrize("encoding", ["int8", "bfloat16", "float32"])
+def test_matches_equal_a_plain_float64_computation(encoding, tokens, tmp_path):
+    # Seeds of different depth and width, which is legal.
+    models = {"a": gpt2(1), "b": gpt2(2, d_mlp=24, layers=3)}
+    stores = {
+        seed: run_capture(
+            model, tokens, tmp_path / seed, seed=seed, splits=(100, 101, 250), encoding=encoding
+        )
+        for seed, model in models.items()
+    }
+    parts = run_match(stores["a"], stores["b"], tmp_path, blocks=[(0,), (1,)])
+    table = universality.matches_table(parts, step=3)
+    truth = {seed: module_activations(model, tokens) for seed, model in models.items()}
+    for seed, other in (("a", "b"), ("b", "a")):
+        rows = table[(table.seed == seed) & (table.other_seed == other)]
+        full, baseline = oracle(truth[seed], truth[other], draws=2)
+        np.testing.assert_allclose(rows.best_corr, full.max(1), atol=TOLERANCE[encoding])
+        np.testing.assert_allclose(rows.min_corr, full.min(1), atol=TOLERANCE[encoding])
+        np.testing.assert_allclose(rows.baseline_corr, baseline, atol=TOLERANCE[encoding])
+        width = truth[other][0].shape[1]
+        found = rows.best_layer * width + rows.best_neuron
+        at_best = full[np.arange(len(full)), found]
+        np.testing.assert_allclose(at_best, full.max(1), atol=TOLERANCE[encoding])
+
+
+def test_permuted_neurons_are_matched_one_to_one(tokens, tmp_path):
+    original = gpt2(5)
+    module = copy.deepcopy(original.module)
+    order = {}
+    for layer, block in enumerate(module.transformer.h):
+        order[layer] = torch.randperm(40, generator=torch.Generator().manual_seed(layer))
+        mlp = block.mlp
+        mlp.c_fc.weight.data = mlp.c_fc.weight[:, order[layer]]
+        mlp.c_fc.bias.data = mlp.c_fc.bias[order[layer]]
+        mlp.c_proj.weight.data = mlp.c_proj.weight[order[layer]]
+    ids = torch.from_numpy(tokens[:8])
+    torch.testing.assert_close(module(ids).logits, original.module(ids).logits)
+
+    a = run_capture(original, tokens, tmp_path / "a", seed="a")
+    b = run_capture(wrap(module), tokens, tmp_path / "b", seed="b")
+    table = universality.matches_table(run_match(a, b, tmp_path), step=3)
+    for _, rows in table[table.seed == "a"].groupby("layer"):
+        layer = rows.layer.iloc[0]
+        assert (rows.best_layer == layer).all()
+        # Neuron n of the copy is neuron order[n] of the original.
+        assert (order[layer].numpy()[rows.best_neuron] == rows.neuron).all()
+    assert table.best_corr.min() >= 0.999
+
+
+def test_independent_models_at_initialisation_show_no_excess(tmp_path):
+    # Wide enough for the largest of many chance correlations to be close to its expectation.
+    tokens = random_tokens(600, 16)
+    stores = {
+        seed: run_capture(
+            gpt2(i, d_mlp=64, initializer_range=0.02), tokens, tmp_path / seed, seed=seed
+        )
+        for i, seed in enumerate("ab")
+    }
+    parts = run_match(stores["a"], stores["b"], tmp_path, draws=5)
+    scores = universality.universality_table(universality.matches_table(parts, 3), 0.5)
+    assert abs(scores.excess_corr.mean()) < 0.05
+    assert scores.excess_corr.abs().quantile(0.95) < 0.2
+    assert not scores.universal.any()
+
+
+def test_a_dead_neuron_correlates_with_nothing(tokens, tmp_path):
+    model = gpt2(1)
+    mlp = model.blocks[1].mlp
+    mlp.c_fc.weight[:, 4] = 0
+    mlp.c_fc.bias[4] = -1
+    a = run_capture(model, tokens, tmp_path / "a", seed="a", splits=(200,))
+    b = run_capture(gpt2(2), tokens, tmp_path / "b", seed="b", splits=(200,))
+    table = universality.matches_table(run_match(a, b, tmp_path), step=3)
+    dead = table[(table.seed == "a") & (table.layer == 1) & (table.neuron == 4)].iloc[0]
+    assert (dead[["best_corr", "baseline_corr", "min_corr"]] == 0).all()
+    assert dead.best_layer == dead.best_neuron == -1
+    assert not table.isna().any().any()
+
+
+@pytest.mark.parametrize("splits", [(), (1,), (200,), (1, 2, 3, 399), (17, 100, 350)])
+def test_any_split_into_shards_gives_the_same_int8_sums_to_the_bit(splits, tokens, tmp_path):
+    models = {"a": gpt2(1), "b": gpt2(2)}
+    whole, cut = (
+        {
+            seed: run_capture(model, tokens, tmp_path / f"{seed}{name}", seed=seed, splits=where)
+            for seed, model in models.items()
+        }
+        for name, where in (("whole", ()), ("cut", splits))
+    )
+    sums = {}
+    for name, stores in (("whole", whole), ("cut", cut)):
+        pieces = [
+            dict(
+                correlation.cross_sums(
+                    Activations(a / "activations.zarr"), Activations(b / "activations.zarr"), (0, 1)
+                )
+            )
+            for a, b in zip(stores["a"], stores["b"], strict=True)
+        ]
+        # Merged in the opposite order, too.
+        sums[name] = {key: sum(piece[key] for piece in reversed(pieces)) for key in pieces[0]}
+    for key, total in sums["whole"].items():
+        np.testing.assert_array_equal(sums["cut"][key], total)
+    for key, total in read_arrays(whole["a"][0] / "within.zarr").items():
+        np.testing.assert_array_equal(
+            Added([shard / "within.zarr" for shard in cut["a"]])[key], total
+        )
+
+
+@given(
+    tokens=st.integers(1, 3000),
+    d_a=st.integers(1, 9),
+    d_b=st.integers(1, 9),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=40, deadline=None)
+def test_both_kernels_give_the_exact_integer_sums(tokens, d_a, d_b, seed):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(-127, 128, (tokens, d_a)).astype(np.int8)
+    b = rng.integers(-127, 128, (tokens, d_b)).astype(np.int8)
+    expected = a.astype(np.int64).T @ b.astype(np.int64)
+    for kernel in ("int8", "float32"):
+        total = np.ones((d_a, d_b), np.int64)
+        correlation.add_products(total, a, b, kernel)
+        np.testing.assert_array_equal(total, expected + 1)
+
+
+@pytest.mark.parametrize("kernel", ["int8", "float32"])
+def test_extreme_codes_do_not_overflow(kernel):
+    n = correlation.INT8_TOKENS + 5
+    a = np.full((n, 2), 127, np.int8)
+    b = np.array([[127, -127]], np.int8).repeat(n, 0)
+    total = np.zeros((2, 2), np.int64)
+    correlation.add_products(total, a, b, kernel)
+    np.testing.assert_array_equal(total, [[127**2 * n, -(127**2) * n]] * 2)
+    assert total.max() > 2**31
+
+
+def test_excluded_tokens_have_no_influence(tokens, tmp_path):
+    """Whatever the model does at excluded tokens, sums and moments keep their bits."""
+    model = gpt2(1)
+    excluded = np.isin(tokens, (0, 7))
+    row = 0
+
+    def garbage(module, inputs, output):
+        nonlocal row
+        mask = torch.from_numpy(excluded[row : row + len(output)])
+        row = (row + len(output)) % len(tokens)
+        return torch.where(mask[..., None], 1e6, output)
+
+    # In the last layer, so that no later position can see it.
+    model.blocks[-1].mlp.act.register_forward_hook(garbage)
+    # The calibration's sample is all tokens, so that `row` starts again with the capture.
+    spoiled = run_capture(model, tokens, tmp_path / "spoiled", seed="a", sample=len(tokens))
+    plain = run_capture(gpt2(1), tokens, tmp_path / "plain", seed="a", sample=len(tokens))
+    assert excluded.any()
+    for name in ("moments", "within", "activations"):
+        left, right = (read_arrays(stores[0] / f"{name}.zarr") for stores in (spoiled, plain))
+        for key, values in right.items():
+            np.testing.assert_array_equal(left[key], values)
+    n = read_arrays(plain[0] / "moments.zarr")["n_tokens"][0]
+    assert n == (~excluded).sum()
+
+
+def test_rotations_are_orthogonal_seeded_and_haar():
+    r = correlation.rotation(0, 1, 2, 30).astype(np.float64)
+    np.testing.assert_allclose(r @ r.T, np.eye(30), atol=1e-6)
+    np.testing.assert_array_equal(r, correlation.rotation(0, 1, 2, 30))
+    assert not np.allclose(r, correlation.rotation(0, 1, 3, 30))
+    assert not np.allclose(r, correlation.rotation(1, 1, 2, 30))
+    # A plain QR's Q has a diagonal of one sign on average; Haar's entries have mean 0 and
+    # variance 1/d.
+    diagonals = np.array([np.diag(correlation.rotation(0, 0, k, 8)) for k in range(400)])
+    assert abs(diagonals.mean()) < 4 * np.sqrt(1 / 8 / diagonals.size)
+    assert diagonals.var() == pytest.approx(1 / 8, rel=0.1)
+
+
+def test_stores_of_different_tokens_are_refused(tokens, tmp_path):
+    a = run_capture(gpt2(1), tokens, tmp_path / "a", seed="a")
+    b = run_capture(gpt2(2), tokens[:300], tmp_path / "b", seed="b")
+    with pytest.raises(UserError, match="different sequences"):
+        run_match(a, b, tmp_path)
+
+
+def test_within_covariance_is_that_of_the_activations(tokens, tmp_path):
+    model = gpt2(1)
+    stores = run_capture(model, tokens, tmp_path, seed="a", splits=(50,))
+    measured = neurons(stores)
+    for layer, x in enumerate(module_activations(model, tokens)):
+        expected = np.cov(x.T, ddof=0)
+        error = np.abs(measured.covariance_within(layer) - expected)
+        spread = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+        assert (error / spread).max() < 2e-3
+        np.testing.assert_allclose(
+            np.diag(measured.covariance_within(layer)), np.diag(expected), rtol=1e-5
+        )

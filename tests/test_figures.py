@@ -1,0 +1,247 @@
+"""Figures show the tables' numbers, and no run is too small, too large or too empty for them."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from universal_neurons import figures
+from universal_neurons.errors import UserError
+from universal_neurons.summaries import read_tables
+
+THRESHOLD = 0.3
+MANY_STEPS = [0, 100, 200, 400, 1000, 2000, 4000, 10_000, 20_000, 40_000, 60_000, 80_000]
+MANY_STEPS += [100_000, 150_000, 200_000, 250_000, 300_000, 350_000, 380_000, 400_000]
+CASES = {
+    "demo": {},
+    "nothing universal": {"universal": False},
+    "one step": {"steps": [500]},
+    "one layer, two seeds": {"n_layers": 1, "seeds": ["7", "8"]},
+    "24 layers, names as seeds": {
+        "n_layers": 24,
+        "d_mlp": 40,
+        "seeds": [f"alias-gpt2-small-x{i}" for i in range(21, 24)],
+        "steps": [0, 1000, 143_000],
+        "controls": 3,
+    },
+    "20 steps, all kinds": {
+        "steps": MANY_STEPS,
+        "n_layers": 3,
+        "d_mlp": 60,
+        "kinds": ["mean", "zero", "resample"],
+        "controls": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def demo() -> dict[str, pd.DataFrame]:
+    return synthetic.tables()
+
+
+@pytest.fixture(scope="module")
+def nothing() -> dict[str, pd.DataFrame]:
+    return synthetic.tables(universal=False)
+
+
+def render(figure: Figure) -> None:
+    figure.savefig(BytesIO(), format="svg")
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text() for ax in figure.axes for text in ax.texts).replace("\n", " ")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", CASES)
+def test_every_figure_can_be_drawn(case):
+    tables = synthetic.tables(**CASES[case])
+    for name in figures.FIGURES:
+        render(figures.draw(name, tables, THRESHOLD))
+
+
+@pytest.mark.filterwarnings("error")
+def test_negative_excess_alone_can_be_drawn(demo):
+    universality = demo["universality"].assign(excess_corr=-0.01, universal=False)
+    for name in ("emergence", "excess_histogram", "threshold_curve"):
+        render(figures.draw(name, {"universality": universality}, THRESHOLD))
+
+
+def test_figures_say_when_nothing_is_universal(nothing):
+    said = {name: texts(figures.draw(name, nothing, THRESHOLD)) for name in figures.FIGURES}
+    assert "no neuron has excess correlation above 0.3 at any step" in said["emergence"]
+    assert "nothing can persist" in said["persistence"]
+    assert "no universal neurons to ablate" in said["ablation"]
+    assert "no universal neurons to ablate" in said["ablation_layers"]
+
+
+def test_one_step_has_no_persistence_and_says_so():
+    tables = synthetic.tables(steps=[10])
+    assert "one step only" in texts(figures.draw("persistence", tables, THRESHOLD))
+
+
+def test_emergence_shows_seeds_and_their_mean(demo):
+    universality = demo["universality"]
+    figure = figures.emergence(universality, THRESHOLD)
+    lines = [line.get_ydata() for line in figure.axes[0].lines]
+    by_seed = universality.pivot_table(
+        index="step", columns="seed", values="universal", aggfunc="mean"
+    )
+    assert len(lines) == 6
+    np.testing.assert_allclose(np.array(lines[:5]), by_seed.to_numpy(dtype=float).T)
+    np.testing.assert_allclose(lines[5], by_seed.to_numpy(dtype=float).mean(1))
+
+
+def test_emergence_shows_every_layer(demo):
+    universality = demo["universality"]
+    figure = figures.emergence(universality, THRESHOLD)
+    for layer, line in enumerate(figure.axes[1].lines):
+        mine = universality[universality["layer"] == layer]
+        expected = mine.groupby("step")["universal"].mean()
+        np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_histogram_counts_every_neuron_once(demo):
+    ax = figures.excess_histogram(demo["universality"], THRESHOLD).axes[0]
+    stairs = [patch.get_data() for patch in ax.patches]
+    assert len(stairs) == len(synthetic.STEPS)
+    for data in stairs:
+        assert data.values.sum() == pytest.approx(1)
+
+
+def test_histogram_draws_no_more_steps_than_can_be_told_apart():
+    universality = synthetic.tables(steps=MANY_STEPS, d_mlp=20)["universality"]
+    figure = figures.excess_histogram(universality, THRESHOLD)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(labels) == 6
+    assert labels[0] == "0"
+    assert labels[-1] == "400,000"
+
+
+def test_threshold_curve_is_the_share_above_each_threshold(demo):
+    universality = demo["universality"]
+    lines = figures.threshold_curve(universality, THRESHOLD).axes[0].lines
+    for step, line in zip(synthetic.STEPS, lines, strict=False):
+        excess = universality.loc[universality["step"] == step, "excess_corr"].to_numpy()
+        x, y = line.get_data()
+        expected = np.array([(excess > value).mean() for value in x])
+        np.testing.assert_allclose(np.nan_to_num(y), expected, atol=1e-12)
+
+
+def test_threshold_itself_is_not_above_the_threshold():
+    universality = pd.DataFrame({"step": 1, "excess_corr": [0.5, 0.7]})
+    x, y = figures.threshold_curve(universality, 0.5).axes[0].lines[0].get_data()
+    assert y[np.searchsorted(x, 0.5)] == 0.5
+
+
+def test_best_match_map_counts_the_last_step_without_dead_neurons():
+    matches = pd.DataFrame(
+        {
+            "step": [1, 2, 2, 2, 2, 2],
+            "layer": [0, 0, 0, 0, 0, 1],
+            "best_layer": [1, 0, 0, 1, -1, -1],
+        }
+    )
+    figure = figures.best_match_layers(matches)
+    shown = np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)
+    np.testing.assert_allclose(shown, [[2 / 3, 1 / 3], [np.nan, np.nan]])
+
+
+def test_persistence_map_is_the_mean_over_seeds_that_have_universal_neurons():
+    row = {"layer": -1, "from_step": 1, "to_step": 2, "n_to": 4, "jaccard": 0.1, "p_value": 0.5}
+    table = pd.DataFrame(
+        [
+            {**row, "seed": "a", "n_from": 4, "n_both": 1, "persistence": 0.25, "chance": 0.1},
+            {**row, "seed": "b", "n_from": 2, "n_both": 2, "persistence": 1.0, "chance": 0.2},
+            {**row, "seed": "c", "n_from": 0, "n_both": 0, "persistence": np.nan, "chance": 0.9},
+        ]
+    )
+    observed, chance = (ax.images[0].get_array() for ax in figures.persistence(table).axes[:2])
+    np.testing.assert_allclose(observed, [[0.625]])
+    np.testing.assert_allclose(chance, [[0.15]])
+
+
+def test_ablation_panels_show_universal_and_controls(demo):
+    table = demo["ablation"]
+    figure = figures.ablation(table)
+    whole = table[(table["layer"] == -1) & (table["n_neurons"] > 0)]
+    last = whole[whole["step"] == 1000]
+    mean = last.groupby("neuron_set")["delta_loss"].mean()
+    drawn = [bars.lines[0].get_ydata()[-1] for bars in figure.axes[0].containers]
+    np.testing.assert_allclose(drawn, [1e3 * mean["control"], 1e3 * mean["universal"]])
+
+
+def test_step_labels_never_touch():
+    tables = synthetic.tables(steps=MANY_STEPS, n_layers=12, d_mlp=30, controls=2)
+    for name in ("emergence", "persistence_layers", "ablation_layers", "loss"):
+        figure = figures.draw(name, tables, THRESHOLD)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        for ax in figure.axes:
+            if ax.get_label() == "<colorbar>":
+                continue
+            low, high = ax.get_xlim()
+            ticks = [t for t in ax.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+            boxes = [tick.label1.get_window_extent(canvas.get_renderer()) for tick in ticks]
+            for left, right in pairwise(sorted(boxes, key=lambda box: box.x0)):
+                assert left.x1 < right.x0, f"{name}: {ax.get_title()}"
+
+
+def test_same_tables_give_the_same_files(demo, tmp_path):
+    for folder in ("first", "second"):
+        for name in ("emergence", "persistence"):
+            figures.save(figures.draw(name, demo, THRESHOLD), tmp_path / folder / name)
+    first = sorted((tmp_path / "first").iterdir())
+    assert [path.name for path in first] == [
+        *("emergence.png", "emergence.svg", "persistence.png", "persistence.svg")
+    ]
+    for path in first:
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+    assert "<dc:date>" not in (tmp_path / "first" / "emergence.svg").read_text()
+
+
+def test_write_figures_draws_all_from_the_files_of_a_run(tmp_path):
+    synthetic.write(synthetic.tables(d_mlp=50, controls=2), tmp_path)
+    figures.write_figures(tmp_path, tmp_path / "figures", threshold=THRESHOLD)
+    for name in figures.FIGURES:
+        assert (tmp_path / "figures" / f"{name}.svg").stat().st_size > 0
+        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 0
+
+
+def test_matches_are_read_for_the_last_step_only(demo, tmp_path):
+    synthetic.write(demo, tmp_path)
+    assert set(read_tables(tmp_path)["matches"]["step"]) == {1000}
+
+
+def test_missing_table_is_named(demo, tmp_path):
+    synthetic.write({"matches": demo["matches"]}, tmp_path)
+    with pytest.raises(UserError, match=r"universality\.parquet is missing"):
+        read_tables(tmp_path)
+
+
+def test_missing_column_is_named(demo, tmp_path):
+    synthetic.write({**demo, "models": demo["models"].drop(columns="sha256")}, tmp_path)
+    with pytest.raises(UserError, match="no column sha256"):
+        read_tables(tmp_path)
+
+
+def test_unknown_figure_and_empty_table_are_refused(demo):
+    with pytest.raises(UserError, match="no figure named 'pie'"):
+        figures.draw("pie", demo, THRESHOLD)
+    with pytest.raises(UserError, match="needs the table models"):
+        figures.draw("loss", {}, THRESHOLD)
+    with pytest.raises(UserError, match="models has no rows"):
+        figures.draw("loss", {"models": demo["models"].iloc[:0]}, THRESHOLD)
+
+
+def test_every_figure_has_a_caption():
+    captions = Path(__file__).parents[1] / "workflow" / "report"
+    assert {path.stem for path in captions.glob("*.rst")} == {*figures.FIGURES, "workflow"}

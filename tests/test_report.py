@@ -1,0 +1,352 @@
+"""The report's sentences follow from the tables, and the file stands on its own."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from universal_neurons import figures, report, summaries
+from universal_neurons.errors import UserError
+
+THRESHOLD = 0.3
+CAPTIONS = Path(__file__).parents[1] / "workflow" / "report"
+CONFIG = {
+    "run": "demo <script>",
+    "corpus": {"tokens": 10_000, "heldout_tokens": 5000},
+    "capture": {"encoding": "int8"},
+    "baseline": {"draws": 5},
+    "universality": {"excess_threshold": THRESHOLD},
+}
+
+
+@pytest.fixture(scope="module")
+def demo() -> dict[str, pd.DataFrame]:
+    return synthetic.tables()
+
+
+@pytest.fixture(scope="module")
+def nothing() -> dict[str, pd.DataFrame]:
+    return synthetic.tables(universal=False)
+
+
+@pytest.fixture(scope="module")
+def drawn(demo, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("figures")
+    for name in figures.FIGURES:
+        figures.save(figures.draw(name, demo, THRESHOLD), folder / name)
+    return folder
+
+
+def page_of(tables, drawn, out, **more) -> str:
+    options = {"config": CONFIG, "provenance": {"config_hash": "f00 & <b>"}, **more}
+    report.write_report(tables, drawn, CAPTIONS, out=out / "report.html", **options)
+    return (out / "report.html").read_text()
+
+
+def headline(tables, topic: str, threshold: float = THRESHOLD) -> str:
+    found = {h.topic: h.text for h in report.headlines(tables, threshold)}
+    return found[topic].replace("\u00a0", " ")
+
+
+def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFrame:
+    """`n` neurons of one layer per (step, seed), so many of them universal (excess 0.4)."""
+    parts = []
+    for (step, seed), count in counts.items():
+        universal = np.arange(n) < count
+        parts.append(
+            pd.DataFrame(
+                {
+                    "step": step,
+                    "seed": seed,
+                    "layer": 0,
+                    "neuron": np.arange(n),
+                    "excess_corr": np.where(universal, 0.4, 0.1),
+                    "universal": universal,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def overlap(seed: str, n_from: int, n_both: int, p: float, chance: float = 0.05) -> dict:
+    return {
+        "seed": seed,
+        "layer": -1,
+        "from_step": 10,
+        "to_step": 2000,
+        "n_from": n_from,
+        "n_to": 10,
+        "n_both": n_both,
+        "persistence": n_both / n_from if n_from else np.nan,
+        "jaccard": np.nan,
+        "chance": chance,
+        "p_value": p,
+    }
+
+
+def ablation(universal: float, controls: list[float], *, se: float = 1e-4, n: int = 4) -> list:
+    row = {"step": 7, "seed": "a", "layer": -1, "kind": "mean", "n_neurons": n}
+    row |= {"delta_loss_se": se}
+    rows = [row | {"neuron_set": "universal", "draw": -1, "delta_loss": universal}]
+    for draw, delta in enumerate(controls):
+        rows.append(row | {"neuron_set": "control", "draw": draw, "delta_loss": delta})
+    return rows
+
+
+def test_emergence_is_told_with_pooled_and_single_shares(demo):
+    table = universality({(10, "a"): 0, (10, "b"): 0, (2000, "a"): 11, (2000, "b"): 14})
+    text = headline({**demo, "universality": table}, "Universal neurons")
+    assert (
+        "At the last step (2,000), 12.5 % of neurons (25 of 200, pooled over 2 seeds; 11.0 % to "
+        "14.0 % in single seeds) have an excess correlation above 0.3." in text
+    )
+    assert "At the first step (10) it was 0 % (0 of 200)." in text
+    assert "highest at" not in text
+    assert "the mean excess correlation is 0.138 at the last step and was 0.100" in text
+
+
+def test_a_peak_before_the_last_step_is_told(demo):
+    table = universality({(1, "a"): 0, (2, "a"): 9, (3, "a"): 4})
+    text = headline({**demo, "universality": table}, "Universal neurons")
+    assert "The share was highest at step 2: 9.0 % (9 of 100)." in text
+
+
+def test_no_universal_neuron_is_said_plainly(nothing):
+    text = headline(nothing, "Universal neurons")
+    assert "no universal neuron was found: none of 2,000 neurons" in text
+    assert "the highest is 0.270" in text
+    assert "no persistence to judge" in headline(nothing, "Persistence")
+    assert "no universal neurons" in headline(nothing, "Ablation")
+
+
+def test_persistence_is_held_against_chance(demo):
+    table = pd.DataFrame([overlap("a", 20, 12, 2e-5), overlap("b", 20, 8, 3e-4)])
+    text = headline({**demo, "persistence": table}, "Persistence")
+    assert (
+        "Of the neurons universal at step 10, 50.0 % (20 of 40, pooled over 2 seeds; 40.0 % to "
+        "60.0 % in single seeds) are universal at step 2,000; 5.0 % would be by chance, so they "
+        "persist 10 times as often." in text
+    )
+    assert "in each of 2 seeds (hypergeometric test, largest p = 3×10⁻⁴)" in text
+    assert "few" not in text
+
+
+def test_persistence_that_some_seeds_do_not_show_is_told_so(demo):
+    table = pd.DataFrame(
+        [overlap("a", 5, 4, 1e-4), overlap("b", 5, 1, 0.4), overlap("c", 0, 0, np.nan)]
+    )
+    text = headline({**demo, "persistence": table}, "Persistence")
+    assert "(5 of 10, pooled over 2 seeds" in text
+    assert "in 1 of 2." in text
+    assert "These are few neurons." in text
+
+
+def test_persistence_below_chance_is_told_so(demo):
+    table = pd.DataFrame([overlap("a", 30, 1, 0.9, chance=0.5)])
+    assert "no more than chance" in headline({**demo, "persistence": table}, "Persistence")
+
+
+def test_ablation_above_controls_is_told_with_ratio_and_interval(demo):
+    table = pd.DataFrame(ablation(0.010, [0.004, 0.005, 0.006]))
+    text = headline({**demo, "ablation": table}, "Ablation (mean)")
+    assert "raises the held-out loss by 0.01000 nats per token (standard error 0.00010" in text
+    assert "3 per model, raises it by 0.00500" in text
+    # Standard deviation of the sets 0.001, so √(0.001² · 4/3 + 2 · 0.0001²) = 0.001163.
+    assert "0.0050 nats per token (95 % interval 0.0027 to 0.0073; ratio 2.00)" in text
+    assert "matter more than comparable others" in text
+
+
+def test_ablation_within_the_spread_of_controls_is_not_distinguishable(demo):
+    table = pd.DataFrame(ablation(0.006, [0.004, 0.005, 0.006]))
+    text = headline({**demo, "ablation": table}, "Ablation (mean)")
+    assert "is compatible with zero: universal neurons are not distinguishable" in text
+    assert "matter more" not in text
+
+
+def test_ablation_below_controls_is_told_so(demo):
+    table = pd.DataFrame(ablation(-0.001, [0.0040, 0.0041, 0.0042]))
+    text = headline({**demo, "ablation": table}, "Ablation (mean)")
+    assert "lowers the held-out loss by 0.00100" in text
+    assert "matter less than comparable others" in text
+
+
+def test_no_ratio_where_the_controls_change_nothing(demo):
+    table = pd.DataFrame(ablation(0.01, [-1e-5, 0.0, 2e-5], se=1e-4))
+    assert "ratio" not in headline({**demo, "ablation": table}, "Ablation (mean)")
+
+
+def test_one_control_set_is_not_enough_to_judge(demo):
+    table = pd.DataFrame(ablation(0.01, [0.001]))
+    text = headline({**demo, "ablation": table}, "Ablation (mean)")
+    assert "its uncertainty is not known" in text
+
+
+def test_errors_over_sequences_do_not_average_out_over_seeds():
+    rows = ablation(0.010, [0.004, 0.006])
+    other = [row | {"seed": "b"} for row in rows]
+    summary = summaries.ablation_over_seeds(
+        summaries.ablation_contrasts(pd.DataFrame(rows + other))
+    ).iloc[0]
+    # Over control sets: variance 2e-6 · (1 + 1/2) per seed, halved by two independent seeds.
+    expected = 1.96 * np.sqrt(2e-6 * 1.5 / 2 + 1e-8 + 1e-8)
+    assert summary["high"] - summary["difference"] == pytest.approx(expected)
+
+
+def test_ablation_at_an_earlier_step_is_told_so(demo):
+    late = {"step": 9, "neuron_set": "universal", "n_neurons": 0, "delta_loss": np.nan}
+    rows = [*ablation(0.01, [0.004, 0.005]), ablation(0, [])[0] | late]
+    text = headline({**demo, "ablation": pd.DataFrame(rows)}, "Ablation (mean)")
+    assert text.startswith("At step 7, the last with universal neurons, replacing")
+
+
+def test_smaller_control_sets_are_admitted(demo):
+    rows = ablation(0.01, [0.004, 0.005], n=4)
+    rows[1]["n_neurons"] = 2
+    remarks = " ".join(report.trust({**demo, "ablation": pd.DataFrame(rows)}, CONFIG, {}))
+    assert "In 1 case (step, seed and layer) more neurons are universal than not" in remarks
+    remarks = " ".join(report.trust(demo, CONFIG, {}))
+    assert "control sets are smaller" not in remarks
+
+
+@pytest.mark.parametrize(("end", "verb"), [(2.0, "falls from"), (4.0, "does not fall")])
+def test_loss_is_told_from_first_to_last_step(demo, end, verb):
+    models = pd.DataFrame({"step": [1, 5], "seed": "a", "heldout_loss": [3.0, end]})
+    text = headline({**demo, "models": models}, "Held-out loss")
+    assert verb in text
+    assert f"3.000 nats per token at step 1 to {end:.3f} at step 5 (mean over 1 seed" in text
+
+
+def test_copies_are_flagged(demo):
+    models = demo["models"].copy()
+    assert report.warnings({**demo, "models": models}) == []
+    models.loc[7, "duplicate_of"] = "0/300"
+    (warning,) = report.warnings({**demo, "models": models})
+    assert "seed 1 step 300 (same as 0/300)" in warning
+    remarks = report.trust({**demo, "models": models}, CONFIG, {})
+    assert not any("No two models" in remark for remark in remarks)
+
+
+def test_trust_counts_dead_neurons_clipped_values_and_tokens(demo):
+    neurons = pd.DataFrame({"step": 1, "seed": "a", "std": [0.0, 1.0, 2.0, 3.0], "clipped": 3})
+    remarks = report.trust({**demo, "neurons": neurons}, CONFIG, {"scored_tokens": 1200})
+    text = " ".join(remarks).replace("\u00a0", " ")
+    assert "1 of 4 neurons (25.0 %)" in text
+    assert "12 activation values of all models (0.25 %)" in text
+    assert "1,200 scored tokens" in text
+    assert "standard error of 0.029" in text
+
+
+@pytest.mark.parametrize(
+    ("threshold", "remark"),
+    [(0.3, "The papers use 0.5, for GPT-2 Small"), (0.5, "It is the one of the papers, for GPT-2")],
+)
+def test_the_threshold_is_held_against_the_papers(demo, threshold, remark):
+    config = {**CONFIG, "universality": {"excess_threshold": threshold}}
+    text = " ".join(report.trust(demo, config, {}))
+    assert remark in text
+    assert ("would pass 0.5" in text) == (threshold != 0.5)
+
+
+class Links(HTMLParser):
+    """Collects what a page refers to, and checks that tags close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.urls += [value for key, value in attrs if key in ("src", "href", "srcset", "action")]
+        if tag not in ("meta", "img", "br", "hr", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_on_its_own(demo, drawn, tmp_path):
+    page = page_of(demo, drawn, tmp_path)
+    links = Links()
+    links.feed(page)
+    assert links.open == []
+    assert len([url for url in links.urls if url.startswith("data:image/svg+xml")]) == len(
+        figures.FIGURES
+    )
+    assert all(url.startswith(("data:", "#")) for url in links.urls)
+    assert not {"script", "link", "iframe", "object"}.intersection(links.tags)
+    assert not re.search(r"url\(|@import", page)
+
+
+def test_every_anchor_leads_somewhere(demo, drawn, tmp_path):
+    page = page_of(demo, drawn, tmp_path)
+    for anchor in re.findall(r'href="#([^"]+)"', page):
+        assert f'id="{anchor}"' in page
+
+
+def test_names_are_escaped(demo, drawn, tmp_path):
+    page = page_of(demo, drawn, tmp_path)
+    assert "demo &lt;script&gt;" in page
+    assert "f00 &amp; &lt;b&gt;" in page
+
+
+def test_captions_are_sound(demo, drawn, tmp_path):
+    page = page_of(demo, drawn, tmp_path)
+    assert "system-message" not in page
+    assert page.count("<figcaption><p><strong>What.</strong>") == len(figures.FIGURES)
+    for path in CAPTIONS.glob("*.rst"):
+        # Snakemake renders captions as Jinja templates.
+        assert not re.search(r"\{[{%#]", path.read_text()), path
+
+
+def test_short_tables_show_every_step_layer_and_model(demo, drawn, tmp_path):
+    titles = {table.title: table for table in report.short_tables(demo)}
+    universal = titles["Universal neurons by step and layer"]
+    assert [row["step"] for row in universal.rows] == ["50", "150", "300", "600", "1,000"]
+    assert {"all layers", "layer 0", "layer 1"} <= set(universal.columns)
+    assert len(titles["Models"].rows) == 25
+    assert titles["Models"].rows[0]["SHA-256"] == demo["models"]["sha256"][0][:12]
+    assert "Time and memory" not in page_of(demo, drawn, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "case", [{"universal": False}, {"steps": [5]}, {"n_layers": 1, "seeds": ["x", "y"]}]
+)
+def test_poor_runs_have_a_report_too(case, drawn, tmp_path):
+    page = page_of(synthetic.tables(**case), drawn, tmp_path)
+    assert not re.search(r"\b(nan|NaN|None)\b", re.sub(r'src="[^"]*"', "", page))
+
+
+def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
+    options = {"config": CONFIG, "provenance": {}, "out": tmp_path / "report.html"}
+    with pytest.raises(UserError, match=r"workflow\.rst is missing"):
+        report.write_report(demo, drawn, tmp_path, **options)
+    with pytest.raises(UserError, match=r"emergence\.svg is missing"):
+        report.write_report(demo, tmp_path, CAPTIONS, **options)
+
+
+def test_benchmarks_are_added_up_by_rule(demo, drawn, tmp_path):
+    header = "s\th:m:s\tmax_rss\n"
+    (tmp_path / "capture" / "seed0").mkdir(parents=True)
+    (tmp_path / "capture" / "seed0" / "a.tsv").write_text(header + "1.5\t0:00:01\t100\n")
+    (tmp_path / "capture" / "b.tsv").write_text(header + "2.5\t0:00:02\t300\n")
+    (tmp_path / "models.tsv").write_text(header + "0.1\t0:00:00\t-\n")
+    costs = report.read_benchmarks(tmp_path)
+    assert list(costs) == ["capture", "models"]
+    assert costs["capture"] == {"jobs": 2, "seconds": 4.0, "memory_mb": 300}
+    page = page_of(demo, drawn, tmp_path, benchmarks=costs)
+    assert "Time and memory by rule" in page
+    assert not re.search(r"\b(nan|NaN|None)\b", re.sub(r'src="[^"]*"', "", page))
+
+
+def test_percentages_are_not_rounded_to_none_or_all(demo):
+    table = universality({(1, "a"): 1, (1, "b"): 0}, n=20_000)
+    text = headline({**demo, "universality": table}, "Universal neurons")
+    assert "under 0.01 % of neurons (1 of 40,000" in text
