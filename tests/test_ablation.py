@@ -23,6 +23,14 @@ VOCABULARY = 40
 COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 WIDE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+OPT = {
+    "hidden_size": 16,
+    "word_embed_proj_dim": 16,
+    "ffn_dim": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "init_std": 0.3,
+}
 # Larger weights than usual, so that every neuron matters.
 INIT = {"initializer_range": 0.3}
 
@@ -33,20 +41,8 @@ CONFIGS = {
         "GPTNeoXConfig",
         {**WIDE, "num_attention_heads": 2, "use_parallel_residual": False},
     ),
-    "opt": (
-        "OPTConfig",
-        {
-            **{"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 3, "num_attention_heads": 2},
-            **{"init_std": 0.3, "word_embed_proj_dim": 16},
-        },
-    ),
-    "opt post-norm": (
-        "OPTConfig",
-        {
-            **{"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 3, "num_attention_heads": 2},
-            **{"init_std": 0.3, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
-        },
-    ),
+    "opt": ("OPTConfig", OPT),
+    "opt post-norm": ("OPTConfig", {**OPT, "do_layer_norm_before": False}),
     "llama": ("LlamaConfig", {**WIDE, **HEADS}),
     "mistral": ("MistralConfig", {**WIDE, **HEADS}),
     "qwen2": ("Qwen2Config", {**WIDE, **HEADS}),
@@ -140,7 +136,7 @@ def test_ablated_loss_is_that_of_a_forward_pass_with_edited_weights(name):
             expected = hugging_face_loss(edited(model, replaced, values), sequences)
             row = universal_rows(table, kind).loc[layer]
             assert row["ablated_loss"] == pytest.approx(expected, rel=2e-6)
-            assert abs(row["delta_loss"]) > 1e-4, "the test must not be vacuous"
+            assert row["kl"] > 1e-3, "the test must not be vacuous"
 
 
 def test_a_model_is_left_as_it_was():
@@ -248,7 +244,10 @@ def test_a_resampled_neuron_keeps_its_value_where_all_tokens_are_alike():
     table = ablate(
         model,
         np.full((4, 9), 7),
-        **{"seed": "a", "step": 1, "kinds": ["resample", "zero"], "controls": 1},
+        seed="a",
+        step=1,
+        kinds=["resample", "zero"],
+        controls=1,
         **neurons(model),
     )
     np.testing.assert_allclose(universal_rows(table, "resample")["delta_loss"], 0, atol=1e-5)
@@ -462,7 +461,7 @@ def test_controls_depend_on_the_model_the_layer_and_the_random_seed_alone():
     ):
         assert other != first
     # Fixed by SHA-256 and not by Python's hash, which changes from process to process.
-    assert first[:5] == [2, 5, 10, 21, 22]
+    assert first[:5] == [2, 21, 25, 31, 34]
 
 
 def test_too_few_other_neurons_give_smaller_controls_and_a_warning(caplog):
