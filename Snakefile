@@ -22,4 +22,4 @@ rule all:
     default_target: True
     input:
         expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
-        #f"{RESULTS}/report.html",
+        f"{RESULTS}/report.html",

@@ -313,6 +313,10 @@ def test_short_tables_show_every_step_layer_and_model(demo, drawn, tmp_path):
     assert {"all layers", "layer 0", "layer 1"} <= set(universal.columns)
     assert len(titles["Models"].rows) == 25
     assert titles["Models"].rows[0]["SHA-256"] == demo["models"]["sha256"][0][:12]
+    ablated = titles["Ablation"].rows
+    assert [row["layer"] for row in ablated] == ["all", "all", "all", "0", "1"]
+    mine = demo["ablation"].query("step == 1000 and layer == -1 and neuron_set == 'universal'")
+    assert ablated[2]["universal"].startswith(f"{1e3 * mine['delta_loss'].mean():.3f} ± ")
     assert "Time and memory" not in page_of(demo, drawn, tmp_path)
 
 

@@ -160,7 +160,8 @@ def ablate(
     random_seed
         Of the controls and the resampled tokens, beside `seed` and `step`.
     batch_tokens
-        Tokens per forward pass (at least one sequence). Results depend on it only by rounding.
+        Tokens per forward pass (at least one sequence), about 1 MB of memory each for GPT-2 Small.
+        Results depend on it only by rounding.
 
     Returns
     -------
@@ -207,7 +208,7 @@ def ablate(
     loss = np.empty((1 + len(runs), len(sequences)))
     kl = np.empty_like(loss)
     batches = list(_batches(sequences, batch_tokens))
-    passes = _passes(model, sequences, batches, runs, replacement)
+    passes = (one for rows in batches for one in _passes(model, sequences, rows, runs, replacement))
     total = len(batches) * len(loss)
     for i, rows, batch_loss, batch_kl in progress(passes, "forward passes", total=total):
         if not np.isfinite(batch_loss).all():
@@ -319,7 +320,7 @@ class _Replacement:
     def __init__(self, model: Model, mean: NDArray[np.float64]) -> None:
         self._model = model
         dtype = next(model.projections[0].parameters()).dtype
-        means = torch.from_numpy(mean).to(model.device, dtype)
+        means = torch.tensor(mean, dtype=dtype, device=model.device)
         self._mean = means.split(model.d_mlp)
         self._zero = torch.zeros((), dtype=dtype, device=model.device)
         self._sampled: list[torch.Tensor] = []
@@ -377,37 +378,33 @@ def _ids(batch: NDArray[np.integer], model: Model) -> torch.Tensor:
     return torch.from_numpy(batch.astype(np.int64)).to(model.device)
 
 
+@torch.inference_mode()
 def _passes(
     model: Model,
     sequences: NDArray[np.integer],
-    batches: Sequence[slice],
+    rows: slice,
     runs: Sequence[_Run],
     replacement: _Replacement,
 ) -> Iterator[tuple[int, slice, NDArray[np.float64], NDArray[np.float64]]]:
-    """Run the model clean and ablated, batch by batch.
+    """Run the model over a batch of sequences, clean and with every ablation.
 
     Yields
     ------
     run, rows, loss, kl
-        0 for the clean pass, 1 + the number of the run otherwise; which sequences; their mean loss
-        and KL divergence.
+        0 for the clean pass, 1 + the number of the run otherwise; the sequences; the mean loss and
+        KL divergence of each.
     """
-    with torch.inference_mode():
-        for rows in batches:
-            tokens = _ids(sequences[rows], model)
-            # The last token predicts nothing that could be checked.
-            inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
-            with _record(model) as calls:
-                clean = _Predictions(_logits(model, inputs), targets)
-            known = _known_outputs(model, calls)
-            yield 0, rows, *_by_sequence(clean.loss, torch.zeros_like(clean.loss), inputs)
-            for i, run in enumerate(runs, start=1):
-                with (
-                    _replay(known[min(run.by_layer)]),
-                    model.tap(_edit(run, replacement, rows)),
-                ):
-                    logits = _logits(model, inputs)
-                yield i, rows, *_by_sequence(*clean.compare(logits), inputs)
+    tokens = _ids(sequences[rows], model)
+    # The last token predicts nothing that could be checked.
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
+    with _record(model) as calls:
+        clean = _Predictions(_logits(model, inputs), targets)
+    known = _known_outputs(model, calls)
+    yield 0, rows, *_by_sequence(clean.loss, torch.zeros_like(clean.loss), inputs)
+    for i, run in enumerate(runs, start=1):
+        with _replay(known[min(run.by_layer)]), model.tap(_edit(run, replacement, rows)):
+            logits = _logits(model, inputs)
+        yield i, rows, *_by_sequence(*clean.compare(logits), inputs)
 
 
 def _edit(

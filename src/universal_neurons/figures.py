@@ -161,6 +161,8 @@ def excess_histogram(universality: pd.DataFrame, threshold: float) -> Figure:
         ax.stairs(share, edges, color=color, lw=1.4, baseline=None)
     _log_percent_axis(ax)
     ax.set(xlabel="excess correlation", ylabel=f"neurons per bin of {BIN_WIDTH:g}")
+    # Room for the label of the threshold above the curves.
+    ax.set_ylim(top=2 * ax.get_ylim()[1])
     _threshold_line(ax, threshold)
     _key(ax, "step", steps, _step_colors(len(steps)))
     return figure

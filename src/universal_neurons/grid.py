@@ -27,6 +27,7 @@ METHOD_VERSION = {
     "score": 1,
     "ablate": 1,
     "persist": 1,
+    "report": 1,
 }
 
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 import yaml
-from docutils.core import publish_parts  # type: ignore[import-untyped]
+from docutils.core import publish_parts
 from markupsafe import Markup
 
 from universal_neurons.errors import UserError
@@ -36,6 +36,12 @@ Tables = Mapping[str, pd.DataFrame]
 
 # Of 2401.12181: GPT-2 Small after 400,000 steps.
 PAPER_THRESHOLD = 0.5
+
+# Columns of `ablation_over_seeds` that are losses.
+ABLATION_LOSSES = (
+    *("universal", "universal_se", "control", "control_sd"),
+    *("difference", "low", "high"),
+)
 
 KIND = {
     "mean": "by their mean",
@@ -592,7 +598,8 @@ def _persistence_table(persistence: pd.DataFrame) -> ShortTable:
 def _ablation_table(ablation: pd.DataFrame) -> ShortTable:
     note = (
         "All layers at every step, and each layer at the last step with universal neurons. Loss "
-        "changes in nats per token, mean over seeds; SE over sequences, SD over control sets."
+        "changes in 10⁻³ nats per token, mean over seeds, with the standard error over sequences "
+        "(universal) or the standard deviation over control sets (controls)."
     )
     contrasts = ablation_contrasts(ablation)
     if contrasts.empty:
@@ -602,8 +609,8 @@ def _ablation_table(ablation: pd.DataFrame) -> ShortTable:
     shown = summary[(summary["layer"] == ALL_LAYERS) | (summary["step"] == last)]
     rows = []
     for row in shown.sort_values(["kind", "step", "layer"]).to_dict("records"):
-        digits = _decimals(row["universal_se"])
-        interval = f"{_number(row['low'], digits)} to {_number(row['high'], digits)}"
+        change = {c: _number(1e3 * row[c], 3) for c in ABLATION_LOSSES}
+        interval = f"{change['low']} to {change['high']}"
         rows.append(
             {
                 "kind": row["kind"],
@@ -611,11 +618,9 @@ def _ablation_table(ablation: pd.DataFrame) -> ShortTable:
                 "layer": "all" if row["layer"] == ALL_LAYERS else f"{row['layer']}",
                 "seeds": f"{row['n_seeds']}",
                 "neurons": f"{row['n_neurons']:,.1f}",
-                "universal": _number(row["universal"], digits),
-                "SE": _number(row["universal_se"], digits),
-                "controls": _number(row["control"], digits),
-                "SD": _number(row["control_sd"], digits),
-                "difference": _number(row["difference"], digits),
+                "universal": f"{change['universal']} ± {change['universal_se']}",
+                "controls": f"{change['control']} ± {change['control_sd']}",
+                "difference": change["difference"],
                 "95 % interval": "–" if pd.isna(row["low"]) else interval,
                 "ratio": _number(row["ratio"], 2),
             }

@@ -32,6 +32,10 @@ MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.z
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 ABLATION = f"{RESULTS}/tables/ablation/seed{{seed}}/step{{step}}.parquet"
 
+# One caption per figure, which gives the figure its name, and one for the whole workflow.
+CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").glob("*.rst")))
+FIGURES = sorted({Path(caption).stem for caption in CAPTIONS} - {"workflow"})
+
 ENVIRONMENT = "../../envs/universal-neurons.yaml"
 
 # What captured values depend on; where activations are kept is not among it.

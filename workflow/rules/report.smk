@@ -68,3 +68,55 @@ rule models:
         ENVIRONMENT
     script:
         "../scripts/models.py"
+
+
+rule figures:
+    input:
+        expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
+    output:
+        svg=[
+            report(f"{RESULTS}/figures/{name}.svg", caption=f"../report/{name}.rst")
+            for name in FIGURES
+        ],
+        png=expand(f"{RESULTS}/figures/{{name}}.png", name=FIGURES),
+    log:
+        f"{RESULTS}/logs/figures.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figures.tsv"
+    params:
+        threshold=config["universality"]["excess_threshold"],
+        version=METHOD_VERSION["report"],
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/figures.py"
+
+
+rule report:
+    input:
+        tables=expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
+        figures=expand(f"{RESULTS}/figures/{{name}}.svg", name=FIGURES),
+        about=f"{CORPUS}/corpus.json",
+        # Any model's: all are scored on the same tokens.
+        moments=expand(MOMENTS, seed=GRID.seeds[0], step=GRID.steps[0], shard=GRID.shards),
+        captions=CAPTIONS,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report.tsv"
+    params:
+        version=METHOD_VERSION["report"],
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/report.py"

@@ -1,0 +1,23 @@
+import json
+from pathlib import Path
+
+from universal_neurons.jobs import job
+from universal_neurons.report import read_benchmarks, write_report
+from universal_neurons.store import attributes_of, provenance
+from universal_neurons.summaries import read_tables
+
+with job(snakemake.log[0]):
+    given, results = snakemake.input, Path(snakemake.output[0]).parent
+    corpus = json.loads(Path(given.about).read_text())
+    scored_tokens = sum(attributes_of(store)["n_tokens"] for store in given.moments)
+    write_report(
+        read_tables(results),
+        Path(given.figures[0]).parent,
+        Path(given.captions[0]).parent,
+        config=snakemake.config,
+        provenance=provenance(
+            snakemake.config, token_hash=corpus["sha256"], scored_tokens=scored_tokens
+        ),
+        out=Path(snakemake.output[0]),
+        benchmarks=read_benchmarks(results / "benchmarks"),
+    )
