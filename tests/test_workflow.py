@@ -1,0 +1,294 @@
+"""The whole workflow through Snakemake, on grids small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pipeline import gpt2, module_activations
+from test_correlation import corr
+
+ROOT = Path(__file__).parent.parent
+SEEDS, STEPS = ["a", "b-x21", "1"], [10, 20]
+COLUMNS = {
+    "matches": "step seed other_seed layer neuron best_corr best_layer best_neuron baseline_corr "
+    "min_corr",
+    "universality": "step seed layer neuron max_corr baseline_corr excess_corr universal",
+    "persistence": "seed layer from_step to_step n_from n_to n_both persistence jaccard chance "
+    "p_value",
+    "ablation": "step seed layer kind neuron_set draw n_neurons clean_loss ablated_loss delta_loss "
+    "delta_loss_se kl",
+    "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max",
+    "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss",
+}
+
+
+def snakemake(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in `where` with its config.yaml."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--configfile", "config.yaml", "--cores", "2", *arguments]
+    return subprocess.run(
+        command,
+        cwd=where,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+
+
+def planned(where: Path, *arguments: str) -> dict[str, int]:
+    """Jobs that a dry run lists, by rule."""
+    result = snakemake(where, "--dry-run", *arguments)
+    assert result.returncode == 0, result.stdout
+    table = result.stdout.partition("Job stats:")[2].partition("total")[0]
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE))
+    return {rule: int(count) for rule, count in jobs.items() if rule != "all"}
+
+
+def configure(where: Path, config: dict) -> None:
+    (where / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A finished run over random local models and token ids; its folder and its config."""
+    where = tmp_path_factory.mktemp("local")
+    for i, seed in enumerate(SEEDS):
+        for step in [*STEPS, 30]:
+            # Seed 1 serves the same weights at two steps, as some published revisions do.
+            number = 100 * i + (10 if seed == "1" else step)
+            gpt2(number).module.save_pretrained(where / f"my models/{seed}/{step}")
+    np.save(where / "tokens.npy", np.random.default_rng(0).integers(0, 61, (80, 16)))
+    config = {
+        "run": "tiny",
+        "models": {
+            "source": "local",
+            "seeds": ["a", "b-x21", 1],
+            "steps": STEPS,
+            "path": "my models/{seed}/{step}",
+        },
+        "corpus": {
+            "source": "tokens",
+            "path": "tokens.npy",
+            "tokens": 60 * 16,
+            "heldout_tokens": 20 * 16,
+            "context_length": 16,
+            "exclude_token_ids": [3, 7],
+            "shards": 2,
+        },
+        "universality": {"excess_threshold": 0.0},
+        "ablation": {"kinds": ["mean", "zero", "resample"]},
+    }
+    configure(where, config)
+    result = snakemake(where)
+    assert result.returncode == 0, result.stdout
+    return where, config
+
+
+@pytest.fixture
+def tables(local):
+    where, _ = local
+    return {name: pd.read_parquet(where / f"results/tiny/{name}.parquet") for name in COLUMNS}
+
+
+@pytest.mark.slow
+def test_tables_have_the_columns_and_one_row_per_cell(local, tables):
+    for name, columns in COLUMNS.items():
+        assert set(columns.split()) <= set(tables[name].columns), name
+    neurons, models, layers = 80, 6, 2
+    assert len(tables["matches"]) == 2 * models * neurons
+    assert len(tables["universality"]) == len(tables["neurons"]) == models * neurons
+    assert len(tables["persistence"]) == len(SEEDS) * (layers + 1)
+    assert len(tables["models"]) == models
+    for name in ("matches", "universality", "neurons"):
+        assert not tables[name].isna().any().any(), name
+        assert tables[name].seed.map(type).eq(str).all()
+    sets = tables["ablation"].groupby(["step", "seed", "layer", "kind"]).size()
+    assert len(sets) == models * (layers + 1) * 3
+    assert (sets == 21).all()
+
+
+@pytest.mark.slow
+def test_matches_equal_a_plain_float64_computation_on_the_models(local, tables):
+    where, _ = local
+    tokens = np.load(where / "tokens.npy")[:60]
+    truth = {
+        seed: np.hstack(
+            module_activations(gpt2(100 * i + (10 if seed == "1" else 20)), tokens, exclude=(3, 7))
+        )
+        for i, seed in enumerate(SEEDS)
+    }
+    matches = tables["matches"].query("step == 20")
+    for seed, other in combinations(SEEDS, 2):
+        full = corr(truth[seed], truth[other])
+        for a, b, expected in ((seed, other, full), (other, seed, full.T)):
+            rows = matches[(matches.seed == a) & (matches.other_seed == b)]
+            # 950 tokens: the rounding noise of int8 is larger than in a real run.
+            np.testing.assert_allclose(rows.best_corr, expected.max(1), atol=5e-3)
+            np.testing.assert_allclose(rows.min_corr, expected.min(1), atol=5e-3)
+    moments = tables["neurons"].query("step == 20 and seed == 'a'")
+    np.testing.assert_allclose(moments["std"], truth["a"].std(0), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_heldout_loss_is_the_models_own_on_the_sequences_after_the_scored_ones(local, tables):
+    import torch
+
+    where, _ = local
+    heldout = torch.from_numpy(np.load(where / "tokens.npy")[60:80])
+    for row in tables["models"].query("step == 20 and seed != '1'").itertuples():
+        model = gpt2(100 * SEEDS.index(row.seed) + 20).module
+        assert row.heldout_loss == pytest.approx(model(heldout, labels=heldout).loss.item(), 1e-5)
+
+
+@pytest.mark.slow
+def test_equal_weights_under_two_names_are_flagged(local, tables):
+    models = tables["models"].set_index(["seed", "step"])
+    assert models.duplicate_of[("1", 20)] == "1/10"
+    assert models.duplicate_of.drop(("1", 20)).isna().all()
+    assert "same weights" in (local[0] / "results/tiny/logs/models.log").read_text()
+
+
+@pytest.mark.slow
+def test_every_table_and_store_says_where_it_comes_from(local):
+    where, _ = local
+    hashes = set()
+    for name in COLUMNS:
+        metadata = pq.read_schema(where / f"results/tiny/{name}.parquet").metadata
+        about = json.loads(metadata[b"universal_neurons"])
+        hashes.add(about["config_hash"])
+        assert about["universal_neurons"]
+    store = where / "results/tiny/activations/seeda/step10/shard0.zarr/zarr.json"
+    about = json.loads(store.read_text())["attributes"]
+    assert len(about["model_sha256"]) == len(about["corpus_sha256"]) == 64
+    assert {about["config_hash"]} == hashes
+
+
+@pytest.mark.slow
+def test_the_report_is_there_and_whole(local):
+    where, _ = local
+    report = (where / "results/tiny/report.html").read_text()
+    assert report.count("<svg") + report.count("data:image/svg") >= 9
+    assert report.rstrip().endswith("</html>")
+    result = snakemake(where, "--report", "snakemake-report.zip")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+def test_nothing_is_planned_when_all_is_done(local):
+    assert planned(local[0]) == {}
+
+
+@pytest.mark.slow
+def test_a_further_step_runs_its_own_jobs_and_the_joins_only(local):
+    where, config = local
+    configure(where, {**config, "models": {**config["models"], "steps": [10, 20, 30]}})
+    try:
+        assert planned(where) == {
+            "capture_first": 3,
+            "capture": 3,
+            "correlate": 6,
+            "match": 3,
+            "score": 1,
+            "ablate": 3,
+            "concatenate": 2,
+            "concatenate_ablation": 1,
+            "persistence": 1,
+            "neurons": 1,
+            "models": 1,
+            "figures": 1,
+            "report": 1,
+        }
+    finally:
+        configure(where, config)
+
+
+@pytest.mark.slow
+def test_another_threshold_measures_nothing_again(local):
+    where, config = local
+    configure(where, {**config, "universality": {"excess_threshold": 0.1}})
+    try:
+        assert not {"corpus", "capture_first", "capture", "correlate", "match"} & set(
+            planned(where)
+        )
+    finally:
+        configure(where, config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("corpus", "tokenz", 5, "corpus.tokenz: unknown key; did you mean tokens?"),
+        ("corpus", "tokens", 10**9, "corpus.tokens: 1000000320 tokens are asked for"),
+        ("models", "path", "models/{seed}", "lacks {step}"),
+        ("models", "path", "none/{seed}/{step}", "none/a/10/config.json does not exist"),
+    ],
+)
+def test_a_mistake_is_named_before_any_job_without_a_traceback(
+    local, tmp_path, section, key, value, message
+):
+    where, config = local
+    wrong = {**config, section: {**config[section], key: value}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(wrong))
+    result = snakemake(where, "--configfile", str(tmp_path / "config.yaml"))
+    assert result.returncode != 0
+    assert message in result.stdout
+    assert "Traceback" not in result.stdout
+    assert "rule " not in result.stdout
+
+
+@pytest.mark.slow
+def test_models_are_trained_on_text_and_lose_nothing_to_an_added_step(tmp_path):
+    (tmp_path / "text").mkdir()
+    for i in range(3):
+        words = np.random.default_rng(i).choice(["neurons ", "of ", "every ", "seed.\n"], 4000)
+        (tmp_path / f"text/{i}.txt").write_text("".join(words))
+    config = {
+        "run": "trained",
+        "models": {
+            "source": "train",
+            "seeds": [0, 1],
+            "steps": [0, 6],
+            "train": {"vocab_size": 260, "width": 16, "d_mlp": 32, "total_steps": 8},
+        },
+        "corpus": {
+            "source": "text",
+            "path": "text/*.txt",
+            "tokens": 2000,
+            "heldout_tokens": 500,
+            "context_length": 20,
+        },
+    }
+    configure(tmp_path, config)
+    result = snakemake(tmp_path)
+    assert result.returncode == 0, result.stdout
+    results = tmp_path / "results/trained"
+    models = pd.read_parquet(results / "models.parquet").set_index(["seed", "step"])
+    for seed in "01":
+        assert models.heldout_loss[(seed, 6)] < models.heldout_loss[(seed, 0)]
+    ablation = pd.read_parquet(results / "ablation.parquet")
+    empty = ablation[ablation.n_neurons == 0]
+    assert len(empty) > 0, "at step 0 no neuron passes 0.5"
+    assert empty.delta_loss.isna().all()
+    assert empty.clean_loss.notna().all()
+    assert planned(tmp_path) == {}
+
+    config["models"]["steps"] = [0, 6, 8]
+    configure(tmp_path, config)
+    jobs = planned(tmp_path)
+    assert jobs["train"] == jobs["capture_first"] == jobs["ablate"] == 2
+    assert jobs["match"] == jobs["correlate"] == 1
+    assert not {"tokenizer", "corpus", "selection"} & set(jobs)
