@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from universal_neurons import capture, correlation, models, universality
+from universal_neurons import capture, correlation, models
 from universal_neurons.activations import Activations
 from universal_neurons.store import Added, write_arrays
 
@@ -127,7 +127,7 @@ def run_match(
         one, two = neurons(a), neurons(b)
         found = correlation.match(Added(sums), one, two, block, draws=draws, seed=0)
         stores.append(where / f"matches{block}.zarr")
-        universality.write_matches(
+        correlation.write_matches(
             stores[-1],
             *found,
             seed=names[0],

@@ -219,7 +219,7 @@ def tokenise(
     with tempfile.TemporaryFile(dir=out.parent) as raw:
         stream = iter(progress(texts, "documents"))
         while batch := list(islice(stream, BATCH)):
-            for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+            for ids in _encode(tokenizer, batch):
                 np.asarray([*ids, tokenizer.eos_token_id], np.int32).tofile(raw)
         n_sequences = raw.tell() // 4 // context_length
         if n_sequences == 0:
@@ -237,6 +237,15 @@ def tokenise(
             shuffled.flush()
     logger.info("%d sequences of %d tokens", *shape)
     return n_sequences
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of every text, on all cores where the tokenizer is one of the Rust library."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    # Skips the character offsets, which take half the time.
+    return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def copy_token_ids(path: str | Path, context_length: int, out: str | Path) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from universal_neurons.activations import Activations
 from universal_neurons.calibration import read_calibration
 from universal_neurons.encoding import LIMIT
 from universal_neurons.jobs import progress
-from universal_neurons.store import Added, read_arrays
+from universal_neurons.store import Added, read_arrays, write_arrays
 
 KERNELS = ("auto", "int8", "float32")
 
@@ -347,3 +348,31 @@ def _best(
         index=index + first,
         baseline=np.asarray(baseline, np.float64).reshape(len(rotations), len(corr)),
     )
+
+
+def write_matches(
+    path: str | Path,
+    forward: Matches,
+    backward: Matches,
+    *,
+    seed: str,
+    other_seed: str,
+    layers: Sequence[int],
+    d_mlp: Sequence[int],
+    other_d_mlp: Sequence[int],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store what `match` found for some layers of a pair; `universality.matches_table` reads it."""
+    arrays = {
+        f"{way}_{name}": values
+        for way, matches in (("forward", forward), ("backward", backward))
+        for name, values in vars(matches).items()
+    }
+    names = {
+        "seed": seed,
+        "other_seed": other_seed,
+        "layers": list(layers),
+        "d_mlp": list(d_mlp),
+        "other_d_mlp": list(other_d_mlp),
+    }
+    write_arrays(path, arrays.items(), {**attributes, **names})

@@ -1,4 +1,4 @@
-"""Stores (Zarr v3) and tables (Parquet) that are complete or absent.
+"""Stores (Zarr v3) that are complete or absent.
 
 Whatever is written goes to a sibling name first and is renamed when it is whole, so that a killed
 job leaves nothing that could be taken for a result. A store also ends with a completion mark, and
@@ -18,16 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 import universal_neurons
 from universal_neurons.errors import UserError
-
-Provenance = Mapping[str, Any]
 
 # About the size of a chunk before compression: large enough for zstd and the file system to run at
 # full speed, small enough that a buffer of one chunk per layer stays within a few hundred MB.
@@ -216,25 +212,3 @@ class RowWriter:
             raise ValueError(
                 f"{self._array.name}: {self._written} rows instead of {self._array.shape[0]}"
             )
-
-
-def write_table(path: str | Path, table: Any, attributes: Provenance) -> None:
-    """Write a pandas data frame or a mapping of columns as Parquet with provenance.
-
-    The provenance is JSON under the key ``universal_neurons`` of the Parquet schema's metadata.
-    """
-    arrow = (
-        pa.table(table)
-        if isinstance(table, Mapping)
-        else pa.Table.from_pandas(table, preserve_index=False)
-    )
-    metadata = {**(arrow.schema.metadata or {}), b"universal_neurons": json.dumps(attributes)}
-    with replacing(Path(path)) as temporary:
-        pq.write_table(arrow.replace_schema_metadata(metadata), temporary, compression="zstd")
-
-
-def concatenate_tables(paths: list[str], out: str | Path, attributes: Provenance) -> None:
-    """Write the rows of several Parquet files of one schema as one file."""
-    tables = [pq.read_table(path, partitioning=None) for path in paths]
-    tables = [table.replace_schema_metadata(None) for table in tables]
-    write_table(out, pa.concat_tables(tables).to_pandas(), attributes)

@@ -13,37 +13,9 @@ from numpy.typing import NDArray
 
 from universal_neurons import moments
 from universal_neurons.correlation import Matches
-from universal_neurons.store import Provenance, attributes_of, read_arrays, write_arrays
+from universal_neurons.store import attributes_of, read_arrays
 
 logger = logging.getLogger(__name__)
-
-
-def write_matches(
-    path: str | Path,
-    forward: Matches,
-    backward: Matches,
-    *,
-    seed: str,
-    other_seed: str,
-    layers: Sequence[int],
-    d_mlp: Sequence[int],
-    other_d_mlp: Sequence[int],
-    attributes: Provenance,
-) -> None:
-    """Store what `correlation.match` found for some layers of a pair; see `read_matches`."""
-    arrays = {
-        f"{way}_{name}": values
-        for way, matches in (("forward", forward), ("backward", backward))
-        for name, values in vars(matches).items()
-    }
-    names = {
-        "seed": seed,
-        "other_seed": other_seed,
-        "layers": list(layers),
-        "d_mlp": list(d_mlp),
-        "other_d_mlp": list(other_d_mlp),
-    }
-    write_arrays(path, arrays.items(), {**attributes, **names})
 
 
 def layer_and_neuron(d_mlp: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -59,7 +31,8 @@ def matches_table(parts: Iterable[str | Path], step: int) -> pd.DataFrame:
     Parameters
     ----------
     parts
-        Stores of `write_matches`: for every pair all layers of its first seed, in any grouping.
+        Stores of `correlation.write_matches`: for every pair all layers of its first seed, in any
+        grouping.
     step
         The step they belong to.
 

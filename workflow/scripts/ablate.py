@@ -6,7 +6,8 @@ import pandas as pd
 
 from universal_neurons import ablation, models, moments
 from universal_neurons.jobs import job
-from universal_neurons.store import provenance, read_arrays, write_table
+from universal_neurons.store import provenance, read_arrays
+from universal_neurons.tables import write_table
 
 with job(snakemake.log[0]):
     given, options, seed = snakemake.input, snakemake.params.ablation, snakemake.wildcards.seed

@@ -1,4 +1,4 @@
-from universal_neurons import correlation, universality
+from universal_neurons import correlation
 from universal_neurons.jobs import job
 from universal_neurons.store import Added, provenance
 
@@ -8,7 +8,7 @@ with job(snakemake.log[0]):
     b = correlation.Neurons.read(given.moments_b, given.within_b, given.calibration_b)
     layers, baseline = snakemake.params.layers, snakemake.params.baseline
     forward, backward = correlation.match(Added(given.sums), a, b, layers, **baseline)
-    universality.write_matches(
+    correlation.write_matches(
         snakemake.output[0],
         forward,
         backward,

@@ -1,6 +1,7 @@
 from universal_neurons import universality
 from universal_neurons.jobs import job
-from universal_neurons.store import provenance, write_table
+from universal_neurons.store import provenance
+from universal_neurons.tables import write_table
 
 with job(snakemake.log[0]):
     table = universality.neurons_table(snakemake.input)
