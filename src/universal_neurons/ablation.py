@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from universal_neurons import moments
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
-from universal_neurons.models import Model
+from universal_neurons.models import Model, load
+from universal_neurons.store import attributes_of, read_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -546,3 +549,61 @@ def _log_softmax(logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     for start in range(0, len(logits), size):
         rows = slice(start, start + size)
         yield rows, torch.log_softmax(logits[rows].float(), -1)
+
+
+def ablate_models(
+    directories: Mapping[str, str | Path],
+    sequences: NDArray[np.integer],
+    *,
+    step: int,
+    universality: pd.DataFrame,
+    moment_stores: Sequence[str | Path],
+    load_options: Mapping[str, str],
+    options: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Run `ablate` on the models of several seeds at one step, one after the other.
+
+    Parameters
+    ----------
+    directories
+        Model directory of every seed.
+    sequences
+        See `ablate`.
+    step
+        The step they were saved at.
+    universality
+        With ``seed, layer, neuron, universal`` at that step.
+    moment_stores
+        Moments of all shards of the models, as `capture.capture` writes them.
+    load_options
+        See `models.load`.
+    options
+        The resolved section ``ablation`` of the configuration.
+
+    Returns
+    -------
+    DataFrame
+        See `ablate`.
+    """
+    parts: dict[str, list[dict[str, NDArray]]] = {seed: [] for seed in directories}
+    for store in moment_stores:
+        parts[attributes_of(store)["seed"]].append(read_arrays(store))
+    tables = []
+    for seed, directory in directories.items():
+        logger.info("seed %s, step %d", seed, step)
+        sums = moments.merge(parts[seed])
+        own = universality[universality.seed == seed].sort_values(["layer", "neuron"])
+        table = ablate(
+            load(directory, **load_options),
+            sequences,
+            seed=seed,
+            step=step,
+            universal=own.universal.to_numpy(),
+            mean=moments.moments(sums)["mean"],
+            norm=moments.rms(sums),
+            kinds=options["kinds"],
+            controls=options["controls"],
+            random_seed=options["seed"],
+        )
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

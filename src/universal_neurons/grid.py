@@ -33,6 +33,9 @@ METHOD_VERSION = {
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
 SUMS_BYTES = 1 << 30
 
+# Work of one ablation job; GPT-2 Small with 50,000 held-out tokens is 1,000 times more.
+ABLATION_OPERATIONS = 2e12
+
 # Names of the number of layers and of the MLP width in config.json, by architecture.
 LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
 WIDTH_KEYS = ("n_embd", "hidden_size")
@@ -162,24 +165,43 @@ class Grid:
             for first in range(0, shape.n_layers, size)
         ]
 
+    def ablation_blocks(self) -> list[str]:
+        """Groups of seeds that one ablation job takes, as ``0+1+2``.
+
+        As many as keep a job within `ABLATION_OPERATIONS`. Nothing is lost by grouping: a seed
+        added to the run changes the scores of all others, so all are ablated again anyway.
+        """
+        size = max(1, int(ABLATION_OPERATIONS / self._ablation_operations()))
+        groups = (self.seeds[i : i + size] for i in range(0, len(self.seeds), size))
+        return ["+".join(group) for group in groups]
+
+    def _forward_operations(self) -> float:
+        """Operations per token: a block has about 12 weights per squared width, d_mlp = 4 width."""
+        shape = self._largest()
+        return 2 * 12 * shape.n_layers * (shape.d_mlp / 4) ** 2
+
+    def _ablation_operations(self) -> float:
+        """Operations of ablating one model: on average half of its layers run for every set."""
+        ablation = self.config["ablation"]
+        sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (self._largest().n_layers + 1)
+        tokens = self.config["corpus"]["heldout_tokens"]
+        return tokens * self._forward_operations() * (1 + sets / 2)
+
     def _largest(self) -> Shape:
         return max(self.shapes.values(), key=lambda shape: shape.neurons)
 
     def operations(self, rule: str) -> float:
         """Rough number of arithmetic operations of the largest job of a rule."""
         shape, tokens = self._largest(), self.shard_tokens()
-        # A transformer block has about 12 weights per squared width, and d_mlp = 4 width.
-        forward = 2 * 12 * shape.n_layers * (shape.d_mlp / 4) ** 2
         layers = max(len(parse_layers(block)) for block in self.layer_blocks(*self.pairs[0]))
         draws = self.config["baseline"]["draws"]
-        ablation = self.config["ablation"]
-        sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (shape.n_layers + 1) / 2
+        seeds = max(block.count("+") + 1 for block in self.ablation_blocks())
         return {
-            "capture": tokens * (forward + 2 * shape.d_mlp * shape.neurons),
+            "capture": tokens * (self._forward_operations() + 2 * shape.d_mlp * shape.neurons),
             "correlate": 2 * tokens * layers * shape.d_mlp * shape.neurons,
             # The rotation, its use in both directions and its decomposition cost about 10 cubes.
             "match": 10 * draws * layers * shape.n_layers * shape.d_mlp**3,
-            "ablate": self.config["corpus"]["heldout_tokens"] * forward * (1 + sets),
+            "ablate": seeds * self._ablation_operations(),
         }[rule]
 
     def threads(self, rule: str) -> int:

@@ -67,7 +67,7 @@ class Model:
         """Number of neurons of every layer."""
         return tuple(
             # GPT-2's Conv1D stores its weight as (inputs, outputs) and has no in_features.
-            p.in_features if isinstance(p, nn.Linear) else p.weight.shape[0]
+            p.in_features if isinstance(p, nn.Linear) else len(p.get_parameter("weight"))
             for p in self.projections
         )
 

@@ -3,27 +3,27 @@
 
 rule ablate:
     input:
-        model=model_directory,
+        models=lambda wildcards: model_directories(wildcards, wildcards.seeds.split("+")),
         tokens=f"{CORPUS}/tokens.npy",
         selection=f"{CORPUS}/selection.json",
-        moments=shards(MOMENTS),
+        moments=of_seeds(MOMENTS),
         universality=BY_STEP.replace("{table}", "universality"),
     output:
         ABLATION,
     log:
-        f"{RESULTS}/logs/ablate/seed{{seed}}/step{{step}}.log",
+        f"{RESULTS}/logs/ablate/seeds{{seeds}}/step{{step}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/ablate/seed{{seed}}/step{{step}}.tsv"
+        f"{RESULTS}/benchmarks/ablate/seeds{{seeds}}/step{{step}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("ablate")
+    resources:
+        mem_mb=GRID.mem_mb("ablate"),
+        runtime=GRID.minutes("ablate"),
     params:
         ablation=config["ablation"],
         load={key: config["capture"][key] for key in ("dtype", "device")},
         model=model_options(),
         version=METHOD_VERSION["ablate"],
-    threads: GRID.threads("ablate")
-    resources:
-        mem_mb=GRID.mem_mb("ablate"),
-        runtime=GRID.minutes("ablate"),
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/ablate.py"

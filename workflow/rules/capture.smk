@@ -5,7 +5,7 @@
 # model once more for that would cost a small study a fifth of its time.
 rule capture_first:
     input:
-        model=model_directory,
+        model=model_directories,
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
         selection=ancient(f"{CORPUS}/selection.json"),
@@ -19,24 +19,24 @@ rule capture_first:
         f"{RESULTS}/logs/capture/seed{{seed}}/step{{step}}/shard0.log",
     benchmark:
         f"{RESULTS}/benchmarks/capture/seed{{seed}}/step{{step}}/shard0.tsv"
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("capture")
+    resources:
+        mem_mb=GRID.mem_mb("capture"),
+        runtime=GRID.minutes("capture"),
     params:
         sequences=GRID.shard_range(0),
         capture=CAPTURE,
         model=model_options(),
         version=METHOD_VERSION["capture"],
-    threads: GRID.threads("capture")
-    resources:
-        mem_mb=GRID.mem_mb("capture"),
-        runtime=GRID.minutes("capture"),
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/capture.py"
 
 
 use rule capture_first as capture with:
     input:
-        model=model_directory,
+        model=model_directories,
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
         calibration=CALIBRATION,

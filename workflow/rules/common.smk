@@ -30,7 +30,7 @@ WITHIN = f"{RESULTS}/within/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 SUMS = f"{RESULTS}/sums/step{{step}}/{{seed}}/{{other}}/layers{{layers}}/shard{{shard}}.zarr"
 MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
-ABLATION = f"{RESULTS}/tables/ablation/seed{{seed}}/step{{step}}.parquet"
+ABLATION = f"{RESULTS}/tables/ablation/seeds{{seeds}}/step{{step}}.parquet"
 
 # One caption per figure, which gives the figure its name, and one for the whole workflow.
 CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").glob("*.rst")))
@@ -50,17 +50,19 @@ wildcard_constraints:
     shard=r"\d+",
     layers=r"\d+-\d+",
     table="matches|universality",
+    seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
 
-def model_directory(wildcards):
-    """The model of a seed and step, made by the workflow or given.
+def model_directories(wildcards, seeds=None):
+    """Directories of a job's model, or of several seeds at its step, trained or given.
 
     Trained models are ancient: training a further step places the old ones again with the same
     bits, and other training options enter the jobs' params (`model_options`).
     """
-    if config["models"]["source"] == "train":
-        return ancient(MODEL.format(**wildcards))
-    return config["models"]["path"].format(**wildcards)
+    trained = config["models"]["source"] == "train"
+    pattern = MODEL if trained else config["models"]["path"]
+    paths = [pattern.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]
+    return ancient(paths) if trained else paths
 
 
 def tokenizer_directories(wildcards):
@@ -98,6 +100,13 @@ def pair_parts(wildcards):
 def activation_store(path):
     """Activations as an output: kept, or deleted once their sums are made (`capture.keep`)."""
     return directory(path) if config["capture"]["keep"] else temp(directory(path))
+
+
+def of_seeds(pattern):
+    """An input function: a path pattern for the seeds of a block (and all shards)."""
+    return lambda wildcards: expand(
+        pattern, seed=wildcards.seeds.split("+"), step=wildcards.step, shard=GRID.shards
+    )
 
 
 def shards(pattern):

@@ -11,16 +11,16 @@ rule correlate:
         SUMS.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
     benchmark:
         SUMS.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
-    params:
-        layers=layers_of,
-        kernel=config["correlate"]["kernel"],
-        version=METHOD_VERSION["correlate"],
+    conda:
+        ENVIRONMENT
     threads: GRID.threads("correlate")
     resources:
         mem_mb=GRID.mem_mb("correlate"),
         runtime=GRID.minutes("correlate"),
-    conda:
-        ENVIRONMENT
+    params:
+        layers=layers_of,
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["correlate"],
     script:
         "../scripts/correlate.py"
 
@@ -40,16 +40,16 @@ rule match:
         MATCHES.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
     benchmark:
         MATCHES.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
-    params:
-        layers=layers_of,
-        baseline=config["baseline"],
-        version=METHOD_VERSION["match"],
+    conda:
+        ENVIRONMENT
     threads: GRID.threads("match")
     resources:
         mem_mb=GRID.mem_mb("match"),
         runtime=GRID.minutes("match"),
-    conda:
-        ENVIRONMENT
+    params:
+        layers=layers_of,
+        baseline=config["baseline"],
+        version=METHOD_VERSION["match"],
     script:
         "../scripts/match.py"
 
@@ -64,14 +64,14 @@ rule score:
         f"{RESULTS}/logs/score/step{{step}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/score/step{{step}}.tsv"
-    params:
-        threshold=config["universality"]["excess_threshold"],
-        version=METHOD_VERSION["score"],
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        ENVIRONMENT
+    params:
+        threshold=config["universality"]["excess_threshold"],
+        version=METHOD_VERSION["score"],
     script:
         "../scripts/score.py"

@@ -10,13 +10,13 @@ rule persistence:
         f"{RESULTS}/logs/persistence.log",
     benchmark:
         f"{RESULTS}/benchmarks/persistence.tsv"
-    params:
-        version=METHOD_VERSION["persist"],
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-    conda:
-        ENVIRONMENT
+    params:
+        version=METHOD_VERSION["persist"],
     script:
         "../scripts/persistence.py"

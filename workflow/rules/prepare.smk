@@ -2,24 +2,24 @@
 
 
 rule tokenizer:
-    output:
-        directory(f"{RESULTS}/tokenizer"),
     input:
         text_inputs,
+    output:
+        directory(f"{RESULTS}/tokenizer"),
     log:
         f"{RESULTS}/logs/tokenizer.log",
     benchmark:
         f"{RESULTS}/benchmarks/tokenizer.tsv"
-    params:
-        corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
-        vocab_size=config["models"]["train"]["vocab_size"],
-        version=METHOD_VERSION["train"],
+    conda:
+        ENVIRONMENT
     threads: 2
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        ENVIRONMENT
+    params:
+        corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
+        vocab_size=config["models"]["train"]["vocab_size"],
+        version=METHOD_VERSION["train"],
     script:
         "../scripts/tokenizer.py"
 
@@ -35,18 +35,18 @@ rule corpus:
         f"{RESULTS}/logs/corpus.log",
     benchmark:
         f"{RESULTS}/benchmarks/corpus.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
     params:
         corpus={
             k: config["corpus"][k]
             for k in ("source", "path", "text_key", "context_length", "seed")
         },
         version=METHOD_VERSION["corpus"],
-    threads: 2
-    resources:
-        mem_mb=4000,
-        runtime=240,
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/corpus.py"
 
@@ -60,16 +60,16 @@ rule selection:
         f"{RESULTS}/logs/selection.log",
     benchmark:
         f"{RESULTS}/benchmarks/selection.tsv"
-    params:
-        tokens=config["corpus"]["tokens"],
-        heldout_tokens=config["corpus"]["heldout_tokens"],
-        train=config["models"]["source"] == "train",
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=500,
         runtime=5,
-    conda:
-        ENVIRONMENT
+    params:
+        tokens=config["corpus"]["tokens"],
+        heldout_tokens=config["corpus"]["heldout_tokens"],
+        train=config["models"]["source"] == "train",
     script:
         "../scripts/selection.py"
 
@@ -86,17 +86,17 @@ rule train:
         f"{RESULTS}/logs/train/seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: config["models"]["train"]["threads"]
+    resources:
+        mem_mb=4000,
+        runtime=720,
     params:
         steps=GRID.steps,
         options=config["models"]["train"],
         version=METHOD_VERSION["train"],
         # Not an output: it outlives a killed job, so that training goes on where it was.
         work=f"{RESULTS}/training/seed{{seed}}",
-    threads: config["models"]["train"]["threads"]
-    resources:
-        mem_mb=4000,
-        runtime=720,
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/train.py"

@@ -10,19 +10,19 @@ rule concatenate:
         f"{RESULTS}/logs/concatenate/{{table}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/concatenate/{{table}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=8000,
         runtime=30,
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/concatenate.py"
 
 
 use rule concatenate as concatenate_ablation with:
     input:
-        cells(ABLATION),
+        expand(ABLATION, seeds=GRID.ablation_blocks(), step=GRID.steps),
     output:
         f"{RESULTS}/ablation.parquet",
     log:
@@ -40,12 +40,12 @@ rule neurons:
         f"{RESULTS}/logs/neurons.log",
     benchmark:
         f"{RESULTS}/benchmarks/neurons.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/neurons.py"
 
@@ -60,12 +60,12 @@ rule models:
         f"{RESULTS}/logs/models.log",
     benchmark:
         f"{RESULTS}/benchmarks/models.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/models.py"
 
@@ -83,15 +83,15 @@ rule figures:
         f"{RESULTS}/logs/figures.log",
     benchmark:
         f"{RESULTS}/benchmarks/figures.tsv"
-    params:
-        threshold=config["universality"]["excess_threshold"],
-        version=METHOD_VERSION["report"],
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=8000,
         runtime=30,
-    conda:
-        ENVIRONMENT
+    params:
+        threshold=config["universality"]["excess_threshold"],
+        version=METHOD_VERSION["report"],
     script:
         "../scripts/figures.py"
 
@@ -110,13 +110,13 @@ rule report:
         f"{RESULTS}/logs/report.log",
     benchmark:
         f"{RESULTS}/benchmarks/report.tsv"
-    params:
-        version=METHOD_VERSION["report"],
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=8000,
         runtime=30,
-    conda:
-        ENVIRONMENT
+    params:
+        version=METHOD_VERSION["report"],
     script:
         "../scripts/report.py"

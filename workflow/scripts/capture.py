@@ -3,7 +3,7 @@ from universal_neurons.jobs import job
 
 with job(snakemake.log[0]):
     capture.run(
-        inputs=dict(snakemake.input),
+        inputs={**snakemake.input, "model": snakemake.input.model[0]},
         outputs=dict(snakemake.output),
         seed=snakemake.wildcards.seed,
         step=int(snakemake.wildcards.step),
