@@ -65,7 +65,13 @@ def run_capture(
     """Capture all tokens in shards cut at `splits`; returns the shards' directories."""
     options: dict[str, Any] = {"exclude": exclude, "encoding": encoding}
     calibration = capture.calibrate(
-        model, tokens[:sample], headroom=0.5, batch_tokens=batch_tokens, **options
+        model,
+        tokens[:sample],
+        seed=seed,
+        step=3,
+        headroom=0.5,
+        batch_tokens=batch_tokens,
+        **options,
     )
     capture.write_calibration(where / "calibration.zarr", calibration, {})
     edges = [0, *splits, len(tokens)]

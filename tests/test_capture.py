@@ -110,15 +110,17 @@ def test_clipped_values_are_counted(tokens, tmp_path):
     assert (sums["clipped"] <= within_one).all()
 
 
+@pytest.mark.parametrize("first_call", [0, 200 * 16 // 128])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_non_finite_activations_name_the_seed_step_and_layer(value, tokens, tmp_path):
+def test_non_finite_activations_name_the_seed_step_and_layer(value, first_call, tokens, tmp_path):
+    """In the calibration's sample and after it."""
     model = gpt2(1)
     calls = 0
 
     def spoil(module, inputs, output):
         nonlocal calls
         calls += 1
-        if calls > 200 * 16 // 128:  # after the calibration
+        if calls > first_call:
             output[0, 3, 5] = value
         return output
 

@@ -57,7 +57,10 @@ class Activations:
 
     def codes(self, layer: int, rows: slice = slice(None)) -> NDArray:
         """A layer's codes, int8 or float32, shape (tokens, d_mlp): see `encoding.codes`."""
-        return codes(self.stored(layer, rows), self.encoding, self.ranges(layer).offset)
+        stored = self.stored(layer, rows)
+        if self.encoding == "int8":
+            return stored
+        return codes(stored, self.encoding, self.ranges(layer).offset)
 
     def activations(self, layer: int, rows: slice = slice(None)) -> NDArray[np.float32]:
         """A layer's activations, decoded, shape (tokens, d_mlp)."""

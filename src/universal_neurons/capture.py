@@ -63,6 +63,8 @@ def calibrate(
     model: Model,
     sequences: NDArray[np.integer],
     *,
+    seed: str,
+    step: int,
     exclude: Sequence[int],
     encoding: str,
     headroom: float,
@@ -74,6 +76,8 @@ def calibrate(
     ----------
     sequences
         Token ids, shape (sequences, context length).
+    seed, step
+        The model's names, for messages.
     exclude
         Token ids that are not scored.
     encoding, headroom
@@ -86,27 +90,24 @@ def calibrate(
     UserError
         If no token of the sample is scored, or an activation is not finite.
     """
-    keep = scored(sequences, exclude)
-    if not keep.any():
+    n_tokens = int(scored(sequences, exclude).sum())
+    if n_tokens == 0:
         raise UserError("corpus.exclude_token_ids: no token of the calibration sample is scored")
     zeros = [torch.zeros(d, dtype=torch.float64, device=model.device) for d in model.d_mlp]
     sums = [PowerSums(zero) for zero in zeros]
-    row = 0
 
     def on_layer(layer: int, x: torch.Tensor) -> None:
         selected = x.reshape(-1, x.shape[-1])[mask]
         if not sums[layer].update(selected):
-            raise UserError(f"layer {layer}: NaN or infinite activations")
+            raise _not_finite(seed, step, layer)
 
     with model.tap(on_layer):
         for batch in forward(model, sequences, batch_tokens):
-            mask = torch.from_numpy(keep[row : row + len(batch)].ravel()).to(model.device)
-            row += len(batch)
-    n = int(keep.sum())
+            mask = torch.from_numpy(scored(batch, exclude).ravel()).to(model.device)
     result = []
     for layer in sums:
         arrays = layer.arrays()
-        mean = arrays["powers"][0] / n
+        mean = arrays["powers"][0] / n_tokens
         result.append(
             Calibration(
                 enc.ranges(
@@ -210,9 +211,8 @@ def capture(
     if tuple(len(layer.centre) for layer in calibration) != model.d_mlp:
         raise UserError(f"seed {seed}, step {step}: the calibration is of another model")
     sequences = tokens[start:stop]
-    keep = scored(sequences, exclude)
     context = sequences.shape[1]
-    index = np.flatnonzero(keep) + start * context
+    n_tokens = sum(int(scored(part, exclude).sum()) for part in _blocks(sequences))
     attributes = {
         **attributes,
         "seed": seed,
@@ -220,37 +220,47 @@ def capture(
         "sequences": [start, stop],
         "exclude": list(exclude),
         "encoding": encoding,
-        "n_tokens": len(index),
+        "n_tokens": n_tokens,
         "d_mlp": list(model.d_mlp),
     }
     with new_store(activations, attributes) as group:
         layers = []
         for i, (d_mlp, codes) in enumerate(zip(model.d_mlp, calibration, strict=True)):
             dtype = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[encoding]
-            array = create_array(group, f"layer{i}", (len(index), d_mlp), dtype)
+            array = create_array(group, f"layer{i}", (n_tokens, d_mlp), dtype)
             create_array(group, f"scale{i}", (d_mlp,), np.float32)[:] = codes.ranges.scale
             create_array(group, f"offset{i}", (d_mlp,), np.float32)[:] = codes.ranges.offset
             dither = Dither(seed, step, i, d_mlp, model.device) if encoding == "int8" else None
             layers.append(_LayerCapture(codes, dither, encoding, RowWriter(array), model.device))
-        create_array(group, "token_id", (len(index),), np.int32)[:] = sequences[keep]
-        create_array(group, "token_index", (len(index),), np.int64)[:] = index
+        token_ids = RowWriter(create_array(group, "token_id", (n_tokens,), np.int32))
+        token_index = RowWriter(create_array(group, "token_index", (n_tokens,), np.int64))
 
         def on_layer(layer: int, x: torch.Tensor) -> None:
             if not layers[layer].add(x.reshape(-1, x.shape[-1])[mask], batch_index):
-                raise UserError(
-                    f"seed {seed}, step {step}, layer {layer}: NaN or infinite activations"
-                )
+                raise _not_finite(seed, step, layer)
 
-        row = 0
+        row = start
         with model.tap(on_layer):
             for batch in forward(model, sequences, batch_tokens):
-                selected = keep[row : row + len(batch)].ravel()
-                mask = torch.from_numpy(selected).to(model.device)
-                batch_index = np.flatnonzero(selected) + (start + row) * context
+                keep = scored(batch, exclude)
+                mask = torch.from_numpy(keep.ravel()).to(model.device)
+                batch_index = np.flatnonzero(keep) + row * context
+                token_ids.append(batch[keep])
+                token_index.append(batch_index)
                 row += len(batch)
-        for layer in layers:
-            layer.writer.close()
-        write_arrays(moments, _moment_arrays(layers, len(index)).items(), attributes)
+        for writer in (token_ids, token_index, *(layer.writer for layer in layers)):
+            writer.close()
+        write_arrays(moments, _moment_arrays(layers, n_tokens).items(), attributes)
+
+
+def _blocks(sequences: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    """Parts of a corpus small enough to work on in memory."""
+    for i in range(0, len(sequences), 4096):
+        yield sequences[i : i + 4096]
+
+
+def _not_finite(seed: str, step: int, layer: int) -> UserError:
+    return UserError(f"seed {seed}, step {step}, layer {layer}: NaN or infinite activations")
 
 
 def _moment_arrays(layers: Sequence[_LayerCapture], n_tokens: int) -> dict[str, NDArray]:
@@ -314,7 +324,14 @@ def run(
     }
     if "calibration" in outputs:
         n_sample = -(-options["calibration_tokens"] // tokens.shape[1])
-        layers = calibrate(model, tokens[:n_sample], headroom=options["headroom"], **common)
+        layers = calibrate(
+            model,
+            tokens[:n_sample],
+            seed=seed,
+            step=step,
+            headroom=options["headroom"],
+            **common,
+        )
         write_calibration(outputs["calibration"], layers, attributes)
         facts = {
             "seed": seed,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -142,18 +143,27 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
     Raises
     ------
     UserError
-        If the directory is missing or unreadable, the architecture is unknown or a weight is not
-        finite.
+        If the directory is missing or unreadable, the architecture is unknown, or a weight is missing
+        or not finite.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: not a Hugging Face model directory (no config.json)")
     try:
-        module = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+        module, loading = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: the model can't be loaded: {error}") from error
+    # transformers would go on with random weights in their place.
+    if loading["missing_keys"]:
+        raise UserError(
+            f"{path}: weights are missing: {', '.join(sorted(loading['missing_keys']))}"
+        )
     kind = module.config.model_type
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)

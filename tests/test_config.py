@@ -1,0 +1,130 @@
+"""A wrong configuration is refused with its key and what would be right."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from universal_neurons.config import resolve
+from universal_neurons.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+MINIMAL = {
+    "run": "r",
+    "models": {"seeds": [2, "a-x1"], "steps": [30, 4], "path": "m/{seed}/{step}"},
+    "corpus": {"source": "bundled", "tokens": 1000},
+}
+
+
+def changed(path: str, value):
+    config = copy.deepcopy(MINIMAL)
+    *sections, key = path.split(".")
+    place = config
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[key] = value
+    return config
+
+
+def test_defaults_are_filled_and_labels_made_uniform():
+    config = resolve(MINIMAL, SCHEMA)
+    assert config["models"]["seeds"] == ["2", "a-x1"]
+    assert config["models"]["steps"] == [4, 30]
+    assert config["capture"]["encoding"] == "int8"
+    assert config["capture"]["keep"] is True
+    assert config["universality"]["excess_threshold"] == 0.5
+    assert config["ablation"] == {"kinds": ["mean"], "controls": 20, "seed": 0}
+    assert config["corpus"]["exclude_token_ids"] == "auto"
+    assert resolve(config, SCHEMA) == config
+
+
+def test_the_shipped_configuration_names_every_key_there_is():
+    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert resolve(shipped, SCHEMA)["models"]["seeds"] == list("01234")
+
+    def keys(value, prefix=()):
+        for key, inner in value.items():
+            yield (*prefix, key)
+            if isinstance(inner, dict):
+                yield from keys(inner, (*prefix, key))
+
+    assert set(keys(resolve(shipped, SCHEMA))) == set(keys(shipped))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("corpus.tokenz", 5, "corpus.tokenz: unknown key; did you mean tokens?"),
+        ("capture.xyz", 5, "capture.xyz: unknown key; known are encoding, dtype"),
+        ("extra", {}, "extra: unknown key"),
+        ("run", "a/b", "run: 'a/b' is wrong; expected a name of letters"),
+        ("run", 3, "run: 3 is wrong"),
+        ("models", None, "models: None is wrong"),
+        ("models.seeds", [1], "models.seeds: [1] is wrong; expected a list of at least two"),
+        ("models.seeds", [1, 2.5], "models.seeds.1: 2.5 is wrong; expected a list of at least"),
+        ("models.seeds", [1, "1"], "models.seeds: 1 is listed twice"),
+        ("models.seeds", ["a/b", "c"], "models.seeds: 'a/b': use letters"),
+        ("models.seeds", ["a b", "c"], "models.seeds: 'a b': use letters"),
+        ("models.seeds", ["..", "c"], "models.seeds: '..': use letters"),
+        ("models.steps", [], "models.steps: [] is wrong; expected a list of training steps"),
+        ("models.steps", [5, 5], "models.steps: 5 is listed twice"),
+        ("models.steps", [-1], "models.steps.0: -1 is wrong"),
+        ("models.steps", [1.5], "models.steps.0: 1.5 is wrong"),
+        ("models.path", "m/{seed}", "models.path: 'm/{seed}' lacks {step}"),
+        ("models.path", "m/{step}", "lacks {seed}"),
+        ("models.path", "m/{seed}/{step}/{x}", "has the unknown field {x}"),
+        ("models.path", "m/{seed/{step}", "is not a template"),
+        ("models.source", "hub", "hub is not available in this version"),
+        ("models.source", "locale", "models.source: 'locale' is wrong; expected train"),
+        ("corpus.source", "text", "corpus.path: missing; corpus.source text needs it"),
+        ("corpus.tokens", 0, "corpus.tokens: 0 is wrong; expected number of token positions"),
+        ("corpus.tokens", "many", "corpus.tokens: 'many' is wrong"),
+        ("corpus.heldout_tokens", 5, "corpus.heldout_tokens: 5 is less than one sequence"),
+        ("corpus.shards", 9, "corpus.shards: 9 shards of 7 sequences of 128 tokens"),
+        ("corpus.context_length", 1, "corpus.context_length: 1 is wrong"),
+        ("corpus.exclude_token_ids", "foo", "corpus.exclude_token_ids: 'foo' is wrong"),
+        ("corpus.exclude_token_ids", [-1], "corpus.exclude_token_ids: [-1] is wrong"),
+        ("capture.encoding", "int4", "'int4' is wrong; expected int8, bfloat16 or float32"),
+        ("capture.device", "tpu", "capture.device: 'tpu' is wrong; expected auto, cpu"),
+        ("capture.keep", "yes please", "capture.keep: 'yes please' is wrong"),
+        ("baseline.draws", 0, "baseline.draws: 0 is wrong; expected number of random rotations"),
+        ("universality.excess_threshold", "high", "excess_threshold: 'high' is wrong"),
+        ("ablation.controls", 5, "ablation.controls: 5 is wrong; expected number of control"),
+        ("ablation.kinds", ["median"], "ablation.kinds.0: 'median' is wrong; expected a list of"),
+    ],
+)
+def test_a_mistake_names_the_key_and_what_would_be_right(path, value, message):
+    with pytest.raises(UserError) as error:
+        resolve(changed(path, value), SCHEMA)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["run", "models", "corpus"])
+def test_a_missing_section_is_named(key):
+    config = {name: value for name, value in MINIMAL.items() if name != key}
+    with pytest.raises(UserError, match=f"{key}: missing; give"):
+        resolve(config, SCHEMA)
+
+
+def test_training_options_must_fit_each_other():
+    config = changed("models.source", "train")
+    for train, message in (
+        ({"total_steps": 20}, "models.steps: 30 is beyond models.train.total_steps"),
+        ({"width": 10, "heads": 3}, "models.train.heads: must divide"),
+    ):
+        config["models"]["train"] = train
+        with pytest.raises(UserError, match=message):
+            resolve(config, SCHEMA)
+
+
+def test_all_mistakes_are_listed_at_once():
+    config = changed("corpus.tokenz", 5)
+    config["models"]["steps"] = [-1]
+    with pytest.raises(UserError) as error:
+        resolve(config, SCHEMA)
+    assert "corpus.tokenz" in str(error.value)
+    assert "models.steps.0" in str(error.value)

@@ -1,0 +1,95 @@
+"""The grid: stable names, shards that can be added to, and jobs of a sensible size."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from universal_neurons.errors import UserError
+from universal_neurons.grid import Grid, Shape, parse_layers, read_shape
+
+SMALL, GPT2_SMALL = Shape(2, 256), Shape(12, 3072)
+
+
+def grid(shape=SMALL, seeds=("0", "1", "2"), **corpus):
+    config = {
+        "models": {"source": "local", "seeds": list(seeds), "steps": [1, 2]},
+        "corpus": {
+            "tokens": 1000, "heldout_tokens": 100, "context_length": 10, "shards": 1, **corpus,
+        },
+        "baseline": {"draws": 5},
+        "ablation": {"kinds": ["mean"], "controls": 20},
+    }  # fmt: skip
+    return Grid(config, dict.fromkeys(seeds, shape))
+
+
+def test_pairs_do_not_depend_on_the_order_of_the_seeds():
+    assert grid(seeds=("b", "a", "c")).pairs == grid(seeds=("c", "b", "a")).pairs
+    assert grid(seeds=("b", "a", "c")).pairs == [("a", "b"), ("a", "c"), ("b", "c")]
+
+
+@given(tokens=st.integers(100, 10_000), shards=st.integers(1, 10), length=st.integers(2, 10))
+def test_shards_partition_the_scored_sequences(tokens, shards, length):
+    cells = grid(tokens=tokens, shards=shards, context_length=length)
+    ranges = [cells.shard_range(shard) for shard in cells.shards]
+    edges = [start for start, _ in ranges] + [ranges[-1][1]]
+    assert edges == [0, *(stop for _, stop in ranges)]
+    assert edges[-1] == tokens // length
+    assert all(start < stop for start, stop in ranges)
+
+
+def test_twice_the_tokens_in_twice_the_shards_keep_the_old_shards():
+    old, new = grid(tokens=200_000, shards=2), grid(tokens=400_000, shards=4)
+    assert [old.shard_range(i) for i in (0, 1)] == [new.shard_range(i) for i in (0, 1)]
+
+
+def test_a_job_takes_one_layer_of_gpt2_small_and_all_of_a_small_model():
+    assert grid(GPT2_SMALL).layer_blocks("0", "1") == [f"{i}-{i}" for i in range(12)]
+    assert grid(SMALL).layer_blocks("0", "1") == ["0-1"]
+    assert parse_layers("3-5") == [3, 4, 5]
+
+
+def test_an_ablation_job_takes_one_gpt2_small_and_many_small_models():
+    assert grid(SMALL).ablation_blocks() == ["0+1+2"]
+    assert grid(GPT2_SMALL).ablation_blocks() == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        ({"n_layer": 3, "n_embd": 16}, Shape(3, 64)),
+        ({"n_layer": 3, "n_embd": 16, "n_inner": None}, Shape(3, 64)),
+        ({"n_layer": 3, "n_embd": 16, "n_inner": 40}, Shape(3, 40)),
+        ({"num_hidden_layers": 6, "hidden_size": 16, "intermediate_size": 48}, Shape(6, 48)),
+        ({"num_hidden_layers": 6, "hidden_size": 16, "ffn_dim": 64}, Shape(6, 64)),
+    ],
+)
+def test_sizes_are_read_from_config_json(tmp_path, config, shape):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_shape(tmp_path) == shape
+
+
+def test_bad_model_directories_are_named(tmp_path):
+    with pytest.raises(UserError, match="models.path: .*config.json does not exist"):
+        read_shape(tmp_path)
+    for text, message in (("{", "can't be read"), ("{}", "does not say the number of layers")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_shape(tmp_path)
+
+
+def test_a_seed_whose_size_changes_between_steps_is_refused(tmp_path):
+    for seed in "ab":
+        for step in (1, 2):
+            where = tmp_path / seed / str(step)
+            where.mkdir(parents=True)
+            width = 16 + (seed == "b" and step == 2)
+            (where / "config.json").write_text(json.dumps({"n_layer": 2, "n_embd": width}))
+    models = {"source": "local", "seeds": ["a", "b"], "steps": [1, 2]}
+    models["path"] = f"{tmp_path}/{{seed}}/{{step}}"
+    with pytest.raises(UserError, match="seed b has different sizes"):
+        Grid.of({"models": models})
+    assert Grid.of({"models": {**models, "steps": [1]}}).shapes["b"] == Shape(2, 64)

@@ -1,0 +1,147 @@
+"""Models of every known architecture load safely, and their neurons are the modules' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from universal_neurons import models
+from universal_neurons.errors import UserError
+
+COMMON = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24, "n_positions": 32}
+LLAMA = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8,
+    "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 32,
+}  # fmt: skip
+OPTIONS = {
+    "gpt2": GPT2,
+    "gpt_neox": {**LLAMA, "head_dim": None},
+    "opt": {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24,
+        "max_position_embeddings": 32, "word_embed_proj_dim": 16,
+    },
+}  # fmt: skip
+IDS = torch.randint(3, 50, (3, 9), generator=torch.Generator().manual_seed(0))
+
+
+def make(kind: str, **more):
+    torch.manual_seed(1)
+    options = {k: v for k, v in OPTIONS.get(kind, LLAMA).items() if v is not None}
+    config = AutoConfig.for_model(kind, **{**COMMON, **options, **more})
+    return AutoModelForCausalLM.from_config(config)
+
+
+def own_activations(mlp, x):
+    """The hidden value of an MLP from its parts, without hooks."""
+    if hasattr(mlp, "gate_proj"):
+        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+    if hasattr(mlp, "c_fc"):
+        return mlp.act(mlp.c_fc(x))
+    if hasattr(mlp, "dense_h_to_4h"):
+        return mlp.act(mlp.dense_h_to_4h(x))
+    return mlp.activation_fn(mlp.fc1(x))
+
+
+@pytest.mark.parametrize("kind", models.ARCHITECTURES)
+def test_the_tapped_activation_is_the_mlps_own(kind, tmp_path):
+    make(kind).save_pretrained(tmp_path)
+    model = models.load(tmp_path)
+    assert model.d_mlp == (24, 24)
+    assert model.vocab_size == 50
+    inputs, tapped = {}, {}
+    for layer, block in enumerate(model.blocks):
+        first = block.fc1 if kind == "opt" else block.mlp
+
+        def keep(module, args, layer=layer):
+            inputs[layer] = args[0]
+
+        first.register_forward_pre_hook(keep)
+    with torch.no_grad(), model.tap(lambda layer, x: tapped.update({layer: x})):
+        model.module(IDS)
+        for layer, block in enumerate(model.blocks):
+            expected = own_activations(block if kind == "opt" else block.mlp, inputs[layer])
+            torch.testing.assert_close(tapped[layer], expected)
+
+
+@pytest.mark.parametrize("kind", models.ARCHITECTURES)
+def test_zeroing_a_tapped_neuron_is_zeroing_its_output_weights(kind, tmp_path):
+    make(kind).save_pretrained(tmp_path)
+    tapped, edited = models.load(tmp_path), models.load(tmp_path)
+
+    def zero(layer, x):
+        if layer != 1:
+            return None
+        mask = torch.arange(24) == 5
+        return torch.where(mask, 0.0, x)
+
+    with torch.no_grad():
+        with tapped.tap(zero):
+            found = tapped.module(IDS).logits
+        weight = edited.projections[1].weight
+        # GPT-2's Conv1D has its inputs first.
+        (weight[5] if kind == "gpt2" else weight[:, 5]).zero_()
+        torch.testing.assert_close(found, edited.module(IDS).logits)
+        assert not torch.equal(found, tapped.module(IDS).logits)
+
+
+def test_float16_weights_are_run_in_the_dtype_asked_for(tmp_path):
+    make("gpt2").half().save_pretrained(tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        weights = models.load(tmp_path, dtype=dtype).module.parameters()
+        assert {weight.dtype for weight in weights} == {getattr(torch, dtype)}
+
+
+def test_attention_scaled_by_layer_is_computed_as_in_eager_mode(tmp_path):
+    """transformers before 5.4 ignored the flag of the Stanford CRFM models."""
+    options = {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
+    torch.manual_seed(0)
+    config = GPT2Config(**{**COMMON, **GPT2, "n_layer": 4, "initializer_range": 0.5}, **options)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    eager = GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    unscaled = GPT2LMHeadModel.from_pretrained(tmp_path, scale_attn_by_inverse_layer_idx=False)
+    with torch.no_grad():
+        ours = models.load(tmp_path).module(IDS).logits
+        torch.testing.assert_close(ours, eager(IDS).logits, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(ours, unscaled.eval()(IDS).logits, rtol=1e-2, atol=1e-2)
+
+
+def test_the_digest_is_that_of_the_weights(tmp_path):
+    module = make("gpt2")
+    module.save_pretrained(tmp_path / "a")
+    module.save_pretrained(tmp_path / "b")
+    with torch.no_grad():
+        module.transformer.h[1].mlp.c_fc.bias[3] += 1e-6
+    module.save_pretrained(tmp_path / "c")
+    a, b, c = (models.load(tmp_path / name).digest() for name in "abc")
+    assert a == b != c
+
+
+def test_unknown_architectures_are_refused_with_the_known_ones(tmp_path):
+    config = AutoConfig.for_model("bloom", hidden_size=16, n_layer=1, n_head=2, vocab_size=50)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="unknown architecture 'bloom'; known are gpt2, gpt_neox"):
+        models.load(tmp_path)
+
+
+def test_broken_model_directories_are_named(tmp_path):
+    with pytest.raises(UserError, match="none: not a Hugging Face model directory"):
+        models.load(tmp_path / "none")
+    module = make("gpt2")
+    module.transformer.h[0].mlp.c_fc.bias.data[2] = float("nan")
+    module.save_pretrained(tmp_path / "nan")
+    with pytest.raises(UserError, match="h.0.mlp.c_fc.bias has NaN"):
+        models.load(tmp_path / "nan")
+    state = {k: v.clone() for k, v in module.state_dict().items() if k != "lm_head.weight"}
+    del state["transformer.h.1.mlp.c_proj.weight"]
+    module.save_pretrained(tmp_path / "missing", state_dict=state)
+    with pytest.raises(UserError, match="weights are missing: .*h.1.mlp.c_proj.weight"):
+        models.load(tmp_path / "missing")
+    weights = tmp_path / "nan/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="the model can't be loaded"):
+        models.load(tmp_path / "nan")
+    weights.unlink()
+    with pytest.raises(UserError, match="the model can't be loaded"):
+        models.load(tmp_path / "nan")

@@ -1,0 +1,121 @@
+"""Stores and tables are complete or absent, and damage is noticed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from universal_neurons import store
+from universal_neurons.errors import UserError
+from universal_neurons.tables import concatenate_tables, write_table
+
+ARRAYS = {"a": np.arange(12).reshape(3, 4), "b": np.array([0.5, np.nan])}
+
+
+def test_arrays_come_back(tmp_path):
+    store.write_arrays(tmp_path / "s.zarr", ARRAYS.items(), {"note": "x"})
+    (tmp_path / "s.zarr/.snakemake_timestamp").touch()
+    found = store.read_arrays(tmp_path / "s.zarr")
+    assert set(found) == set(ARRAYS)
+    for name, values in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].dtype == values.dtype
+    assert store.attributes_of(tmp_path / "s.zarr")["note"] == "x"
+
+
+def test_an_interrupted_store_leaves_what_was_there_before(tmp_path):
+    path = tmp_path / "s.zarr"
+
+    def interrupted():
+        yield "a", np.zeros(3)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.write_arrays(path, interrupted(), {})
+    assert list(tmp_path.iterdir()) == []
+    store.write_arrays(path, ARRAYS.items(), {})
+    with pytest.raises(OSError, match="disk full"):
+        store.write_arrays(path, interrupted(), {})
+    assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
+    assert set(store.read_arrays(path)) == set(ARRAYS)
+    store.write_arrays(path, [("c", np.ones(1))], {})
+    assert set(store.read_arrays(path)) == {"c"}
+
+
+def test_what_is_no_complete_store_is_refused(tmp_path):
+    (tmp_path / "empty.zarr").mkdir()
+    zarr.create_group(tmp_path / "unmarked.zarr", zarr_format=3)
+    for name in ("missing.zarr", "empty.zarr", "unmarked.zarr"):
+        with pytest.raises(UserError, match=f"{name}: .*run snakemake again"):
+            store.open_store(tmp_path / name)
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    values = np.random.default_rng(0).integers(-127, 128, (50, 50)).astype(np.int8)
+    store.write_arrays(tmp_path / "s.zarr", [("x", values)], {})
+    (chunk,) = (p for p in (tmp_path / "s.zarr/x/c").rglob("*") if p.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(ValueError, match="(?i)checksum|crc"):
+        store.read_arrays(tmp_path / "s.zarr")
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 50))
+@settings(deadline=None, max_examples=30)
+def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, pieces, chunk):
+    rows = np.random.default_rng(0).integers(-9, 9, (sum(pieces), 3))
+    path = tmp_path_factory.mktemp("rows") / "s.zarr"
+    original, store.CHUNK_BYTES = store.CHUNK_BYTES, chunk * 24
+    try:
+        with store.new_store(path, {}) as group:
+            writer = store.RowWriter(store.create_array(group, "x", rows.shape, rows.dtype))
+            for piece in np.split(rows, np.cumsum(pieces)[:-1]) if pieces else []:
+                writer.append(piece)
+            writer.close()
+    finally:
+        store.CHUNK_BYTES = original
+    np.testing.assert_array_equal(store.read_arrays(path)["x"], rows)
+
+
+def test_missing_rows_are_an_error(tmp_path):
+    with store.new_store(tmp_path / "s.zarr", {}) as group:
+        writer = store.RowWriter(store.create_array(group, "x", (3, 2), np.int8))
+        writer.append(np.zeros((2, 2), np.int8))
+        with pytest.raises(ValueError, match="2 rows instead of 3"):
+            writer.close()
+
+
+def test_stores_add_up_name_by_name(tmp_path):
+    for i in range(3):
+        arrays = {"a": np.full((2, 2), 10**i), "b": np.array([i])}
+        store.write_arrays(tmp_path / f"{i}.zarr", arrays.items(), {})
+    total = store.Added([tmp_path / f"{i}.zarr" for i in range(3)])
+    np.testing.assert_array_equal(total["a"], np.full((2, 2), 111))
+    assert {name: values.sum() for name, values in total.items()} == {"a": 444, "b": 3}
+
+
+def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
+    first = pd.DataFrame({"seed": ["0"], "step": [5], "x": [np.nan]})
+    second = pd.DataFrame({"seed": ["1"], "step": [6], "x": [0.25]})
+    about = store.provenance({"run": "r"}, corpus_sha256="abc")
+    for name, table in (("a", first), ("b", second)):
+        write_table(tmp_path / name, table, about)
+    concatenate_tables([tmp_path / "a", tmp_path / "b"], tmp_path / "all", about)
+    expected = pd.concat([first, second], ignore_index=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all"), expected)
+    metadata = pq.read_schema(tmp_path / "all").metadata[b"universal_neurons"]
+    assert json.loads(metadata) == about
+
+
+def test_the_config_hash_does_not_depend_on_the_order_of_keys():
+    one, two = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
+    assert store.config_hash(one) == store.config_hash(two)
+    assert store.config_hash(one) != store.config_hash({**one, "a": 2})
