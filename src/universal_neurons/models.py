@@ -143,8 +143,8 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
     Raises
     ------
     UserError
-        If the directory is missing or unreadable, the architecture is unknown, or a weight is missing
-        or not finite.
+        If the directory is missing or unreadable, the architecture is unknown, or a weight is
+        missing or not finite.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
