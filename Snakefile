@@ -3,7 +3,11 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-configfile: "config.yaml"
+# Another file given by --configfile stands alone: what it leaves out has the schema's defaults, not
+# the demo's values.
+if not workflow.configfiles:
+
+    configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"

@@ -206,12 +206,14 @@ def test_models_with_different_tokenizers_are_refused(tmp_path, gpt2_tokenizer):
     gpt2_tokenizer.save_pretrained(tmp_path / "b")
     train_tokenizer(TEXTS, 300, tmp_path / "c")
     (tmp_path / "d").mkdir()
-    same = corpus.common_tokenizer([tmp_path / "a", tmp_path / "b"])
-    assert same.get_vocab() == gpt2_tokenizer.get_vocab()
-    with pytest.raises(UserError, match="/c: its tokenizer differs from that of .*/a"):
-        corpus.common_tokenizer([tmp_path / "a", tmp_path / "c"])
-    with pytest.raises(UserError, match="/d: no tokenizer"):
-        corpus.common_tokenizer([tmp_path / "a", tmp_path / "d"])
+    np.save(tmp_path / "ids.npy", np.zeros((2, 4), np.int32))
+    about = corpus.describe(tmp_path / "ids.npy", gpt2_tokenizer, "text")
+    for same in "abd":
+        corpus.check_tokenizer(tmp_path / same, about)
+    with pytest.raises(UserError, match="/c: its tokenizer differs from the one the corpus"):
+        corpus.check_tokenizer(tmp_path / "c", about)
+    without = corpus.describe(tmp_path / "ids.npy", None, "tokens")
+    corpus.check_tokenizer(tmp_path / "c", without)
 
 
 def test_more_tokens_than_the_corpus_has_are_refused_before_any_job(tmp_path):

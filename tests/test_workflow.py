@@ -65,12 +65,12 @@ def configure(where: Path, config: dict) -> None:
 def local(tmp_path_factory):
     """A finished run over random local models and token ids; its folder and its config."""
     where = tmp_path_factory.mktemp("local")
-    for i, seed in enumerate(SEEDS):
+    for i, seed in enumerate([*SEEDS, "late"]):
         for step in [*STEPS, 30]:
             # Seed 1 serves the same weights at two steps, as some published revisions do.
             number = 100 * i + (10 if seed == "1" else step)
             gpt2(number).module.save_pretrained(where / f"my models/{seed}/{step}")
-    np.save(where / "tokens.npy", np.random.default_rng(0).integers(0, 61, (80, 16)))
+    np.save(where / "tokens.npy", np.random.default_rng(0).integers(0, 61, (120, 16)))
     config = {
         "run": "tiny",
         "models": {
@@ -216,6 +216,47 @@ def test_a_further_step_runs_its_own_jobs_and_the_joins_only(local):
 
 
 @pytest.mark.slow
+def test_a_further_seed_runs_its_own_captures_and_pairs(local):
+    where, config = local
+    models = {**config["models"], "seeds": [*config["models"]["seeds"], "late"]}
+    configure(where, {**config, "models": models})
+    try:
+        jobs = planned(where)
+        expected = {"capture_first": 2, "capture": 2, "correlate": 12, "match": 6, "score": 2}
+        assert {rule: jobs[rule] for rule in expected} == expected
+        assert not {"corpus", "selection"} & set(jobs)
+    finally:
+        configure(where, config)
+
+
+@pytest.mark.slow
+def test_more_tokens_in_more_shards_reuse_the_old_shards(local):
+    where, config = local
+    # From 60 sequences in 2 shards to 90 in 3.
+    configure(where, {**config, "corpus": {**config["corpus"], "tokens": 90 * 16, "shards": 3}})
+    try:
+        jobs = planned(where)
+        assert jobs["capture"] == len(SEEDS) * len(STEPS)
+        assert jobs["correlate"] == len(STEPS) * 3
+        assert not {"corpus", "capture_first"} & set(jobs)
+    finally:
+        configure(where, config)
+
+
+@pytest.mark.slow
+def test_other_heldout_tokens_are_ablated_and_nothing_else(local):
+    where, config = local
+    configure(where, {**config, "corpus": {**config["corpus"], "heldout_tokens": 10 * 16}})
+    try:
+        jobs = planned(where)
+        assert jobs["selection"] == 1
+        assert jobs["ablate"] == len(STEPS)
+        assert not {"corpus", "capture_first", "capture", "correlate", "match"} & set(jobs)
+    finally:
+        configure(where, config)
+
+
+@pytest.mark.slow
 def test_another_threshold_measures_nothing_again(local):
     where, config = local
     configure(where, {**config, "universality": {"excess_threshold": 0.1}})
@@ -292,3 +333,11 @@ def test_models_are_trained_on_text_and_lose_nothing_to_an_added_step(tmp_path):
     assert jobs["train"] == jobs["capture_first"] == 2
     assert jobs["match"] == jobs["correlate"] == jobs["ablate"] == 1
     assert not {"tokenizer", "corpus", "selection"} & set(jobs)
+
+    config["models"]["steps"] = [0, 6]
+    config["models"]["train"]["learning_rate"] = 0.001
+    configure(tmp_path, config)
+    jobs = planned(tmp_path)
+    assert jobs["train"] == 2
+    assert jobs["capture_first"] == 4, "other weights: everything is captured again"
+    assert not {"tokenizer", "corpus"} & set(jobs)

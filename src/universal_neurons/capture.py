@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from universal_neurons import corpus
 from universal_neurons import encoding as enc
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import Calibration, read_calibration, write_calibration
@@ -311,12 +312,14 @@ def run(
     UserError
         See `capture`, `calibrate` and `models.load`.
     """
-    corpus = json.loads(Path(inputs["about"]).read_text())
+    about = json.loads(Path(inputs["about"]).read_text())
     tokens = np.load(inputs["tokens"], mmap_mode="r")
     exclude = options["exclude_token_ids"]
-    exclude = corpus["special_token_ids"] if exclude == "auto" else exclude
+    exclude = about["special_token_ids"] if exclude == "auto" else exclude
+    corpus.select(about, **corpus.selection_options(config))
+    corpus.check_tokenizer(Path(inputs["model"]), about)
     model = load(inputs["model"], dtype=options["dtype"], device=options["device"])
-    attributes = provenance(config, corpus_sha256=corpus["sha256"], model_sha256=model.digest())
+    attributes = provenance(config, corpus_sha256=about["sha256"], model_sha256=model.digest())
     common = {
         "exclude": exclude,
         "encoding": options["encoding"],

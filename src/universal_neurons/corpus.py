@@ -15,7 +15,7 @@ import io
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -149,27 +149,36 @@ def load_tokenizer(directory: Path) -> Any:
         raise UserError(f"{directory}: the tokenizer can't be loaded: {error}") from error
 
 
-def common_tokenizer(directories: Sequence[Path]) -> Any:
-    """The tokenizer that all model directories share.
+def vocabulary_digest(tokenizer: Any) -> str | None:
+    """SHA-256 over a tokenizer's tokens and ids; None without a tokenizer."""
+    if tokenizer is None:
+        return None
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(vocabulary.encode()).hexdigest()
+
+
+def check_tokenizer(directory: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a model whose tokenizer is not the one that made the corpus.
+
+    Parameters
+    ----------
+    directory
+        The model's. A directory without tokenizer files passes: its token ids are checked against
+        its vocabulary when it is run.
+    about
+        The corpus, as `describe` returns it.
 
     Raises
     ------
     UserError
-        If a directory has none or they differ.
+        If the two tokenizers have different vocabularies.
     """
-    first, *others = [load_tokenizer(directory) for directory in directories]
-    for directory, tokenizer in zip(directories, [first, *others], strict=True):
-        if tokenizer is None:
-            raise UserError(
-                f"{directory}: no tokenizer; put the model's tokenizer files there, or give token "
-                "ids with corpus.source: tokens"
-            )
-        if tokenizer.get_vocab() != first.get_vocab():
-            raise UserError(
-                f"{directory}: its tokenizer differs from that of {directories[0]}; activations on "
-                "different tokens can't be correlated"
-            )
-    return first
+    digest = about["vocabulary_sha256"] and vocabulary_digest(load_tokenizer(directory))
+    if digest is not None and digest != about["vocabulary_sha256"]:
+        raise UserError(
+            f"{directory}: its tokenizer differs from the one the corpus was made with (the first "
+            "seed's); activations on different tokens can't be correlated"
+        )
 
 
 def special_token_ids(tokenizer: Any) -> list[int]:
@@ -212,6 +221,11 @@ def tokenise(
     UserError
         If the corpus is shorter than one sequence, or the tokenizer has no EOS token.
     """
+    if tokenizer is None:
+        raise UserError(
+            "models.path: the first model has no tokenizer; put its tokenizer files beside it, or "
+            "give token ids with corpus.source: tokens"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError("the models' tokenizer has no end-of-text (EOS) token to join documents by")
     out = Path(out)
@@ -296,8 +310,9 @@ def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
     -------
     dict
         ``source``, ``n_sequences``, ``context_length``, ``max_token_id``, ``sha256`` of the token
-        ids, and ``special_token_ids``: what ``exclude_token_ids: auto`` stands for, nothing where
-        there is no tokenizer (possible with the source ``tokens``).
+        ids, ``vocabulary_sha256`` of the tokenizer, and ``special_token_ids``: what
+        ``exclude_token_ids: auto`` stands for. Without a tokenizer (possible with the source
+        ``tokens``) that is nothing.
     """
     ids = np.load(tokens, mmap_mode="r")
     sha, largest = hashlib.sha256(), 0
@@ -311,6 +326,7 @@ def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
         "context_length": ids.shape[1],
         "max_token_id": largest,
         "sha256": sha.hexdigest(),
+        "vocabulary_sha256": vocabulary_digest(tokenizer),
         "special_token_ids": special_token_ids(tokenizer) if tokenizer is not None else [],
     }
 
@@ -344,6 +360,15 @@ def check_length(config: Mapping[str, Any]) -> None:
             f"corpus.tokens: {wanted} tokens are asked for (corpus.tokens + corpus.heldout_tokens),"
             f" the corpus has at most {have}; ask for fewer or give more text"
         )
+
+
+def selection_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `select` in a resolved configuration."""
+    return {
+        "tokens": config["corpus"]["tokens"],
+        "heldout_tokens": config["corpus"]["heldout_tokens"],
+        "train": config["models"]["source"] == "train",
+    }
 
 
 def select(

@@ -6,8 +6,10 @@ runs, and is cheap to import: the Snakefile reads it.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -129,6 +131,28 @@ class Grid:
     def pairs(self) -> list[tuple[str, str]]:
         """Unordered pairs of seeds, each sorted, so that the order of the seeds is immaterial."""
         return list(combinations(sorted(self.seeds), 2))
+
+    def first_model(self) -> Path:
+        """Directory of the first seed's first local model, whose tokenizer makes the corpus."""
+        return Path(self.config["models"]["path"].format(seed=self.seeds[0], step=self.steps[0]))
+
+    def training_key(self, files: Sequence[str]) -> str:
+        """Short name of what trained models depend on: options, corpus and method.
+
+        Parameters
+        ----------
+        files
+            The files of the corpus; a changed one has another size or time.
+        """
+        corpus = self.config["corpus"]
+        about = [
+            METHOD_VERSION["train"],
+            METHOD_VERSION["corpus"],
+            self.config["models"]["train"],
+            {k: corpus[k] for k in ("source", "path", "text_key", "context_length", "seed")},
+            [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files],
+        ]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def shards(self) -> range:

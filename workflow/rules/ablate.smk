@@ -23,7 +23,6 @@ rule ablate:
     params:
         ablation=config["ablation"],
         load={key: config["capture"][key] for key in ("dtype", "device")},
-        model=model_options(),
         version=METHOD_VERSION["ablate"],
     script:
         "../scripts/ablate.py"

@@ -8,7 +8,6 @@ rule capture_first:
         model=model_directories,
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
-        selection=ancient(f"{CORPUS}/selection.json"),
     output:
         activations=activation_store(ACTIVATIONS.replace("{shard}", "0")),
         moments=directory(MOMENTS.replace("{shard}", "0")),
@@ -28,7 +27,6 @@ rule capture_first:
     params:
         sequences=GRID.shard_range(0),
         capture=CAPTURE,
-        model=model_options(),
         version=METHOD_VERSION["capture"],
     script:
         "../scripts/capture.py"
@@ -53,5 +51,4 @@ use rule capture_first as capture with:
     params:
         sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
         capture=CAPTURE,
-        model=model_options(),
         version=METHOD_VERSION["capture"],

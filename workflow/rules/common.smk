@@ -16,12 +16,25 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+TRAINED = config["models"]["source"] == "train"
+# Files the corpus is made from; those of the bundled text belong to a package.
+TEXT = {
+    "bundled": lambda: [],
+    "tokens": lambda: [config["corpus"]["path"]],
+    "text": lambda: list(map(str, corpus.text_files("text", config["corpus"]["path"]))),
+}[config["corpus"]["source"]]()
+
 RESULTS = f"results/{config['run']}"
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
 
 # Paths by wildcards; {seed} and {other} are a pair.
 CORPUS = f"{RESULTS}/corpus"
-MODEL = f"{RESULTS}/models/seed{{seed}}/step{{step}}"
+TOKENIZER = f"{RESULTS}/tokenizer"
+MODEL = (
+    f"{RESULTS}/models/{GRID.training_key(TEXT)}/seed{{seed}}/step{{step}}"
+    if TRAINED
+    else config["models"]["path"]
+)
 CALIBRATION = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.zarr"
 MODEL_FACTS = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.json"
 ACTIVATIONS = f"{RESULTS}/activations/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
@@ -54,38 +67,8 @@ wildcard_constraints:
 
 
 def model_directories(wildcards, seeds=None):
-    """Directories of a job's model, or of several seeds at its step, trained or given.
-
-    Trained models are ancient: training a further step places the old ones again with the same
-    bits, and other training options enter the jobs' params (`model_options`).
-    """
-    trained = config["models"]["source"] == "train"
-    pattern = MODEL if trained else config["models"]["path"]
-    paths = [pattern.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]
-    return ancient(paths) if trained else paths
-
-
-def tokenizer_directories(wildcards):
-    """Directories whose tokenizers must agree: the trained one, or every seed's."""
-    if config["models"]["source"] == "train":
-        return [f"{RESULTS}/tokenizer"]
-    step = GRID.steps[0]
-    return [config["models"]["path"].format(seed=seed, step=step) for seed in GRID.seeds]
-
-
-def text_inputs(wildcards):
-    """Files the corpus is made from; those of the bundled text belong to a package."""
-    if config["corpus"]["source"] == "bundled":
-        return []
-    if config["corpus"]["source"] == "tokens":
-        return [config["corpus"]["path"]]
-    return corpus.text_files("text", config["corpus"]["path"])
-
-
-def model_options():
-    """What a model's weights depend on besides its directory."""
-    models = config["models"]
-    return models["train"] if models["source"] == "train" else {"path": models["path"]}
+    """Directories of a job's model, or of several seeds at its step."""
+    return [MODEL.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]
 
 
 def pair_parts(wildcards):

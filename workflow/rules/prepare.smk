@@ -3,9 +3,9 @@
 
 rule tokenizer:
     input:
-        text_inputs,
+        TEXT,
     output:
-        directory(f"{RESULTS}/tokenizer"),
+        directory(TOKENIZER),
     log:
         f"{RESULTS}/logs/tokenizer.log",
     benchmark:
@@ -26,8 +26,10 @@ rule tokenizer:
 
 rule corpus:
     input:
-        text=text_inputs,
-        tokenizers=tokenizer_directories,
+        text=TEXT,
+        # Local models' tokenizers are no input: a seed added or removed would make the corpus,
+        # and so everything, again. The capture of every model compares its tokenizer.
+        tokenizer=[TOKENIZER] if TRAINED else [],
     output:
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
@@ -46,6 +48,7 @@ rule corpus:
             k: config["corpus"][k]
             for k in ("source", "path", "text_key", "context_length", "seed")
         },
+        models=lambda wildcards: None if TRAINED else config["models"]["path"],
         version=METHOD_VERSION["corpus"],
     script:
         "../scripts/corpus.py"
@@ -67,36 +70,43 @@ rule selection:
         mem_mb=500,
         runtime=5,
     params:
-        tokens=config["corpus"]["tokens"],
-        heldout_tokens=config["corpus"]["heldout_tokens"],
-        train=config["models"]["source"] == "train",
+        **corpus.selection_options(config),
     script:
         "../scripts/selection.py"
 
 
-rule train:
-    input:
-        tokens=f"{CORPUS}/tokens.npy",
-        # Only the check that the corpus suffices is wanted; its figures don't enter the training.
-        selection=ancient(f"{CORPUS}/selection.json"),
-        tokenizer=f"{RESULTS}/tokenizer",
-    output:
-        [directory(MODEL.replace("{step}", str(step))) for step in GRID.steps],
-    log:
-        f"{RESULTS}/logs/train/seed{{seed}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/train/seed{{seed}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: config["models"]["train"]["threads"]
-    resources:
-        mem_mb=4000,
-        runtime=720,
-    params:
-        steps=GRID.steps,
-        options=config["models"]["train"],
-        version=METHOD_VERSION["train"],
-        # Not an output: it outlives a killed job, so that training goes on where it was.
-        work=f"{RESULTS}/training/seed{{seed}}",
-    script:
-        "../scripts/train.py"
+# Models already there are not among the outputs: a step added later would otherwise make Snakemake
+# take all of them, and what depends on them, for changed. Other training options or another corpus
+# have another folder (MODEL). A job goes on from the last state that its seed left.
+MISSING = [
+    step
+    for step in GRID.steps
+    if TRAINED and not all(Path(MODEL.format(seed=s, step=step)).exists() for s in GRID.seeds)
+]
+
+if MISSING:
+
+    rule train:
+        input:
+            tokens=f"{CORPUS}/tokens.npy",
+            about=f"{CORPUS}/corpus.json",
+            tokenizer=TOKENIZER,
+        output:
+            [directory(MODEL.replace("{step}", str(step))) for step in MISSING],
+        log:
+            f"{RESULTS}/logs/train/seed{{seed}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/train/seed{{seed}}.tsv"
+        conda:
+            ENVIRONMENT
+        threads: config["models"]["train"]["threads"]
+        resources:
+            mem_mb=4000,
+            runtime=720,
+        params:
+            steps=MISSING,
+            options=config["models"]["train"],
+            # Not an output: it outlives a killed job, so that training goes on where it was.
+            work=f"{RESULTS}/training/seed{{seed}}",
+        script:
+            "../scripts/train.py"

@@ -2,16 +2,15 @@ import json
 from pathlib import Path
 
 from universal_neurons import corpus
+from universal_neurons.grid import Grid
 from universal_neurons.jobs import job
 
 with job(snakemake.log[0]):
-    options, out = snakemake.params.corpus, snakemake.output
-    directories = [Path(path) for path in snakemake.input.tokenizers]
+    options, out, grid = snakemake.params.corpus, snakemake.output, Grid.of(snakemake.config)
+    tokenizer = corpus.load_tokenizer(Path(*snakemake.input.tokenizer or [grid.first_model()]))
     if options["source"] == "tokens":
-        tokenizer = corpus.load_tokenizer(directories[0])
         corpus.copy_token_ids(options["path"], options["context_length"], out.tokens)
     else:
-        tokenizer = corpus.common_tokenizer(directories)
         files = corpus.text_files(options["source"], options["path"])
         texts = corpus.documents(files, options["text_key"])
         corpus.tokenise(

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import numpy as np
 
-from universal_neurons import training
+from universal_neurons import corpus, training
 from universal_neurons.jobs import job
 
 with job(snakemake.log[0]):
-    selection = json.loads(Path(snakemake.input.selection).read_text())
+    about = json.loads(Path(snakemake.input.about).read_text())
+    # The numbers of tokens are checked, but the training does not depend on them.
+    selection = corpus.select(about, **corpus.selection_options(snakemake.config))
     training.train(
         np.load(snakemake.input.tokens, mmap_mode="r")[: selection["n_train"]],
         seed=snakemake.wildcards.seed,
