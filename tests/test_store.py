@@ -76,23 +76,24 @@ def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, piece
     path = tmp_path_factory.mktemp("rows") / "s.zarr"
     original, store.CHUNK_BYTES = store.CHUNK_BYTES, chunk * 24
     try:
-        with store.new_store(path, {}) as group, ThreadPoolExecutor(1) as thread:
-            array = store.create_array(group, "x", rows.shape, rows.dtype)
-            writer = store.RowWriter(array, thread)
+        with store.new_store(path, {}) as group, ThreadPoolExecutor(2) as threads:
+            writer = store.RowWriter(store.create_array(group, "x", rows.shape, rows.dtype))
             for piece in np.split(rows, np.cumsum(pieces)[:-1]) if pieces else []:
                 writer.append(piece)
-            writer.close()
+                if len(piece) % 2:
+                    store.RowWriter.write_full([writer], threads)
+            store.RowWriter.close([writer], threads)
     finally:
         store.CHUNK_BYTES = original
     np.testing.assert_array_equal(store.read_arrays(path)["x"], rows)
 
 
 def test_missing_rows_are_an_error(tmp_path):
-    with store.new_store(tmp_path / "s.zarr", {}) as group, ThreadPoolExecutor(1) as thread:
-        writer = store.RowWriter(store.create_array(group, "x", (3, 2), np.int8), thread)
+    with store.new_store(tmp_path / "s.zarr", {}) as group, ThreadPoolExecutor(1) as threads:
+        writer = store.RowWriter(store.create_array(group, "x", (3, 2), np.int8))
         writer.append(np.zeros((2, 2), np.int8))
         with pytest.raises(ValueError, match="2 rows instead of 3"):
-            writer.close()
+            store.RowWriter.close([writer], threads)
 
 
 def test_stores_add_up_name_by_name(tmp_path):

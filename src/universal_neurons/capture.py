@@ -183,7 +183,10 @@ def capture(
             model, seed, step, start, stop, exclude=exclude, encoding=encoding, n_tokens=n_tokens
         ),
     }
-    with new_store(activations, attributes) as group, ThreadPoolExecutor(1) as thread:
+    with (
+        new_store(activations, attributes) as group,
+        ThreadPoolExecutor(torch.get_num_threads()) as threads,
+    ):
         dtype = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[encoding]
         layers = layer_passes(model, calibration, encoding, seed=seed, step=step)
         writers = []
@@ -191,9 +194,9 @@ def capture(
             array = create_array(group, f"layer{i}", (n_tokens, d_mlp), dtype)
             create_array(group, f"scale{i}", (d_mlp,), np.float32)[:] = codes.ranges.scale
             create_array(group, f"offset{i}", (d_mlp,), np.float32)[:] = codes.ranges.offset
-            writers.append(RowWriter(array, thread))
-        token_ids = RowWriter(create_array(group, "token_id", (n_tokens,), np.int32), thread)
-        token_index = RowWriter(create_array(group, "token_index", (n_tokens,), np.int64), thread)
+            writers.append(RowWriter(array))
+        token_ids = RowWriter(create_array(group, "token_id", (n_tokens,), np.int32))
+        token_index = RowWriter(create_array(group, "token_index", (n_tokens,), np.int64))
 
         def on_values(layer: int, x: torch.Tensor) -> None:
             writers[layer].append(bits(x))
@@ -211,8 +214,8 @@ def capture(
         for ids, index in batches:
             token_ids.append(ids)
             token_index.append(index)
-        for writer in (token_ids, token_index, *writers):
-            writer.close()
+            RowWriter.write_full(writers, threads)
+        RowWriter.close([token_ids, token_index, *writers], threads)
         write_arrays(moments, moment_arrays(layers, n_tokens).items(), attributes)
 
 

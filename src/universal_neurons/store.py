@@ -13,7 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,21 +173,22 @@ class Added(Mapping[str, NDArray]):
 class RowWriter:
     """Append rows to an array, writing whole chunks in order.
 
+    Full chunks wait for `write_full`, which compresses those of many writers side by side. Threads
+    that compress while a model runs would cost more: they hold up the model's threads, which wait
+    for each other after every operation.
+
     Parameters
     ----------
     array
         As made by `create_array`.
-    thread
-        Compresses and writes a chunk while the next one is filled; one thread may serve many
-        writers.
     """
 
-    def __init__(self, array: zarr.Array, thread: Executor) -> None:
+    def __init__(self, array: zarr.Array) -> None:
         self._array = array
-        self._thread = thread
-        self._writing: Future[None] | None = None
-        self._buffer, self._other = (np.empty(array.chunks, array.dtype) for _ in range(2))
-        self._filled = self._written = 0
+        self._spare: list[NDArray] = []
+        self._full: list[tuple[int, NDArray]] = []
+        self._buffer = np.empty(array.chunks, array.dtype)
+        self._filled = self._start = 0
 
     def append(self, rows: NDArray) -> None:
         """Add rows after those already there; they are copied."""
@@ -197,36 +198,43 @@ class RowWriter:
             self._filled += n
             rows = rows[n:]
             if self._filled == len(self._buffer):
-                self._flush()
+                self._next()
 
-    def _flush(self) -> None:
-        self._wait()
-        start, self._written = self._written, self._written + self._filled
-        self._writing = self._thread.submit(
-            self._array.__setitem__,
-            slice(start, self._written),
-            self._buffer[: self._filled],
-        )
-        self._buffer, self._other = self._other, self._buffer
-        self._filled = 0
+    def _next(self) -> None:
+        self._full.append((self._start, self._buffer[: self._filled]))
+        self._start, self._filled = self._start + self._filled, 0
+        self._buffer = self._spare.pop() if self._spare else np.empty_like(self._buffer)
 
-    def _wait(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
+    def _write(self, start: int, rows: NDArray) -> None:
+        self._array[start : start + len(rows)] = rows
+        if len(rows) == len(self._buffer):
+            self._spare.append(rows)
 
-    def close(self) -> None:
-        """Write what is buffered.
+    @staticmethod
+    def write_full(writers: Sequence[RowWriter], threads: Executor) -> None:
+        """Write the full chunks of several arrays."""
+        waiting = [(writer, *chunk) for writer in writers for chunk in writer._full]
+        for writer in writers:
+            writer._full.clear()
+        for future in [threads.submit(w._write, start, rows) for w, start, rows in waiting]:
+            future.result()
+
+    @staticmethod
+    def close(writers: Sequence[RowWriter], threads: Executor) -> None:
+        """Write what is left.
 
         Raises
         ------
         ValueError
-            If fewer rows were appended than the array has.
+            If fewer rows were appended than an array has.
         """
-        if self._filled:
-            self._flush()
-        self._wait()
-        if self._written != self._array.shape[0]:
-            raise ValueError(
-                f"{self._array.name}: {self._written} rows instead of {self._array.shape[0]}"
-            )
+        for writer in writers:
+            if writer._filled:
+                writer._next()
+        RowWriter.write_full(writers, threads)
+        for writer in writers:
+            if writer._start != writer._array.shape[0]:
+                raise ValueError(
+                    f"{writer._array.name}: {writer._start} rows instead of "
+                    f"{writer._array.shape[0]}"
+                )
