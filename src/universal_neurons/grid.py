@@ -214,21 +214,21 @@ class Grid:
         As many as keep a job within `ABLATION_OPERATIONS`. Nothing is lost by grouping: a seed
         added to the run changes the scores of all others, so all are ablated again anyway.
         """
-        size = max(1, int(ABLATION_OPERATIONS / self._ablation_operations()))
+        size = max(1, int(ABLATION_OPERATIONS / self.ablation_operations()))
         groups = (self.seeds[i : i + size] for i in range(0, len(self.seeds), size))
         return ["+".join(group) for group in groups]
 
-    def _forward_operations(self) -> float:
+    def forward_operations(self) -> float:
         """Operations per token: a block has about 12 weights per squared width, d_mlp = 4 width."""
         shape = self._largest()
         return 2 * 12 * shape.n_layers * (shape.d_mlp / 4) ** 2
 
-    def _ablation_operations(self) -> float:
+    def ablation_operations(self) -> float:
         """Operations of ablating one model: on average half of its layers run for every set."""
         ablation = self.config["ablation"]
         sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (self._largest().n_layers + 1)
         tokens = self.config["corpus"]["heldout_tokens"]
-        return tokens * self._forward_operations() * (1 + sets / 2)
+        return tokens * self.forward_operations() * (1 + sets / 2)
 
     def _pair_operations(self) -> float:
         """Operations of comparing all neurons of two models on all tokens."""
@@ -245,11 +245,11 @@ class Grid:
         blocks = -(-shape.n_layers // layers)
         seeds = max(block.count("+") + 1 for block in self.ablation_blocks())
         return {
-            "capture": tokens * (self._forward_operations() + 2 * shape.d_mlp * shape.neurons),
+            "capture": tokens * (self.forward_operations() + 2 * shape.d_mlp * shape.neurons),
             "correlate": 2 * tokens * layers * shape.d_mlp * shape.neurons,
             "direct": tokens
             * (
-                len(self.seeds) * (self._forward_operations() + 2 * shape.d_mlp * shape.neurons)
+                len(self.seeds) * (self.forward_operations() + 2 * shape.d_mlp * shape.neurons)
                 + len(self.pairs) * 2 * layers * shape.d_mlp * shape.neurons
             ),
             # A decomposition takes about 10 cubes in float64.
@@ -260,7 +260,7 @@ class Grid:
             # Candidates, and a tenth of the neurons in full.
             "refine": 0.1 * self._pair_operations(),
             "match": 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
-            "ablate": seeds * self._ablation_operations(),
+            "ablate": seeds * self.ablation_operations(),
         }[rule]
 
     def threads(self, rule: str) -> int:
