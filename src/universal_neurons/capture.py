@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from universal_neurons import corpus
+from universal_neurons import corpus, hub
 from universal_neurons import encoding as enc
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import Calibration, read_calibration, write_calibration
@@ -340,6 +340,7 @@ def run(
             "seed": seed,
             "step": step,
             "source": config["models"]["source"],
+            "revision": hub.commit(inputs["model"]),
             "sha256": attributes["model_sha256"],
             "n_layers": len(model.d_mlp),
             "d_mlp": model.d_mlp[0],

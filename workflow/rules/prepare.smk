@@ -1,6 +1,57 @@
 # Corpus to token sequences, and models where the workflow makes them.
 
 
+# Models of the Hub, each once, by the machine that runs Snakemake: cluster nodes often have no
+# network. A failed download is tried again; what was whole stays in the client's cache.
+if HUB:
+
+    localrules:
+        fetch,
+        fetch_tokenizer,
+
+    rule fetch:
+        output:
+            directory(MODEL),
+        log:
+            f"{RESULTS}/logs/fetch/seed{{seed}}/step{{step}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/fetch/seed{{seed}}/step{{step}}.tsv"
+        conda:
+            ENVIRONMENT
+        retries: 2
+        threads: 1
+        resources:
+            mem_mb=GRID.mem_mb("fetch"),
+            runtime=120,
+        params:
+            name=hub_name,
+            prune_cache=config["models"]["prune_cache"],
+        script:
+            "../scripts/fetch.py"
+
+    # Of the first model; of all of them, as the capture makes sure. The name is looked up by the
+    # script: were it among the params, another first seed would make the corpus again.
+    rule fetch_tokenizer:
+        output:
+            directory(TOKENIZER),
+        log:
+            f"{RESULTS}/logs/fetch_tokenizer.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/fetch_tokenizer.tsv"
+        conda:
+            ENVIRONMENT
+        retries: 2
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=30,
+        params:
+            repo=config["models"]["repo"],
+            revision=config["models"]["revision"],
+        script:
+            "../scripts/fetch_tokenizer.py"
+
+
 rule tokenizer:
     input:
         TEXT,
@@ -27,9 +78,9 @@ rule tokenizer:
 rule corpus:
     input:
         text=TEXT,
-        # Local models' tokenizers are no input: a seed added or removed would make the corpus,
-        # and so everything, again. The capture of every model compares its tokenizer.
-        tokenizer=[TOKENIZER] if TRAINED else [],
+        # The models themselves are no input: a seed added or removed would make the corpus, and so
+        # everything, again. The capture of every model compares its tokenizer.
+        tokenizer=[TOKENIZER] if TRAINED or HUB else [],
     output:
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
@@ -48,7 +99,7 @@ rule corpus:
             k: config["corpus"][k]
             for k in ("source", "path", "text_key", "context_length", "seed")
         },
-        models=lambda wildcards: None if TRAINED else config["models"]["path"],
+        models=lambda wildcards: None if TRAINED or HUB else config["models"]["path"],
         version=METHOD_VERSION["corpus"],
     script:
         "../scripts/corpus.py"

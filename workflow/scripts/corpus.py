@@ -2,12 +2,13 @@ import json
 from pathlib import Path
 
 from universal_neurons import corpus
-from universal_neurons.grid import Grid
+from universal_neurons.grid import first_model
 from universal_neurons.jobs import job
 
 with job(snakemake.log[0]):
-    options, out, grid = snakemake.params.corpus, snakemake.output, Grid.of(snakemake.config)
-    tokenizer = corpus.load_tokenizer(Path(*snakemake.input.tokenizer or [grid.first_model()]))
+    options, out = snakemake.params.corpus, snakemake.output
+    directory = Path(*snakemake.input.tokenizer or [first_model(snakemake.config)])
+    tokenizer = corpus.load_tokenizer(directory)
     if options["source"] == "tokens":
         corpus.copy_token_ids(options["path"], options["context_length"], out.tokens)
     else:

@@ -1,0 +1,168 @@
+"""A small Hugging Face Hub on this machine: what the real client asks for, and its misbehaviour."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Hub:
+    """Repositories served over HTTP.
+
+    Attributes
+    ----------
+    repos
+        ``models/org/name`` or ``datasets/org/name`` to branch to folder.
+    gated
+        Repository to the token that opens it.
+    break_once
+        Names of files whose next download breaks off half-way.
+    requests
+        Method and path of all requests so far, downloads with their range.
+    """
+
+    url: str = ""
+    repos: dict[str, dict[str, Path]] = field(default_factory=dict)
+    gated: dict[str, str] = field(default_factory=dict)
+    break_once: set[str] = field(default_factory=set)
+    requests: list[str] = field(default_factory=list)
+
+    def add(self, repo: str, branch: str, folder: Path, kind: str = "models") -> None:
+        """Serve a folder as a branch of a repository."""
+        self.repos.setdefault(f"{kind}/{repo}", {})[branch] = folder
+
+    def commit(self, repo: str, branch: str, kind: str = "models") -> str:
+        """The commit that a branch is at: a digest of its files."""
+        sha = hashlib.sha1(f"{repo}/{branch}".encode())
+        for file in files(self.repos[f"{kind}/{repo}"][branch]):
+            sha.update(file.read_bytes())
+        return sha.hexdigest()
+
+    def downloads(self) -> list[str]:
+        """Paths of the files sent."""
+        return [line.split()[1] for line in self.requests if line.startswith("GET /")
+                and "/resolve/" in line]  # fmt: skip
+
+    def answer(self, path: str, token: str | None, form: dict[str, list[str]]) -> Answer:
+        """What a request for a path gets."""
+        parts = [unquote(part) for part in urlsplit(path).path.strip("/").split("/")]
+        is_api = parts[0] == "api"
+        kind, *rest = parts[1:] if is_api else parts if parts[0] == "datasets" else ["models", *parts]
+        repo, key = "/".join(rest[:2]), f"{kind}/{'/'.join(rest[:2])}"
+        what, revision, *inner = [*rest[2:], "revision", "main"][: max(2, len(rest) - 2)]
+        if key not in self.repos:
+            return self.error(401, "RepoNotFound")
+        if self.gated.get(key, token) != token and what == "resolve":
+            return self.error(401, "GatedRepo")
+        branches = {**self.repos[key]}
+        branches |= {self.commit(repo, branch, kind): branches[branch] for branch in self.repos[key]}
+        if revision not in branches:
+            return self.error(404, "RevisionNotFound")
+        folder = branches[revision]
+        branch = next(name for name, where in self.repos[key].items() if where == folder)
+        sha = self.commit(repo, branch, kind)
+        if what == "resolve":
+            return self.file(folder.joinpath(*inner), sha)
+        if what == "tree":
+            entries = [entry(file, folder) for file in files(folder)]
+            wanted = "/".join([*inner, ""]) if inner else ""
+            entries = [e for e in entries if e["path"].startswith(wanted)]
+            if wanted and not entries:
+                return self.error(404, "EntryNotFound")
+            return ok(entries)
+        if what == "paths-info":
+            entries = [entry(file, folder) for file in files(folder)]
+            folders = {p for e in entries for p in Path(e["path"]).parents if str(p) != "."}
+            entries += [{"type": "directory", "path": str(p), "oid": "0"} for p in folders]
+            return ok([e for e in entries if e["path"] in form.get("paths", [])])
+        siblings = [{"rfilename": entry(file, folder)["path"]} for file in files(folder)]
+        return ok({"id": repo, "sha": sha, "siblings": siblings, "tags": [], "private": False})
+
+    def file(self, file: Path, sha: str) -> Answer:
+        """A file's content, with the headers that the client keys its cache by."""
+        if not file.is_file():
+            return self.error(404, "EntryNotFound", {"X-Repo-Commit": sha})
+        body = file.read_bytes()
+        return 200, {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'}, body
+
+    def error(self, status: int, code: str, more: dict[str, str] | None = None) -> Answer:
+        """An error as the Hub puts it."""
+        return status, {"X-Error-Code": code, "X-Error-Message": code, **(more or {})}, b"{}"
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def entry(file: Path, folder: Path) -> dict:
+    oid = hashlib.sha1(file.read_bytes()).hexdigest()
+    path = file.relative_to(folder).as_posix()
+    return {"type": "file", "path": path, "size": file.stat().st_size, "oid": oid}
+
+
+def ok(content: object) -> Answer:
+    return 200, {"Content-Type": "application/json"}, json.dumps(content).encode()
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    """Serve an empty hub on a free port, in threads, for the length of the block."""
+    hub = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def respond(self, form: dict[str, list[str]] | None = None) -> None:
+            span = self.headers.get("Range", "")
+            hub.requests.append(f"{self.command} {self.path} {span}".strip())
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
+            status, headers, body = hub.answer(self.path, token, form or {})
+            if status == 200 and span:
+                first, _, last = span.removeprefix("bytes=").partition("-")
+                stop = min(int(last) + 1 if last else len(body), len(body))
+                headers["Content-Range"] = f"bytes {first}-{stop - 1}/{len(body)}"
+                status, body = 206, body[int(first) : stop]
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            name = unquote(urlsplit(self.path).path).rpartition("/")[2]
+            if status in (200, 206) and name in hub.break_once:
+                hub.break_once.discard(name)
+                self.wfile.write(body[: len(body) // 2])
+                self.wfile.flush()
+                self.close_connection = True
+                return
+            self.wfile.write(body)
+
+        do_GET = do_HEAD = respond  # noqa: N815
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            is_json = "json" in self.headers.get("Content-Type", "")
+            self.respond(json.loads(body) if is_json else parse_qs(body))
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: the requests are in `Hub.requests`."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
