@@ -59,7 +59,7 @@ class Hub:
         is_api = parts[0] == "api"
         kind, *rest = parts[1:] if is_api else parts if parts[0] == "datasets" else ["models", *parts]
         repo, key = "/".join(rest[:2]), f"{kind}/{'/'.join(rest[:2])}"
-        what, revision, *inner = [*rest[2:], "revision", "main"][: max(2, len(rest) - 2)]
+        what, revision, *inner = rest[2:] or ["revision", "main"]
         if key not in self.repos:
             return self.error(401, "RepoNotFound")
         if self.gated.get(key, token) != token and what == "resolve":

@@ -144,8 +144,11 @@ def fetch(name: Name, out: str | Path, *, prune_cache: bool = False) -> None:
         If the revision does not exist, may not be read, can't be reached, or has no weights that
         can be loaded safely.
     """
+    from huggingface_hub import hf_hub_download
+
     with _explained(name):
-        cached = _download(name, ("config.json", *TOKENIZER))
+        hf_hub_download(name.repo, "config.json", revision=name.revision)
+        cached = _download(name, TOKENIZER)
         sha = cached.name
         weights = _weights(name, sha)
     with replacing(Path(out)) as snapshot:
@@ -170,7 +173,7 @@ def fetch_tokenizer(name: Name, out: str | Path) -> None:
         See `fetch`.
     """
     with _explained(name):
-        files = _tokenizer_files(name, _download(name, ("config.json", *TOKENIZER)))
+        files = _tokenizer_files(name, _download(name, TOKENIZER))
     with replacing(Path(out)) as directory:
         directory.mkdir()
         _copy(files, directory)
@@ -179,10 +182,12 @@ def fetch_tokenizer(name: Name, out: str | Path) -> None:
 def _download(name: Name, patterns: Iterable[str]) -> Path:
     """Bring files of a revision into the client's cache; the folder there, named by the commit."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
-    return Path(
-        snapshot_download(name.repo, revision=name.revision, allow_patterns=list(patterns))
-    )
+    disable_progress_bars()  # jobs side by side would write over each other's
+    # With config.json, which every model has, the client does not warn that nothing matched.
+    wanted = ["config.json", *patterns]
+    return Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=wanted))
 
 
 def _weights(name: Name, commit: str) -> list[Path]:
@@ -245,7 +250,7 @@ def _copy(files: Iterable[Path], out: Path) -> None:
 def _write_weights(name: Name, file: Path, out: Path) -> None:
     """Put a file of weights, or their index, into a snapshot as safetensors."""
     if file.name.endswith(".index.json"):
-        index = json.loads(file.read_text())
+        index = {"metadata": {}, **json.loads(file.read_text())}
         index["weight_map"] = {k: _renamed(v) for k, v in index["weight_map"].items()}
         (out / SAFETENSORS[1]).write_text(json.dumps(index))
     elif file.suffix == ".safetensors":

@@ -34,7 +34,8 @@ def job(log: str | Path | None) -> Iterator[None]:
         handlers=handlers,
         force=True,
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     start = time.monotonic()
     try:
         yield
