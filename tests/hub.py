@@ -73,19 +73,17 @@ class Hub:
         sha = self.commit(repo, branch, kind)
         if what == "resolve":
             return self.file(folder.joinpath(*inner), sha)
+        entries = [entry(path, folder) for path in sorted(folder.rglob("*"))]
         if what == "tree":
-            entries = [entry(file, folder) for file in files(folder)]
-            wanted = "/".join([*inner, ""]) if inner else ""
-            entries = [e for e in entries if e["path"].startswith(wanted)]
-            if wanted and not entries:
+            top = Path(*inner)
+            if top != Path() and not (folder / top).is_dir():
                 return self.error(404, "EntryNotFound")
-            return ok(entries)
+            deep = "recursive=true" in path.lower()
+            inside = [e for e in entries if top in Path(e["path"]).parents]
+            return ok([e for e in inside if deep or Path(e["path"]).parent == top])
         if what == "paths-info":
-            entries = [entry(file, folder) for file in files(folder)]
-            folders = {p for e in entries for p in Path(e["path"]).parents if str(p) != "."}
-            entries += [{"type": "directory", "path": str(p), "oid": "0"} for p in folders]
             return ok([e for e in entries if e["path"] in form.get("paths", [])])
-        siblings = [{"rfilename": entry(file, folder)["path"]} for file in files(folder)]
+        siblings = [{"rfilename": e["path"]} for e in entries if e["type"] == "file"]
         return ok({"id": repo, "sha": sha, "siblings": siblings, "tags": [], "private": False})
 
     def file(self, file: Path, sha: str) -> Answer:
@@ -104,10 +102,12 @@ def files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def entry(file: Path, folder: Path) -> dict:
-    oid = hashlib.sha1(file.read_bytes()).hexdigest()
-    path = file.relative_to(folder).as_posix()
-    return {"type": "file", "path": path, "size": file.stat().st_size, "oid": oid}
+def entry(path: Path, folder: Path) -> dict:
+    about = {"path": path.relative_to(folder).as_posix(), "oid": "0"}
+    if path.is_dir():
+        return {"type": "directory", **about}
+    about["oid"] = hashlib.sha1(path.read_bytes()).hexdigest()
+    return {"type": "file", "size": path.stat().st_size, **about}
 
 
 def ok(content: object) -> Answer:

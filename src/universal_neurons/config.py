@@ -144,6 +144,18 @@ def _cross_checks(config: Mapping[str, Any]) -> Iterator[str]:
             yield "models.train.heads: must divide models.train.width"
         if corpus["source"] == "tokens":
             yield "corpus.source: tokens can't be used with models.source: train; use text"
+        if corpus["source"] == "hub":
+            # Its tokenizer learns from the text, which is streamed to a number of tokens.
+            yield "corpus.source: hub can't be used with models.source: train; use text"
+    if corpus["source"] == "hub":
+        wanted = corpus["tokens"] + corpus["heldout_tokens"]
+        if not corpus["dataset"]:
+            yield "corpus.dataset: missing; corpus.source hub needs it"
+        if corpus["stream_tokens"] is not None and corpus["stream_tokens"] < wanted:
+            yield (
+                f"corpus.stream_tokens: {corpus['stream_tokens']} is less than the {wanted} asked "
+                "for (corpus.tokens + corpus.heldout_tokens)"
+            )
     if corpus["source"] in ("text", "tokens") and not corpus["path"]:
         yield f"corpus.path: missing; corpus.source {corpus['source']} needs it"
     n_sequences = corpus["tokens"] // corpus["context_length"]

@@ -21,6 +21,7 @@ HUB = config["models"]["source"] == "hub"
 # Files the corpus is made from; those of the bundled text belong to a package.
 TEXT = {
     "bundled": lambda: [],
+    "hub": lambda: [],
     "tokens": lambda: [config["corpus"]["path"]],
     "text": lambda: list(map(str, corpus.text_files("text", config["corpus"]["path"]))),
 }[config["corpus"]["source"]]()
@@ -51,6 +52,11 @@ CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").g
 FIGURES = sorted({Path(caption).stem for caption in CAPTIONS} - {"workflow"})
 
 ENVIRONMENT = "../../envs/universal-neurons.yaml"
+
+# What the token sequences depend on. How many are asked for matters where text is streamed only.
+SEQUENCES = ["source", "path", "text_key", "context_length", "seed"]
+if config["corpus"]["source"] == "hub":
+    SEQUENCES += ["dataset", "name", "revision", "split", "shuffle_buffer"]
 
 # What captured values depend on; where activations are kept is not among it.
 CAPTURE = {key: value for key, value in config["capture"].items() if key != "keep"}

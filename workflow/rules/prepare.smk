@@ -1,6 +1,12 @@
 # Corpus to token sequences, and models where the workflow makes them.
 
 
+if config["corpus"]["source"] == "hub":
+
+    localrules:
+        corpus,
+
+
 # Models of the Hub, each once, by the machine that runs Snakemake: cluster nodes often have no
 # network. A failed download is tried again; what was whole stays in the client's cache.
 if HUB:
@@ -95,10 +101,8 @@ rule corpus:
         mem_mb=4000,
         runtime=240,
     params:
-        corpus={
-            k: config["corpus"][k]
-            for k in ("source", "path", "text_key", "context_length", "seed")
-        },
+        corpus={k: config["corpus"][k] for k in SEQUENCES},
+        stream_tokens=corpus.stream_tokens(config["corpus"]),
         models=lambda wildcards: None if TRAINED or HUB else config["models"]["path"],
         version=METHOD_VERSION["corpus"],
     script:
