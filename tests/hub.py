@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+# Settings of a client without network: nothing listens there.
+NO_NETWORK = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -29,6 +34,8 @@ class Hub:
         Names of files whose next download breaks off half-way.
     requests
         Method and path of all requests so far, downloads with their range.
+    sent
+        Bytes sent of all contents.
     """
 
     url: str = ""
@@ -36,6 +43,7 @@ class Hub:
     gated: dict[str, str] = field(default_factory=dict)
     break_once: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
+    sent: int = 0
 
     def add(self, repo: str, branch: str, folder: Path, kind: str = "models") -> None:
         """Serve a folder as a branch of a repository."""
@@ -57,7 +65,9 @@ class Hub:
         """What a request for a path gets."""
         parts = [unquote(part) for part in urlsplit(path).path.strip("/").split("/")]
         is_api = parts[0] == "api"
-        kind, *rest = parts[1:] if is_api else parts if parts[0] == "datasets" else ["models", *parts]
+        kind, *rest = (
+            parts[1:] if is_api else parts if parts[0] == "datasets" else ["models", *parts]
+        )
         repo, key = "/".join(rest[:2]), f"{kind}/{'/'.join(rest[:2])}"
         what, revision, *inner = rest[2:] or ["revision", "main"]
         if key not in self.repos:
@@ -65,7 +75,9 @@ class Hub:
         if self.gated.get(key, token) != token and what == "resolve":
             return self.error(401, "GatedRepo")
         branches = {**self.repos[key]}
-        branches |= {self.commit(repo, branch, kind): branches[branch] for branch in self.repos[key]}
+        branches |= {
+            self.commit(repo, branch, kind): branches[branch] for branch in self.repos[key]
+        }
         if revision not in branches:
             return self.error(404, "RevisionNotFound")
         folder = branches[revision]
@@ -96,6 +108,43 @@ class Hub:
     def error(self, status: int, code: str, more: dict[str, str] | None = None) -> Answer:
         """An error as the Hub puts it."""
         return status, {"X-Error-Code": code, "X-Error-Message": code, **(more or {})}, b"{}"
+
+
+class Client:
+    """Runs Python in processes of its own: the real client reads its settings once.
+
+    Parameters
+    ----------
+    home
+        Folder of its cache.
+    url
+        Of the hub.
+    """
+
+    def __init__(self, home: Path, url: str) -> None:
+        self.home = home
+        self.code = 0
+        self.env = {"HF_HOME": str(home / "hf"), "HF_ENDPOINT": url}
+
+    def run(self, *command: str, cwd: Path | None = None, **env: str) -> str:
+        """What a command prints; `code` is then its exit status."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env={**clean, **self.env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        self.code = done.returncode
+        return done.stdout
+
+    def python(self, script: str, **env: str) -> str:
+        """What a script prints, with `job` and nothing else imported."""
+        script = f"from universal_neurons.jobs import job\n{script}"
+        return self.run(sys.executable, "-c", script, **env)
 
 
 def files(folder: Path) -> list[Path]:
@@ -146,6 +195,7 @@ def serving() -> Iterator[Hub]:
                 self.close_connection = True
                 return
             self.wfile.write(body)
+            hub.sent += len(body)
 
         do_GET = do_HEAD = respond  # noqa: N815
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,9 +19,8 @@ from universal_neurons.corpus import load_tokenizer
 from universal_neurons.hub import Name, name_of
 from universal_neurons.training import train_tokenizer
 
-# Nothing listens there.
-NO_NETWORK = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 REPO = "org/seed-a"
+HF = str(Path(sys.executable).with_name("hf"))
 
 
 def save_pickled(module, where: Path, *, parts: int = 1) -> None:
@@ -85,43 +82,21 @@ def hub(folder):
         yield running
 
 
-class Client:
-    """Runs `universal_neurons.hub` in a process of its own: the client reads its settings once."""
-
-    def __init__(self, home: Path, url: str) -> None:
-        self.home = home
-        self.env = {"HF_HOME": str(home / "hf"), "HF_ENDPOINT": url}
-
-    def run(self, *command: str, **env: str) -> str:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        done = subprocess.run(
-            command,
-            env={**clean, **self.env, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        self.code = done.returncode
-        return done.stdout
-
-    def fetch(self, revision: str, *, repo: str = REPO, out: str = "out", prune=False, **env: str):
-        """Fetch to a directory; what is printed."""
-        call = f"fetch(Name({repo!r}, {revision!r}), {str(self.home / out)!r}, prune_cache={prune})"
-        script = (
-            "from universal_neurons.hub import Name, fetch\n"
-            f"from universal_neurons.jobs import job\nwith job(None): {call}"
-        )
-        return self.run(sys.executable, "-c", script, **env)
+def fetch(client, revision: str, *, repo: str = REPO, out: str = "out", prune=False, **env: str):
+    """Fetch to a directory in the client's home; what is printed."""
+    call = f"fetch(Name({repo!r}, {revision!r}), {str(client.home / out)!r}, prune_cache={prune})"
+    return client.python(
+        f"from universal_neurons.hub import Name, fetch\nwith job(None): {call}", **env
+    )
 
 
 @pytest.fixture
 def client(tmp_path, hub):
-    return Client(tmp_path, hub.url)
+    return server.Client(tmp_path, hub.url)
 
 
 def test_a_revision_is_fetched_by_commit_and_is_then_a_local_model(hub, client):
-    said = client.fetch("checkpoint-20")
+    said = fetch(client, "checkpoint-20")
     assert client.code == 0, said
     out = client.home / "out"
     about = json.loads((out / "hub.json").read_text())
@@ -135,7 +110,7 @@ def test_a_revision_is_fetched_by_commit_and_is_then_a_local_model(hub, client):
 
 
 def test_only_the_needed_files_are_fetched_and_safetensors_preferred(hub, client):
-    said = client.fetch("checkpoint-10")
+    said = fetch(client, "checkpoint-10")
     assert client.code == 0, said
     fetched = {Path(path).name for path in hub.downloads()}
     assert fetched == {
@@ -147,7 +122,7 @@ def test_only_the_needed_files_are_fetched_and_safetensors_preferred(hub, client
 
 @pytest.mark.parametrize("revision", ["pickled", "pickled-parts", "parts"])
 def test_every_form_of_weights_gives_the_same_model_as_safetensors(revision, hub, client):
-    said = client.fetch(revision)
+    said = fetch(client, revision)
     assert client.code == 0, said
     out = client.home / "out"
     assert not list(out.glob("*.bin"))
@@ -165,7 +140,7 @@ def test_stored_weights_keep_their_bits(hub, client, folder):
     save_pickled(module, where)
     assert "float16" in (where / "config.json").read_text()
     hub.add("org/odd", "main", where)
-    said = client.fetch("main", repo="org/odd")
+    said = fetch(client, "main", repo="org/odd")
     assert client.code == 0, said
     weights = load_file(client.home / "out/model.safetensors")
     for key, weight in module.state_dict().items():
@@ -173,7 +148,7 @@ def test_stored_weights_keep_their_bits(hub, client, folder):
 
 
 def test_a_pickle_that_would_execute_code_is_refused(client, folder):
-    said = client.fetch("malicious")
+    said = fetch(client, "malicious")
     assert client.code == 1
     assert "can't be loaded as weights alone" in said
     assert not (folder / "harmed").exists()
@@ -186,7 +161,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_was(hub, client):
     model.module.save_pretrained(client.home / "large")
     hub.add("org/large", "main", client.home / "large")
     hub.break_once.add("model.safetensors")
-    said = client.fetch("main", repo="org/large")
+    said = fetch(client, "main", repo="org/large")
     assert client.code == 0, said
     resumed = [line for line in hub.requests if "model.safetensors bytes=" in line]
     assert len(resumed) == 1
@@ -206,7 +181,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_was(hub, client):
     ],
 )
 def test_what_is_wrong_with_a_name_is_said_with_its_key(repo, revision, message, client):
-    said = client.fetch(revision, repo=repo)
+    said = fetch(client, revision, repo=repo)
     assert client.code == 1
     assert message in said
     assert "Traceback" not in said
@@ -214,14 +189,14 @@ def test_what_is_wrong_with_a_name_is_said_with_its_key(repo, revision, message,
 
 
 def test_a_gated_model_is_fetched_with_a_token(client):
-    said = client.fetch("main", repo="org/private", HF_TOKEN="hf_secret")
+    said = fetch(client, "main", repo="org/private", HF_TOKEN="hf_secret")
     assert client.code == 0, said
     assert models.load(client.home / "out").digest() == gpt2(10).digest()
 
 
 def test_without_network_and_cache_the_error_says_what_to_fetch_and_how(client):
-    for env in (NO_NETWORK, {"HF_HUB_OFFLINE": "1"}):
-        said = client.fetch("checkpoint-10", **env)
+    for env in (server.NO_NETWORK, {"HF_HUB_OFFLINE": "1"}):
+        said = fetch(client, "checkpoint-10", **env)
         assert client.code == 1
         assert f"hf download {REPO} --revision checkpoint-10" in said
         assert "Traceback" not in said
@@ -229,18 +204,18 @@ def test_without_network_and_cache_the_error_says_what_to_fetch_and_how(client):
 
 def test_a_cache_that_lacks_the_weights_is_not_taken_for_a_model_without_any(client):
     config = ["download", REPO, "config.json", "--revision", "checkpoint-10"]
-    client.run(str(Path(sys.executable).with_name("hf")), *config)
-    said = client.fetch("checkpoint-10", HF_HUB_OFFLINE="1")
+    client.run(HF, *config)
+    said = fetch(client, "checkpoint-10", HF_HUB_OFFLINE="1")
     assert client.code == 1
     assert f"hf download {REPO} --revision checkpoint-10" in said
 
 
-@pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, NO_NETWORK])
+@pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, server.NO_NETWORK])
 def test_a_cache_filled_as_the_error_says_needs_no_network(env, client):
     command = ["download", REPO, "--revision", "checkpoint-20"]
-    said = client.run(str(Path(sys.executable).with_name("hf")), *command)
+    said = client.run(HF, *command)
     assert client.code == 0, said
-    said = client.fetch("checkpoint-20", **env)
+    said = fetch(client, "checkpoint-20", **env)
     assert client.code == 0, said
     assert models.load(client.home / "out").digest() == gpt2(20).digest()
 
@@ -248,20 +223,20 @@ def test_a_cache_filled_as_the_error_says_needs_no_network(env, client):
 def test_a_directory_that_the_client_downloaded_to_is_a_local_model(client):
     where = client.home / "snapshots/a/20"
     command = ["download", REPO, "--revision", "checkpoint-20", "--local-dir", str(where)]
-    said = client.run(str(Path(sys.executable).with_name("hf")), *command)
+    said = client.run(HF, *command)
     assert client.code == 0, said
     assert models.load(where).digest() == gpt2(20).digest()
 
 
 def test_the_cache_is_pruned_of_the_converted_revision_alone(client):
-    client.fetch("checkpoint-10", out="ten")
-    said = client.fetch("checkpoint-20", out="twenty", prune=True)
+    fetch(client, "checkpoint-10", out="ten")
+    said = fetch(client, "checkpoint-20", out="twenty", prune=True)
     assert client.code == 0, said
     assert "freed in the cache" in said
-    client.fetch("checkpoint-20", HF_HUB_OFFLINE="1")
+    fetch(client, "checkpoint-20", HF_HUB_OFFLINE="1")
     assert client.code == 1, "it is not in the cache any more"
     shutil.rmtree(client.home / "ten")
-    said = client.fetch("checkpoint-10", HF_HUB_OFFLINE="1")
+    said = fetch(client, "checkpoint-10", HF_HUB_OFFLINE="1")
     assert client.code == 0, said
     for name, seed in (("out", 10), ("twenty", 20)):
         assert models.load(client.home / name).digest() == gpt2(seed).digest()

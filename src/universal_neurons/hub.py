@@ -104,20 +104,31 @@ def config_directories(names: Sequence[Name], snapshots: Sequence[Path]) -> list
     UserError
         If one is in none of the three places, or may not be read.
     """
+    found = [_directory_at_hand(*pair) for pair in zip(names, snapshots, strict=True)]
+    missing = [name for name, where in zip(names, found, strict=True) if where is None]
+    # The first one alone: where there is no network, the client takes its time to say so.
+    fetched = [_fetch_config(name) for name in missing[:1]]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        return list(pool.map(_config_directory, names, snapshots))
+        fetched += pool.map(_fetch_config, missing[1:])
+    rest = iter(fetched)
+    return [where or next(rest) for where in found]
 
 
-def _config_directory(name: Name, snapshot: Path) -> Path:
+def _directory_at_hand(name: Name, snapshot: Path) -> Path | None:
     known = origin(snapshot)
     if known is not None and (known["repo"], known["revision"]) == (name.repo, name.revision):
         return snapshot
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache  # 1 s, unless all is there
+    from huggingface_hub import try_to_load_from_cache  # 1 s, unless all snapshots are there
 
     with _explained(name):
         cached = try_to_load_from_cache(name.repo, "config.json", revision=name.revision)
-        if isinstance(cached, str):
-            return Path(cached).parent
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _fetch_config(name: Name) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _explained(name):
         return Path(hf_hub_download(name.repo, "config.json", revision=name.revision)).parent
 
 
@@ -144,10 +155,8 @@ def fetch(name: Name, out: str | Path, *, prune_cache: bool = False) -> None:
         If the revision does not exist, may not be read, can't be reached, or has no weights that
         can be loaded safely.
     """
-    from huggingface_hub import hf_hub_download
-
+    _fetch_config(name)
     with _explained(name):
-        hf_hub_download(name.repo, "config.json", revision=name.revision)
         cached = _download(name, TOKENIZER)
         sha = cached.name
         weights = _weights(name, sha)

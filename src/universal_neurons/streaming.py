@@ -85,6 +85,7 @@ def documents(options: Mapping[str, Any], commit: str) -> Iterator[str]:
 @contextmanager
 def _explained(options: Mapping[str, Any]) -> Iterator[None]:
     """Turn the client's errors into ones that name the key and what to do."""
+    from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -97,16 +98,16 @@ def _explained(options: Mapping[str, Any]) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except GatedRepoError as error:
-        raise UserError(
-            f"corpus.dataset: {dataset} is gated: accept its terms on its page, then set HF_TOKEN "
-            "to a token of yours"
-        ) from error
     except RevisionNotFoundError as error:
         raise UserError(
             f"corpus.revision: {dataset} has no revision {options['revision']}"
         ) from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, DatasetNotFoundError) as error:
+        if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
+            raise UserError(
+                f"corpus.dataset: {dataset} is gated: accept its terms on its page, then set "
+                "HF_TOKEN to a token of yours"
+            ) from error
         raise UserError(
             f"corpus.dataset: {dataset} does not exist or is private; for a private or gated one "
             "set HF_TOKEN"
