@@ -65,9 +65,9 @@ class Hub:
         """What a request for a path gets."""
         parts = [unquote(part) for part in urlsplit(path).path.strip("/").split("/")]
         is_api = parts[0] == "api"
-        kind, *rest = (
-            parts[1:] if is_api else parts if parts[0] == "datasets" else ["models", *parts]
-        )
+        if not is_api and parts[0] != "datasets":
+            parts = ["models", *parts]
+        kind, *rest = parts[is_api:]
         repo, key = "/".join(rest[:2]), f"{kind}/{'/'.join(rest[:2])}"
         what, revision, *inner = rest[2:] or ["revision", "main"]
         if key not in self.repos:
@@ -75,9 +75,7 @@ class Hub:
         if self.gated.get(key, token) != token and what == "resolve":
             return self.error(401, "GatedRepo")
         branches = {**self.repos[key]}
-        branches |= {
-            self.commit(repo, branch, kind): branches[branch] for branch in self.repos[key]
-        }
+        branches |= {self.commit(repo, name, kind): branches[name] for name in self.repos[key]}
         if revision not in branches:
             return self.error(404, "RevisionNotFound")
         folder = branches[revision]
@@ -197,7 +195,7 @@ def serving() -> Iterator[Hub]:
             self.wfile.write(body)
             hub.sent += len(body)
 
-        do_GET = do_HEAD = respond  # noqa: N815
+        do_GET = do_HEAD = respond
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()

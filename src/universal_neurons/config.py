@@ -188,7 +188,7 @@ def _check_hub_names(models: Mapping[str, Any], seeds: Sequence[str]) -> Iterato
     if problems:
         return
     seen: dict[hub.Name, str] = {}
-    for seed, step in product(seeds, models["steps"]):
+    for seed, step in product(seeds, sorted(models["steps"])):
         name, cell = hub.name_of(models, seed, step), f"seed {seed}, step {step}"
         if name in seen:
             yield (

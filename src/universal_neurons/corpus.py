@@ -375,54 +375,55 @@ def check_length(config: Mapping[str, Any]) -> None:
         )
 
 
-def stream_tokens(config: Mapping[str, Any]) -> int | None:
-    """How many tokens to read of a data set of the Hub; None for other sources, read as a whole.
+def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the token sequences depend on, among it how many are asked for where text is streamed.
 
     Parameters
     ----------
     config
         The resolved section ``corpus``.
     """
+    keys = ["source", "path", "text_key", "context_length", "seed"]
     if config["source"] != "hub":
-        return None
-    return config["stream_tokens"] or config["tokens"] + config["heldout_tokens"]
+        return {key: config[key] for key in keys}
+    keys += ["dataset", "name", "revision", "split", "shuffle_buffer"]
+    enough = config["stream_tokens"] or config["tokens"] + config["heldout_tokens"]
+    return {**{key: config[key] for key in keys}, "stream_tokens": enough}
 
 
-def make(
-    options: Mapping[str, Any], tokenizer: Any, out: str | Path, enough: int | None
-) -> dict[str, Any]:
+def make(options: Mapping[str, Any], tokenizer: Any, out: str | Path) -> dict[str, Any]:
     """Make the token sequences of a run, from any source.
 
     Parameters
     ----------
     options
-        Of the resolved section ``corpus``, what the sequences depend on.
+        As `sequence_options` returns them.
     tokenizer
         The models'; None where they have none.
     out
         .npy file to write.
-    enough
-        See `tokenise`.
 
     Returns
     -------
     dict
-        See `describe`; ``dataset_commit`` for a data set of the Hub.
+        See `describe`; with ``dataset_commit`` for a data set of the Hub.
 
     Raises
     ------
     UserError
         See `documents`, `streaming.documents`, `tokenise` and `copy_token_ids`.
     """
-    source, length, origin = options["source"], options["context_length"], {}
+    source, length = options["source"], options["context_length"]
+    origin = {}
     if source == "tokens":
         copy_token_ids(options["path"], length, out)
         return describe(out, tokenizer, source)
     if source == "hub":
-        origin = {"dataset_commit": streaming.commit(options)}
+        origin["dataset_commit"] = streaming.commit(options)
         texts = streaming.documents(options, origin["dataset_commit"])
     else:
         texts = documents(text_files(source, options["path"]), options["text_key"])
+    enough = options.get("stream_tokens")
     tokenise(texts, tokenizer, length, seed=options["seed"], out=out, enough=enough)
     return {**describe(out, tokenizer, source), **origin}
 

@@ -130,8 +130,8 @@ class Grid:
     def of(cls, config: Mapping[str, Any]) -> Grid:
         """The grid of a resolved configuration.
 
-        Reads the ``config.json`` of models that the workflow does not make, from the Hub where it is
-        not at hand (`hub.config_directories`).
+        Reads the ``config.json`` of models that the workflow does not make, from the Hub where it
+        is not at hand (`hub.config_directories`).
         """
         models = config["models"]
         if models["source"] == "train":

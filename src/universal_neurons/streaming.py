@@ -103,7 +103,8 @@ def _explained(options: Mapping[str, Any]) -> Iterator[None]:
             f"corpus.revision: {dataset} has no revision {options['revision']}"
         ) from error
     except (RepositoryNotFoundError, DatasetNotFoundError) as error:
-        if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
+        # `datasets` raises its own error and keeps no trace of the client's but the words.
+        if isinstance(error, GatedRepoError) or "is a gated dataset" in str(error):
             raise UserError(
                 f"corpus.dataset: {dataset} is gated: accept its terms on its page, then set "
                 "HF_TOKEN to a token of yours"

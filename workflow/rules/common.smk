@@ -53,11 +53,6 @@ FIGURES = sorted({Path(caption).stem for caption in CAPTIONS} - {"workflow"})
 
 ENVIRONMENT = "../../envs/universal-neurons.yaml"
 
-# What the token sequences depend on. How many are asked for matters where text is streamed only.
-SEQUENCES = ["source", "path", "text_key", "context_length", "seed"]
-if config["corpus"]["source"] == "hub":
-    SEQUENCES += ["dataset", "name", "revision", "split", "shuffle_buffer"]
-
 # What captured values depend on; where activations are kept is not among it.
 CAPTURE = {key: value for key, value in config["capture"].items() if key != "keep"}
 CAPTURE["exclude_token_ids"] = config["corpus"]["exclude_token_ids"]

@@ -22,9 +22,9 @@ if HUB:
             f"{RESULTS}/logs/fetch/seed{{seed}}/step{{step}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/fetch/seed{{seed}}/step{{step}}.tsv"
+        retries: 2
         conda:
             ENVIRONMENT
-        retries: 2
         threads: 1
         resources:
             mem_mb=GRID.mem_mb("fetch"),
@@ -44,41 +44,42 @@ if HUB:
             f"{RESULTS}/logs/fetch_tokenizer.log",
         benchmark:
             f"{RESULTS}/benchmarks/fetch_tokenizer.tsv"
+        retries: 2
         conda:
             ENVIRONMENT
-        retries: 2
         threads: 1
         resources:
             mem_mb=1000,
             runtime=30,
         params:
-            repo=config["models"]["repo"],
-            revision=config["models"]["revision"],
+            templates=lambda wildcards: [config["models"][k] for k in ("repo", "revision")],
         script:
             "../scripts/fetch_tokenizer.py"
 
 
-rule tokenizer:
-    input:
-        TEXT,
-    output:
-        directory(TOKENIZER),
-    log:
-        f"{RESULTS}/logs/tokenizer.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/tokenizer.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 2
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    params:
-        corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
-        vocab_size=config["models"]["train"]["vocab_size"],
-        version=METHOD_VERSION["train"],
-    script:
-        "../scripts/tokenizer.py"
+if TRAINED:
+
+    rule tokenizer:
+        input:
+            TEXT,
+        output:
+            directory(TOKENIZER),
+        log:
+            f"{RESULTS}/logs/tokenizer.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/tokenizer.tsv"
+        conda:
+            ENVIRONMENT
+        threads: 2
+        resources:
+            mem_mb=2000,
+            runtime=30,
+        params:
+            corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
+            vocab_size=config["models"]["train"]["vocab_size"],
+            version=METHOD_VERSION["train"],
+        script:
+            "../scripts/tokenizer.py"
 
 
 rule corpus:
@@ -101,8 +102,7 @@ rule corpus:
         mem_mb=4000,
         runtime=240,
     params:
-        corpus={k: config["corpus"][k] for k in SEQUENCES},
-        stream_tokens=corpus.stream_tokens(config["corpus"]),
+        corpus=corpus.sequence_options(config["corpus"]),
         models=lambda wildcards: None if TRAINED or HUB else config["models"]["path"],
         version=METHOD_VERSION["corpus"],
     script:

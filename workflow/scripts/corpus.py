@@ -7,10 +7,6 @@ from universal_neurons.jobs import job
 
 with job(snakemake.log[0]):
     model = Path(*snakemake.input.tokenizer or [first_model(snakemake.config)])
-    about = corpus.make(
-        snakemake.params.corpus,
-        corpus.load_tokenizer(model),
-        snakemake.output.tokens,
-        enough=snakemake.params.stream_tokens,
-    )
+    tokenizer = corpus.load_tokenizer(model)
+    about = corpus.make(snakemake.params.corpus, tokenizer, snakemake.output.tokens)
     Path(snakemake.output.about).write_text(json.dumps(about, indent=1))
