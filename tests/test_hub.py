@@ -120,6 +120,18 @@ def test_only_the_needed_files_are_fetched_and_safetensors_preferred(hub, client
     assert models.load(client.home / "out").digest() == gpt2(10).digest()
 
 
+def test_main_is_not_taken_for_the_last_step(hub, client):
+    """Its weights are those of step 10 here."""
+    said = fetch(client, "main")
+    assert client.code == 0, said
+    assert models.load(client.home / "out").digest() == gpt2(10).digest()
+    about = json.loads((client.home / "out/hub.json").read_text())
+    assert about["commit"] == hub.commit(REPO, "main") != hub.commit(REPO, "checkpoint-10")
+    fetch(client, "checkpoint-400", out="last")
+    assert client.code == 1
+    assert not (client.home / "last").exists()
+
+
 @pytest.mark.parametrize("revision", ["pickled", "pickled-parts", "parts"])
 def test_every_form_of_weights_gives_the_same_model_as_safetensors(revision, hub, client):
     said = fetch(client, revision)

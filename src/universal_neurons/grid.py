@@ -144,12 +144,13 @@ class Grid:
             names = [hub.name_of(models, seed, step) for seed, step in cells]
             directories = hub.config_directories(names, directories)
         shapes: dict[str, Shape] = {}
-        vocabularies = set()
+        vocabularies: set[int] = set()
         for (seed, _), directory in zip(cells, directories, strict=True):
             shape, vocabulary = read_shape(directory), read_vocabulary(directory)
             if shapes.setdefault(seed, shape) != shape:
                 raise UserError(f"models.path: seed {seed} has different sizes at its steps")
-            vocabularies |= {vocabulary} - {None}
+            if vocabulary is not None:
+                vocabularies.add(vocabulary)
         # Where text is tokenised, the tokenizers themselves are compared (`corpus`).
         if len(vocabularies) > 1 and config["corpus"]["source"] == "tokens":
             raise UserError(

@@ -85,7 +85,7 @@ def origin(model: str | Path) -> dict[str, str] | None:
 def commit(model: str | Path) -> str | None:
     """The commit of a snapshot; None for any other model directory."""
     known = origin(model)
-    return known and known["commit"]
+    return None if known is None else known["commit"]
 
 
 def config_directories(names: Sequence[Name], snapshots: Sequence[Path]) -> list[Path]:

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from universal_neurons.errors import UserError
+from universal_neurons.grid import read_shape
 
 # Loading a model takes no time worth a progress bar; our own log says what is loaded.
 transformers_logging.disable_progress_bar()
@@ -143,12 +144,13 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
     Raises
     ------
     UserError
-        If the directory is missing or unreadable, the architecture is unknown, or a weight is
-        missing or not finite.
+        If the directory is missing or unreadable, the architecture is unknown or a mixture of
+        experts, or a weight is missing or not finite.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: not a Hugging Face model directory (no config.json)")
+    read_shape(path)
     try:
         module, loading = AutoModelForCausalLM.from_pretrained(
             path,
