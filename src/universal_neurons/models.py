@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -39,6 +40,9 @@ ARCHITECTURES = {
     "gemma": ("model.layers", "mlp.down_proj"),
     "gemma2": ("model.layers", "mlp.down_proj"),
 }
+
+# What loading broken files, or pickled ones that hold more than weights, raises.
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
 
 OnLayer = Callable[[int, torch.Tensor], torch.Tensor | None]
 
@@ -159,7 +163,7 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{path}: the model can't be loaded: {error}") from error
     # transformers would go on with random weights in their place.
     if loading["missing_keys"]:
