@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from universal_neurons import capture, correlation, models
+from universal_neurons import capture, correlation, models, products, rotations
 from universal_neurons.activations import Activations
 from universal_neurons.store import Added, write_arrays
 
@@ -91,7 +91,7 @@ def run_capture(
             batch_tokens=batch_tokens,
             **options,
         )
-        within = correlation.within_sums(Activations(shard / "activations.zarr"))
+        within = products.within_sums(Activations(shard / "activations.zarr"))
         write_arrays(shard / "within.zarr", within, {})
         shards.append(shard)
     return shards
@@ -100,10 +100,31 @@ def run_capture(
 def neurons(shards: Sequence[Path]) -> correlation.Neurons:
     """The statistics of a captured model."""
     return correlation.Neurons.read(
-        [shard / "moments.zarr" for shard in shards],
-        [shard / "within.zarr" for shard in shards],
-        shards[0].parent / "calibration.zarr",
+        [shard / "moments.zarr" for shard in shards], shards[0].parent / "calibration.zarr"
     )
+
+
+def baseline(shards: Sequence[Path], draws: int) -> correlation.Baseline:
+    """The rotations of a captured model, made from seed 0."""
+    where = shards[0].parent
+    model = neurons(shards)
+    rotations.write_rotations(
+        where / "rotations.zarr",
+        [(d_mlp, i) for i, d_mlp in enumerate(model.d_mlp)],
+        draws=draws,
+        seed=0,
+        attributes={},
+    )
+    rotations.write_rotated_std(
+        where / "rotated.zarr",
+        sums=[shard / "moments.zarr" for shard in shards],
+        within=[shard / "within.zarr" for shard in shards],
+        calibration=where / "calibration.zarr",
+        rotations=where / "rotations.zarr",
+        draws=draws,
+        attributes={},
+    )
+    return correlation.Baseline.read(model, where / "rotations.zarr", where / "rotated.zarr")
 
 
 def run_match(
@@ -121,7 +142,7 @@ def run_match(
     for block in blocks:
         sums = []
         for i, (shard_a, shard_b) in enumerate(zip(a, b, strict=True)):
-            tiles = correlation.cross_sums(
+            tiles = products.cross_sums(
                 Activations(shard_a / "activations.zarr"),
                 Activations(shard_b / "activations.zarr"),
                 block,
@@ -130,7 +151,14 @@ def run_match(
             sums.append(where / f"sums{block}{i}.zarr")
             write_arrays(sums[-1], tiles, {})
         one, two = neurons(a), neurons(b)
-        found = correlation.match(Added(sums), one, two, block, draws=draws, seed=0)
+        found = correlation.match(
+            Added(sums),
+            one,
+            two,
+            block,
+            baseline_a=baseline(a, draws),
+            baseline_b=baseline(b, draws),
+        )
         stores.append(where / f"matches{block}.zarr")
         correlation.write_matches(
             stores[-1],

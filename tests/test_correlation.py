@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 from pipeline import (
     gpt2,
     module_activations,
-    neurons,
     random_tokens,
     run_capture,
     run_match,
     wrap,
 )
 
-from universal_neurons import correlation, universality
+from universal_neurons import products, universality
 from universal_neurons.activations import Activations
+from universal_neurons.calibration import read_calibration
 from universal_neurons.errors import UserError
+from universal_neurons.moments import merge
+from universal_neurons.rotations import covariance_within, rotation
 from universal_neurons.store import Added, read_arrays
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3, "int8": 2e-3}
@@ -42,7 +44,7 @@ def oracle(mine, theirs, draws):
             np.hstack(mine),
             np.hstack(
                 [
-                    y @ correlation.rotation(0, layer, draw, y.shape[1]).T.astype(np.float64)
+                    y @ rotation(0, layer, draw, y.shape[1]).T.astype(np.float64)
                     for layer, y in enumerate(theirs)
                 ]
             ),
@@ -150,7 +152,7 @@ def test_any_split_into_shards_gives_the_same_int8_sums_to_the_bit(splits, token
     for name, stores in (("whole", whole), ("cut", cut)):
         pieces = [
             dict(
-                correlation.cross_sums(
+                products.cross_sums(
                     Activations(a / "activations.zarr"), Activations(b / "activations.zarr"), (0, 1)
                 )
             )
@@ -180,17 +182,17 @@ def test_both_kernels_give_the_exact_integer_sums(tokens, d_a, d_b, seed):
     expected = a.astype(np.int64).T @ b.astype(np.int64)
     for kernel in ("int8", "float32"):
         total = np.ones((d_a, d_b), np.int64)
-        correlation.add_products(total, a, b, kernel)
+        products.add_products(total, a, b, kernel)
         np.testing.assert_array_equal(total, expected + 1)
 
 
 @pytest.mark.parametrize("kernel", ["int8", "float32"])
 def test_extreme_codes_do_not_overflow(kernel):
-    n = correlation.INT8_TOKENS + 5
+    n = products.EXACT_TOKENS["int8"] + 5
     a = np.full((n, 2), 127, np.int8)
     b = np.array([[127, -127]], np.int8).repeat(n, 0)
     total = np.zeros((2, 2), np.int64)
-    correlation.add_products(total, a, b, kernel)
+    products.add_products(total, a, b, kernel)
     np.testing.assert_array_equal(total, [[127**2 * n, -(127**2) * n]] * 2)
     assert total.max() > 2**31
 
@@ -222,14 +224,14 @@ def test_excluded_tokens_have_no_influence(tokens, tmp_path):
 
 
 def test_rotations_are_orthogonal_seeded_and_haar():
-    r = correlation.rotation(0, 1, 2, 30).astype(np.float64)
+    r = rotation(0, 1, 2, 30).astype(np.float64)
     np.testing.assert_allclose(r @ r.T, np.eye(30), atol=1e-6)
-    np.testing.assert_array_equal(r, correlation.rotation(0, 1, 2, 30))
-    assert not np.allclose(r, correlation.rotation(0, 1, 3, 30))
-    assert not np.allclose(r, correlation.rotation(1, 1, 2, 30))
+    np.testing.assert_array_equal(r, rotation(0, 1, 2, 30))
+    assert not np.allclose(r, rotation(0, 1, 3, 30))
+    assert not np.allclose(r, rotation(1, 1, 2, 30))
     # A plain QR's Q has a diagonal of one sign on average; Haar's entries have mean 0 and
     # variance 1/d.
-    diagonals = np.array([np.diag(correlation.rotation(0, 0, k, 8)) for k in range(400)])
+    diagonals = np.array([np.diag(rotation(0, 0, k, 8)) for k in range(400)])
     assert abs(diagonals.mean()) < 4 * np.sqrt(1 / 8 / diagonals.size)
     assert diagonals.var() == pytest.approx(1 / 8, rel=0.1)
 
@@ -244,12 +246,14 @@ def test_stores_of_different_tokens_are_refused(tokens, tmp_path):
 def test_within_covariance_is_that_of_the_activations(tokens, tmp_path):
     model = gpt2(1)
     stores = run_capture(model, tokens, tmp_path, seed="a", splits=(50,))
-    measured = neurons(stores)
+    sums = merge(read_arrays(shard / "moments.zarr") for shard in stores)
+    within = Added([shard / "within.zarr" for shard in stores])
+    calibration = read_calibration(tmp_path / "calibration.zarr")
+    scale = np.concatenate([layer.ranges.scale for layer in calibration])
     for layer, x in enumerate(module_activations(model, tokens)):
         expected = np.cov(x.T, ddof=0)
-        error = np.abs(measured.covariance_within(layer) - expected)
+        own = slice(layer * x.shape[1], (layer + 1) * x.shape[1])
+        measured = covariance_within(within[f"{layer}x{layer}"], sums, scale, own)
         spread = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
-        assert (error / spread).max() < 2e-3
-        np.testing.assert_allclose(
-            np.diag(measured.covariance_within(layer)), np.diag(expected), rtol=1e-5
-        )
+        assert (np.abs(measured - expected) / spread).max() < 2e-3
+        np.testing.assert_allclose(np.diag(measured), np.diag(expected), rtol=1e-5)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from universal_neurons import encoding
-from universal_neurons.rounding import Dither, encode_int8, stored
+from universal_neurons.rounding import Dither, bits, encode_int8, stored
 
 CPU = torch.device("cpu")
 
@@ -103,5 +103,5 @@ def test_ranges_cover_the_sample_with_headroom_and_silent_neurons_get_the_median
 def test_float_encodings_come_back(name, error):
     x = torch.randn(50, 7)
     ranges = encoding.Ranges(np.ones(7, np.float32), np.full(7, 0.5, np.float32))
-    back = encoding.decode(stored(x, name), name, ranges)
+    back = encoding.decode(bits(stored(x, name)), name, ranges)
     np.testing.assert_allclose(back, x.numpy(), rtol=error + 1e-6, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -75,8 +76,9 @@ def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, piece
     path = tmp_path_factory.mktemp("rows") / "s.zarr"
     original, store.CHUNK_BYTES = store.CHUNK_BYTES, chunk * 24
     try:
-        with store.new_store(path, {}) as group:
-            writer = store.RowWriter(store.create_array(group, "x", rows.shape, rows.dtype))
+        with store.new_store(path, {}) as group, ThreadPoolExecutor(1) as thread:
+            array = store.create_array(group, "x", rows.shape, rows.dtype)
+            writer = store.RowWriter(array, thread)
             for piece in np.split(rows, np.cumsum(pieces)[:-1]) if pieces else []:
                 writer.append(piece)
             writer.close()
@@ -86,8 +88,8 @@ def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, piece
 
 
 def test_missing_rows_are_an_error(tmp_path):
-    with store.new_store(tmp_path / "s.zarr", {}) as group:
-        writer = store.RowWriter(store.create_array(group, "x", (3, 2), np.int8))
+    with store.new_store(tmp_path / "s.zarr", {}) as group, ThreadPoolExecutor(1) as thread:
+        writer = store.RowWriter(store.create_array(group, "x", (3, 2), np.int8), thread)
         writer.append(np.zeros((2, 2), np.int8))
         with pytest.raises(ValueError, match="2 rows instead of 3"):
             writer.close()

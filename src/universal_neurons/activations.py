@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zarr.core.buffer.cpu import NDBuffer
 
 from universal_neurons.encoding import Ranges, codes, decode
 from universal_neurons.errors import UserError
@@ -51,13 +52,33 @@ class Activations:
             np.asarray(self._group[f"offset{layer}"][:]),  # type: ignore[index]
         )
 
-    def stored(self, layer: int, rows: slice = slice(None)) -> NDArray:
-        """A layer's values as stored, shape (tokens, d_mlp)."""
-        return np.asarray(self._group[f"layer{layer}"][rows])  # type: ignore[index]
+    def stored(
+        self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None
+    ) -> NDArray:
+        """A layer's values as stored, shape (tokens, d_mlp).
 
-    def codes(self, layer: int, rows: slice = slice(None)) -> NDArray:
-        """A layer's codes, int8 or float32, shape (tokens, d_mlp): see `encoding.codes`."""
-        stored = self.stored(layer, rows)
+        With a `buffer` of at least that many rows they are read into it: memory that is used again
+        is several times faster than fresh memory.
+        """
+        array = self._group[f"layer{layer}"]
+        if buffer is None:
+            return np.asarray(array[rows])  # type: ignore[index]
+        start, stop, _ = rows.indices(self.n_tokens)
+        into = buffer[: max(0, stop - start)]
+        if len(into):
+            array.get_basic_selection(  # type: ignore[union-attr]
+                (slice(start, stop), slice(None)), out=NDBuffer.from_numpy_array(into)
+            )
+        return into
+
+    def codes(
+        self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None
+    ) -> NDArray:
+        """A layer's codes, int8 or float32, shape (tokens, d_mlp): see `encoding.codes`.
+
+        `buffer` is used by int8 codes; see `stored`.
+        """
+        stored = self.stored(layer, rows, buffer if self.encoding == "int8" else None)
         if self.encoding == "int8":
             return stored
         return codes(stored, self.encoding, self.ranges(layer).offset)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from universal_neurons import corpus, hub
 from universal_neurons import encoding as enc
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import Calibration, read_calibration, write_calibration
-from universal_neurons.correlation import within_sums
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
 from universal_neurons.models import Model, load
+from universal_neurons.one_pass import LayerPass
 from universal_neurons.power_sums import PowerSums
-from universal_neurons.rounding import Dither, encode_int8, stored
+from universal_neurons.products import within_sums
+from universal_neurons.rounding import Dither, bits
 from universal_neurons.store import RowWriter, create_array, new_store, provenance, write_arrays
 
 
@@ -100,7 +102,7 @@ def calibrate(
     def on_layer(layer: int, x: torch.Tensor) -> None:
         selected = x.reshape(-1, x.shape[-1])[mask]
         if not sums[layer].update(selected):
-            raise _not_finite(seed, step, layer)
+            raise _not_finite(f"seed {seed}, step {step}", layer)
 
     with model.tap(on_layer):
         for batch in forward(model, sequences, batch_tokens):
@@ -118,43 +120,6 @@ def calibrate(
             )
         )
     return result
-
-
-class _LayerCapture:
-    """Encode, measure and store one layer, batch by batch."""
-
-    def __init__(
-        self,
-        calibration: Calibration,
-        dither: Dither | None,
-        encoding: str,
-        writer: RowWriter,
-        device: torch.device,
-    ) -> None:
-        self._encoding = encoding
-        self._dither = dither
-        self.writer = writer
-        self._scale = torch.from_numpy(calibration.ranges.scale).to(device)
-        self._offset = torch.from_numpy(calibration.ranges.offset).to(device)
-        self.sums = PowerSums(torch.from_numpy(calibration.centre).to(device))
-        d_mlp = len(calibration.centre)
-        self.clipped = torch.zeros(d_mlp, dtype=torch.int64, device=device)
-        self.code_sum = np.zeros(d_mlp, np.int64 if dither else np.float64)
-
-    def add(self, x: torch.Tensor, token_index: NDArray[np.int64]) -> bool:
-        """Take activations of shape (tokens, d_mlp); False if one of them is not finite."""
-        if not self.sums.update(x):
-            return False
-        if self._dither is not None:
-            code, clipped = encode_int8(x, self._scale, self._offset, self._dither(token_index))
-            self.clipped += clipped
-            rows = code.cpu().numpy()
-        else:
-            rows = stored(x, self._encoding)
-        codes = enc.codes(rows, self._encoding, self._offset.cpu().numpy())
-        self.code_sum += codes.sum(0, dtype=self.code_sum.dtype)
-        self.writer.append(rows)
-        return True
 
 
 def capture(
@@ -209,10 +174,7 @@ def capture(
         If an activation is NaN or infinite (naming seed, step and layer), or a token is beyond the
         vocabulary, or the calibration is of another model.
     """
-    if tuple(len(layer.centre) for layer in calibration) != model.d_mlp:
-        raise UserError(f"seed {seed}, step {step}: the calibration is of another model")
     sequences = tokens[start:stop]
-    context = sequences.shape[1]
     n_tokens = sum(int(scored(part, exclude).sum()) for part in _blocks(sequences))
     attributes = {
         **attributes,
@@ -224,34 +186,117 @@ def capture(
         "n_tokens": n_tokens,
         "d_mlp": list(model.d_mlp),
     }
-    with new_store(activations, attributes) as group:
-        layers = []
+    with new_store(activations, attributes) as group, ThreadPoolExecutor(1) as thread:
+        dtype = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[encoding]
+        layers = layer_passes(model, calibration, encoding, seed=seed, step=step)
+        writers = []
         for i, (d_mlp, codes) in enumerate(zip(model.d_mlp, calibration, strict=True)):
-            dtype = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[encoding]
             array = create_array(group, f"layer{i}", (n_tokens, d_mlp), dtype)
             create_array(group, f"scale{i}", (d_mlp,), np.float32)[:] = codes.ranges.scale
             create_array(group, f"offset{i}", (d_mlp,), np.float32)[:] = codes.ranges.offset
-            dither = Dither(seed, step, i, d_mlp, model.device) if encoding == "int8" else None
-            layers.append(_LayerCapture(codes, dither, encoding, RowWriter(array), model.device))
-        token_ids = RowWriter(create_array(group, "token_id", (n_tokens,), np.int32))
-        token_index = RowWriter(create_array(group, "token_index", (n_tokens,), np.int64))
+            writers.append(RowWriter(array, thread))
+        token_ids = RowWriter(create_array(group, "token_id", (n_tokens,), np.int32), thread)
+        token_index = RowWriter(create_array(group, "token_index", (n_tokens,), np.int64), thread)
 
-        def on_layer(layer: int, x: torch.Tensor) -> None:
-            if not layers[layer].add(x.reshape(-1, x.shape[-1])[mask], batch_index):
-                raise _not_finite(seed, step, layer)
+        def on_values(layer: int, x: torch.Tensor) -> None:
+            writers[layer].append(bits(x))
 
-        row = start
-        with model.tap(on_layer):
-            for batch in forward(model, sequences, batch_tokens):
-                keep = scored(batch, exclude)
-                mask = torch.from_numpy(keep.ravel()).to(model.device)
-                batch_index = np.flatnonzero(keep) + row * context
-                token_ids.append(batch[keep])
-                token_index.append(batch_index)
-                row += len(batch)
-        for writer in (token_ids, token_index, *(layer.writer for layer in layers)):
+        batches = values(
+            model,
+            sequences,
+            layers,
+            on_values,
+            start=start,
+            exclude=exclude,
+            batch_tokens=batch_tokens,
+            name=f"seed {seed}, step {step}",
+        )
+        for ids, index in batches:
+            token_ids.append(ids)
+            token_index.append(index)
+        for writer in (token_ids, token_index, *writers):
             writer.close()
-        write_arrays(moments, _moment_arrays(layers, n_tokens).items(), attributes)
+        write_arrays(moments, moment_arrays(layers, n_tokens).items(), attributes)
+
+
+def values(
+    model: Model,
+    sequences: NDArray[np.integer],
+    layers: Sequence[LayerPass],
+    on_values: Callable[[int, torch.Tensor], None],
+    *,
+    start: int,
+    exclude: Sequence[int],
+    batch_tokens: int,
+    name: str,
+) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64]]]:
+    """Run a model over sequences, encoding and measuring every layer's scored activations.
+
+    Parameters
+    ----------
+    model, sequences, batch_tokens
+        See `forward`.
+    layers
+        From `layer_passes`.
+    on_values
+        Called with a layer and its batch's values as stored, shape (scored, d_mlp).
+    start
+        Place of the first sequence in the corpus.
+    exclude
+        Token ids that are not scored.
+    name
+        Of the model, for messages.
+
+    Yields
+    ------
+    token_id, token_index
+        Of every batch's scored tokens, after its layers were handed over.
+
+    Raises
+    ------
+    UserError
+        If an activation is not finite, or see `forward`.
+    """
+
+    def on_layer(layer: int, x: torch.Tensor) -> None:
+        taken = layers[layer].add(x.reshape(-1, x.shape[-1]), rows, index)
+        if taken is None:
+            raise _not_finite(name, layer)
+        on_values(layer, taken)
+
+    context = sequences.shape[1]
+    done: tuple[NDArray[np.integer], NDArray[np.int64]] | None = None
+    with model.tap(on_layer):
+        # `forward` runs a batch when the next one is asked for.
+        for batch in forward(model, sequences, batch_tokens):
+            if done is not None:
+                yield done
+            keep = scored(batch, exclude)
+            place = np.flatnonzero(keep)
+            rows = torch.from_numpy(place).to(model.device)
+            index = place + start * context
+            start += len(batch)
+            done = batch[keep], index
+    if done is not None:
+        yield done
+
+
+def layer_passes(
+    model: Model, calibration: Sequence[Calibration], encoding: str, *, seed: str, step: int
+) -> list[LayerPass]:
+    """What encodes and measures every layer of a model.
+
+    Raises
+    ------
+    UserError
+        If the calibration is of another model.
+    """
+    if tuple(len(layer.centre) for layer in calibration) != model.d_mlp:
+        raise UserError(f"seed {seed}, step {step}: the calibration is of another model")
+    return [
+        LayerPass(codes, Dither(seed, step, i, d_mlp, model.device), encoding, model.device)
+        for i, (d_mlp, codes) in enumerate(zip(model.d_mlp, calibration, strict=True))
+    ]
 
 
 def _blocks(sequences: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
@@ -260,20 +305,13 @@ def _blocks(sequences: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
         yield sequences[i : i + 4096]
 
 
-def _not_finite(seed: str, step: int, layer: int) -> UserError:
-    return UserError(f"seed {seed}, step {step}, layer {layer}: NaN or infinite activations")
+def _not_finite(name: str, layer: int) -> UserError:
+    return UserError(f"{name}, layer {layer}: NaN or infinite activations")
 
 
-def _moment_arrays(layers: Sequence[_LayerCapture], n_tokens: int) -> dict[str, NDArray]:
+def moment_arrays(layers: Sequence[LayerPass], n_tokens: int) -> dict[str, NDArray]:
     """Join the layers' sums along the neurons of the model."""
-    parts = [
-        {
-            **layer.sums.arrays(),
-            "clipped": layer.clipped.cpu().numpy(),
-            "code_sum": layer.code_sum,
-        }
-        for layer in layers
-    ]
+    parts = [layer.arrays() for layer in layers]
     joined = {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
     return {**joined, "n_tokens": np.array([n_tokens])}
 

@@ -26,6 +26,7 @@ METHOD_VERSION = {
     "train": 1,
     "capture": 1,
     "correlate": 1,
+    "rotate": 1,
     "match": 1,
     "score": 1,
     "ablate": 1,
@@ -174,6 +175,12 @@ class Grid:
         """Unordered pairs of seeds, each sorted, so that the order of the seeds is immaterial."""
         return list(combinations(sorted(self.seeds), 2))
 
+    @cached_property
+    def layer_kinds(self) -> list[tuple[int, int]]:
+        """Width and number of every layer of any seed: what there are rotations for."""
+        shapes = set(self.shapes.values())
+        return sorted({(shape.d_mlp, i) for shape in shapes for i in range(shape.n_layers)})
+
     def training_key(self, files: Sequence[str]) -> str:
         """Short name of what trained models depend on: options, corpus and method.
 
@@ -261,8 +268,10 @@ class Grid:
         return {
             "capture": tokens * (self._forward_operations() + 2 * shape.d_mlp * shape.neurons),
             "correlate": 2 * tokens * layers * shape.d_mlp * shape.neurons,
-            # The rotation, its use in both directions and its decomposition cost about 10 cubes.
-            "match": 10 * draws * layers * shape.n_layers * shape.d_mlp**3,
+            # A decomposition takes about 10 cubes in float64.
+            "rotations": 10 * draws * len(self.layer_kinds) * shape.d_mlp**3,
+            "rotated_std": 2 * draws * shape.n_layers * shape.d_mlp**3,
+            "match": 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
             "ablate": seeds * self._ablation_operations(),
         }[rule]
 
@@ -282,7 +291,9 @@ class Grid:
         size = {
             "capture": 2 * weights + shape.n_layers * (16 << 20) + 2 * square,
             "correlate": 8 * shape.d_mlp * shape.neurons + 4 * 16384 * 4 * shape.d_mlp,
-            "match": 16 * square + self.config["baseline"]["draws"] * square,
+            "rotations": 6 * square,
+            "rotated_std": 6 * square,
+            "match": (6 + self.config["baseline"]["draws"]) * square,
             "ablate": 3 * weights,
             # Pickled weights and their copy.
             "fetch": 2 * weights,

@@ -37,6 +37,10 @@ class PowerSums:
         self.powers[1] += square.sum(0)
         self.powers[2] += d.mul_(square).sum(0)
         self.powers[3] += square.mul_(square).sum(0)
+        return self.finite()
+
+    def finite(self) -> bool:
+        """Whether all activations so far were finite."""
         return bool(torch.isfinite(self.powers[0]).all())
 
     def arrays(self) -> dict[str, NDArray]:

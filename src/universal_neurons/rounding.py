@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from universal_neurons.encoding import LIMIT
 
 # Odd multiplier of the dither's hash (2**32 divided by the golden ratio), as a signed int32.
-_MULTIPLIER = 0x9E3779B1 - (1 << 32)
+MULTIPLIER = 0x9E3779B1 - (1 << 32)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -52,6 +52,10 @@ class Dither:
             bits = _mix(index.astype(np.uint64) + key) >> np.uint64(32)
         return torch.from_numpy(bits.astype(np.uint32).view(np.int32)).to(self._device)
 
+    def words(self, token_index: NDArray[np.integer]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Key of every token and of every neuron, int32, from which `__call__` makes its hash."""
+        return self._words(self._token_key, token_index), self._neuron
+
     def __call__(self, token_index: NDArray[np.integer]) -> torch.Tensor:
         """Uniform numbers in [-1/2, 1/2], float32, shape (tokens, d_mlp).
 
@@ -60,9 +64,10 @@ class Dither:
         token_index
             Shape (tokens,): each token's position in the corpus.
         """
-        hashed = self._words(self._token_key, token_index)[:, None] ^ self._neuron
-        hashed.mul_(_MULTIPLIER)
-        hashed.bitwise_xor_(hashed >> 15).mul_(_MULTIPLIER)
+        token, neuron = self.words(token_index)
+        hashed = token[:, None] ^ neuron
+        hashed.mul_(MULTIPLIER)
+        hashed.bitwise_xor_(hashed >> 15).mul_(MULTIPLIER)
         return hashed.to(torch.float32).mul_(2.0**-32)
 
 
@@ -93,12 +98,17 @@ def encode_int8(
     return code.clamp_(-LIMIT, LIMIT).to(torch.int8), clipped
 
 
-def stored(x: torch.Tensor, encoding: str) -> NDArray:
-    """A float tensor as it is stored: float32, or the bits of bfloat16 as uint16.
+def stored(x: torch.Tensor, encoding: str) -> torch.Tensor:
+    """A float tensor as it is stored, bfloat16 or float32 (see `bits`)."""
+    return x.to({"bfloat16": torch.bfloat16, "float32": torch.float32}[encoding])
 
-    Zarr v3 has no bfloat16; `encoding.decode` turns the bits back.
+
+def bits(values: torch.Tensor) -> NDArray:
+    """Stored values as a NumPy array: bfloat16, which Zarr v3 has not, as its bits in uint16.
+
+    `encoding.decode` turns the bits back.
     """
-    x = x.cpu()
-    if encoding == "bfloat16":
-        return x.to(torch.bfloat16).view(torch.uint16).numpy()
-    return x.to(torch.float32).numpy()
+    values = values.cpu()
+    if values.dtype == torch.bfloat16:
+        return values.view(torch.uint16).numpy()
+    return values.numpy()

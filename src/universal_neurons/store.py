@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -176,15 +177,20 @@ class RowWriter:
     ----------
     array
         As made by `create_array`.
+    thread
+        Compresses and writes a chunk while the next one is filled; one thread may serve many
+        writers.
     """
 
-    def __init__(self, array: zarr.Array) -> None:
+    def __init__(self, array: zarr.Array, thread: Executor) -> None:
         self._array = array
-        self._buffer = np.empty(array.chunks, array.dtype)
+        self._thread = thread
+        self._writing: Future[None] | None = None
+        self._buffer, self._other = (np.empty(array.chunks, array.dtype) for _ in range(2))
         self._filled = self._written = 0
 
     def append(self, rows: NDArray) -> None:
-        """Add rows after those already there."""
+        """Add rows after those already there; they are copied."""
         while len(rows):
             n = min(len(rows), len(self._buffer) - self._filled)
             self._buffer[self._filled : self._filled + n] = rows[:n]
@@ -194,9 +200,20 @@ class RowWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        end = self._written + self._filled
-        self._array[self._written : end] = self._buffer[: self._filled]
-        self._written, self._filled = end, 0
+        self._wait()
+        start, self._written = self._written, self._written + self._filled
+        self._writing = self._thread.submit(
+            self._array.__setitem__,
+            slice(start, self._written),
+            self._buffer[: self._filled],
+        )
+        self._buffer, self._other = self._other, self._buffer
+        self._filled = 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def close(self) -> None:
         """Write what is buffered.
@@ -208,6 +225,7 @@ class RowWriter:
         """
         if self._filled:
             self._flush()
+        self._wait()
         if self._written != self._array.shape[0]:
             raise ValueError(
                 f"{self._array.name}: {self._written} rows instead of {self._array.shape[0]}"

@@ -25,15 +25,63 @@ rule correlate:
         "../scripts/correlate.py"
 
 
+# The rotations are the same for all models: made once, they cost nothing when a step is added.
+rule rotations:
+    output:
+        directory(ROTATIONS),
+    log:
+        f"{RESULTS}/logs/rotations.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/rotations.tsv"
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("rotations")
+    resources:
+        mem_mb=GRID.mem_mb("rotations"),
+        runtime=GRID.minutes("rotations"),
+    params:
+        layers=GRID.layer_kinds,
+        baseline=config["baseline"],
+        version=METHOD_VERSION["rotate"],
+    script:
+        "../scripts/rotations.py"
+
+
+rule rotated_std:
+    input:
+        sums=shards(MOMENTS),
+        within=shards(WITHIN),
+        calibration=CALIBRATION,
+        rotations=ROTATIONS,
+    output:
+        directory(ROTATED),
+    log:
+        ROTATED.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
+    benchmark:
+        ROTATED.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("rotated_std")
+    resources:
+        mem_mb=GRID.mem_mb("rotated_std"),
+        runtime=GRID.minutes("rotated_std"),
+    params:
+        draws=config["baseline"]["draws"],
+        version=METHOD_VERSION["rotate"],
+    script:
+        "../scripts/rotated_std.py"
+
+
 rule match:
     input:
         sums=shards(SUMS),
         moments_a=shards(MOMENTS),
         moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
-        within_a=shards(WITHIN),
-        within_b=shards(WITHIN.replace("{seed}", "{other}")),
         calibration_a=CALIBRATION,
         calibration_b=CALIBRATION.replace("{seed}", "{other}"),
+        rotations=ROTATIONS,
+        rotated_a=ROTATED,
+        rotated_b=ROTATED.replace("{seed}", "{other}"),
     output:
         directory(MATCHES),
     log:
@@ -48,7 +96,6 @@ rule match:
         runtime=GRID.minutes("match"),
     params:
         layers=layers_of,
-        baseline=config["baseline"],
         version=METHOD_VERSION["match"],
     script:
         "../scripts/match.py"

@@ -1,10 +1,10 @@
-from universal_neurons import correlation
+from universal_neurons import products
 from universal_neurons.activations import Activations
 from universal_neurons.jobs import job
 from universal_neurons.store import provenance, write_arrays
 
 with job(snakemake.log[0]):
-    tiles = correlation.cross_sums(
+    tiles = products.cross_sums(
         Activations(snakemake.input.a),
         Activations(snakemake.input.b),
         snakemake.params.layers,

@@ -1,14 +1,21 @@
-from universal_neurons import correlation
+from universal_neurons.correlation import Baseline, Neurons, match, write_matches
 from universal_neurons.jobs import job
 from universal_neurons.store import Added, provenance
 
 with job(snakemake.log[0]):
     given = snakemake.input
-    a = correlation.Neurons.read(given.moments_a, given.within_a, given.calibration_a)
-    b = correlation.Neurons.read(given.moments_b, given.within_b, given.calibration_b)
-    layers, baseline = snakemake.params.layers, snakemake.params.baseline
-    forward, backward = correlation.match(Added(given.sums), a, b, layers, **baseline)
-    correlation.write_matches(
+    a = Neurons.read(given.moments_a, given.calibration_a)
+    b = Neurons.read(given.moments_b, given.calibration_b)
+    layers = snakemake.params.layers
+    forward, backward = match(
+        Added(given.sums),
+        a,
+        b,
+        layers,
+        baseline_a=Baseline.read(a, given.rotations, given.rotated_a),
+        baseline_b=Baseline.read(b, given.rotations, given.rotated_b),
+    )
+    write_matches(
         snakemake.output[0],
         forward,
         backward,

@@ -1,0 +1,201 @@
+"""Encode and measure a layer's activations: codes, clipped values and power sums.
+
+On the CPU int8 codes and all sums come from one pass over the activations, compiled by numba:
+separate tensor operations would read them from memory twenty times. Elsewhere, and for the other
+encodings, torch does the same step by step.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from universal_neurons.calibration import Calibration
+from universal_neurons.encoding import LIMIT
+from universal_neurons.power_sums import PowerSums
+from universal_neurons.rounding import MULTIPLIER, Dither, encode_int8, stored
+
+# Neurons that a thread works on at a time: their accumulators stay in the first-level cache.
+_NEURONS = 256
+
+# What numba started with; more can't be asked for.
+_THREADS = numba.get_num_threads()
+
+
+class LayerPass:
+    """Codes and sums of one layer of one model, batch by batch.
+
+    Parameters
+    ----------
+    calibration
+        The layer's codes and the centre of its power sums.
+    dither
+        The layer's random numbers; used by int8.
+    encoding
+        One of `encoding.ENCODINGS`.
+    device
+        Where the activations are.
+    """
+
+    def __init__(
+        self, calibration: Calibration, dither: Dither, encoding: str, device: torch.device
+    ) -> None:
+        self._encoding = encoding
+        self._dither = dither
+        self._ranges = calibration.ranges
+        self._scale = torch.from_numpy(calibration.ranges.scale).to(device)
+        self._offset = torch.from_numpy(calibration.ranges.offset).to(device)
+        self._sums = PowerSums(torch.from_numpy(calibration.centre).to(device))
+        d_mlp = len(calibration.centre)
+        self._clipped = torch.zeros(d_mlp, dtype=torch.int64, device=device)
+        dtype = torch.int64 if encoding == "int8" else torch.float64
+        self._code_sum = torch.zeros(d_mlp, dtype=dtype, device=device)
+        self._buffer = np.empty((0, d_mlp), np.int8)
+
+    def add(
+        self, x: torch.Tensor, rows: torch.Tensor, token_index: NDArray[np.int64]
+    ) -> torch.Tensor | None:
+        """Take a batch.
+
+        Parameters
+        ----------
+        x
+            Activations, shape (tokens, d_mlp).
+        rows
+            Which of the tokens are scored: indices, shape (scored,).
+        token_index
+            Shape (scored,): their positions in the corpus.
+
+        Returns
+        -------
+        Tensor or None
+            Values as stored (see `encoding`), shape (scored, d_mlp), valid until the next call;
+            bfloat16 as itself. None if an activation is not finite.
+        """
+        if self._encoding == "int8" and x.device.type == "cpu":
+            return self._add_compiled(x, rows, token_index)
+        x = x[rows]
+        if not self._sums.update(x):
+            return None
+        if self._encoding == "int8":
+            values, clipped = encode_int8(x, self._scale, self._offset, self._dither(token_index))
+            self._clipped += clipped
+            codes = values
+        else:
+            values = stored(x, self._encoding)
+            codes = values.float() - self._offset
+        self._code_sum += codes.sum(0, dtype=self._code_sum.dtype)
+        return values
+
+    def _add_compiled(
+        self, x: torch.Tensor, rows: torch.Tensor, token_index: NDArray[np.int64]
+    ) -> torch.Tensor | None:
+        if x.dtype == torch.bfloat16:
+            bits, shift = x.contiguous().view(torch.uint16).numpy(), 16
+        else:
+            bits, shift = x.float().contiguous().view(torch.uint32).numpy(), 0
+        if len(rows) > len(self._buffer):
+            self._buffer = np.empty((len(rows), x.shape[1]), np.int8)
+        codes = self._buffer[: len(rows)]
+        inverse = 1 / self._ranges.scale
+        tokens, neurons = self._dither.words(token_index)
+        numba.set_num_threads(min(torch.get_num_threads(), _THREADS))
+        _encode_and_sum(
+            bits,
+            shift,
+            rows.numpy(),
+            inverse,
+            np.float32(0.5) - self._ranges.offset * inverse,
+            tokens.numpy(),
+            neurons.numpy(),
+            self._sums.centre.numpy(),
+            codes,
+            self._sums.powers.numpy(),
+            self._sums.low.numpy(),
+            self._sums.high.numpy(),
+            self._sums.positive.numpy(),
+            self._clipped.numpy(),
+            self._code_sum.numpy(),
+        )
+        return torch.from_numpy(codes) if self._sums.finite() else None
+
+    def arrays(self) -> dict[str, NDArray]:
+        """The sums, for `moments.merge`."""
+        return {
+            **self._sums.arrays(),
+            "clipped": self._clipped.cpu().numpy(),
+            "code_sum": self._code_sum.cpu().numpy(),
+        }
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _encode_and_sum(
+    bits,
+    shift,
+    rows,
+    inverse,
+    addend,
+    token_words,
+    neuron_words,
+    centre,
+    codes,
+    powers,
+    low,
+    high,
+    positive,
+    clipped,
+    code_sum,
+):  # pragma: no cover - compiled
+    """`encode_int8` and `PowerSums.update` in one; `bits` are float32's, or its upper half's."""
+    d_mlp = bits.shape[1]
+    for block in numba.prange((d_mlp + _NEURONS - 1) // _NEURONS):
+        first = block * _NEURONS
+        stop = min(first + _NEURONS, d_mlp)
+        width = stop - first
+        # Copies: the compiler then knows that none of these overlap, and vectorises.
+        scale, add = inverse[first:stop].copy(), addend[first:stop].copy()
+        words, middle = neuron_words[first:stop].copy(), centre[first:stop].copy()
+        least, most = low[first:stop].copy(), high[first:stop].copy()
+        p1, p2 = np.zeros(width), np.zeros(width)
+        p3, p4 = np.zeros(width), np.zeros(width)
+        above, cut = np.zeros(width, np.int32), np.zeros(width, np.int32)
+        total = np.zeros(width, np.int32)
+        word = np.empty(width, np.uint32)
+        value = word.view(np.float32)
+        for r in range(len(rows)):
+            row = bits[rows[r], first:stop]
+            code = codes[r, first:stop]
+            token = token_words[r]
+            for j in range(width):
+                word[j] = np.uint32(row[j]) << np.uint32(shift)
+            for j in range(width):
+                x = value[j]
+                least[j] = min(least[j], x)
+                most[j] = max(most[j], x)
+                above[j] += x > 0
+                d = np.float64(x) - middle[j]
+                square = d * d
+                p1[j] += d
+                p2[j] += square
+                p3[j] += d * square
+                p4[j] += square * square
+            for j in range(width):
+                h = np.int32((token ^ words[j]) * np.int32(MULTIPLIER))
+                h = np.int32((h ^ (h >> np.int32(15))) * np.int32(MULTIPLIER))
+                u = np.float32(h) * np.float32(2.0**-32)
+                exact = np.floor((u + value[j] * scale[j]) + add[j])
+                kept = min(max(exact, np.float32(-LIMIT)), np.float32(LIMIT))
+                cut[j] += kept != exact
+                code[j] = np.int8(kept)
+                total[j] += np.int32(kept)
+        low[first:stop], high[first:stop] = least, most
+        for j in range(width):
+            powers[0, first + j] += p1[j]
+            powers[1, first + j] += p2[j]
+            powers[2, first + j] += p3[j]
+            powers[3, first + j] += p4[j]
+            positive[first + j] += above[j]
+            clipped[first + j] += cut[j]
+            code_sum[first + j] += total[j]

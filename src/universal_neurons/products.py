@@ -1,0 +1,263 @@
+"""Sums of products of two models' codes over tokens: where nearly all arithmetic of a run is.
+
+Sums of int8 codes are integers and exact, so they have the same bits whatever the kernel, the
+device, the number of threads, the blocks and the order of the shards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.activations import Activations
+from universal_neurons.encoding import LIMIT
+from universal_neurons.jobs import logger, progress
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+KERNELS = ("auto", "int8", "bfloat16", "float32")
+
+# Tokens per product with exact sums: int8 products are added in int32; bfloat16 and float32 ones in
+# float32, which holds all integers up to 2**24.
+EXACT_TOKENS = {
+    "int8": (2**31 - 1) // LIMIT**2,
+    "bfloat16": 2**24 // LIMIT**2,
+    "float32": 2**24 // LIMIT**2,
+}
+
+# Below this many operations NumPy is done before torch is imported.
+SMALL = 2e11
+
+# Codes read at a time: 32,768 tokens of GPT-2 Small's 3,072 neurons. Shorter products spend their
+# time adding to int64, longer ones only take memory (docs/performance.md).
+BLOCK_BYTES = 96 << 20
+
+
+def add_products(
+    total: NDArray | torch.Tensor,
+    a: NDArray | torch.Tensor,
+    b: NDArray | torch.Tensor,
+    kernel: str,
+) -> None:
+    """Add aᵀb to `total`.
+
+    Parameters
+    ----------
+    total
+        Shape (d_a, d_b); int64 for int8 codes (exact), float64 for float32 ones.
+    a, b
+        Codes of the same tokens, shapes (tokens, d_a) and (tokens, d_b), both int8 or both
+        float32; all three NumPy arrays, or tensors on one device.
+    kernel
+        ``int8`` multiplies int8 codes with torch's int8 product; ``bfloat16`` (CUDA only: the
+        CPU's rounds its result) and ``float32`` multiply int8 codes in blocks small enough to be
+        exact. All give the same bits. float32 codes are always multiplied in float32.
+    """
+    if str(a.dtype).rpartition(".")[2] == "int8" and kernel != "float32":
+        import torch  # 1 s: not paid by small jobs
+
+        add = {"int8": _add_int8, "bfloat16": _add_bfloat16}[kernel]
+        add(torch.as_tensor(total), torch.as_tensor(a), torch.as_tensor(b))
+    else:
+        _add_float32(total, a, b)
+
+
+def _add_int8(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    import torch
+
+    if total.device.type == "cuda":
+        # cuBLASLt wants more than 16 rows and multiples of 8.
+        if total.shape[0] <= 16 or total.shape[0] % 8 or total.shape[1] % 8:
+            return _add_bfloat16(total, a, b)
+        whole = len(a) // 8 * 8
+        _add_bfloat16(total, a[whole:], b[whole:])
+        a, b = a[:whole], b[:whole]
+    elif total.shape[0] == 1:
+        # torch 2.13's int8 product is wrong for a single row on the CPU (a test found it).
+        return _add_float32(total, a, b)
+    tokens = EXACT_TOKENS["int8"]
+    scratch = _scratch(*total.shape, total.device)
+    for i in range(0, len(a), tokens):
+        torch._int_mm(a[i : i + tokens].t(), b[i : i + tokens], out=scratch)
+        total += scratch
+    return None
+
+
+@lru_cache(maxsize=1)
+def _scratch(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Where int8 products go: fresh memory for each would cost a tenth of the time."""
+    import torch
+
+    return torch.empty(rows, columns, dtype=torch.int32, device=device)
+
+
+def _add_bfloat16(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    import torch
+
+    tokens = EXACT_TOKENS["bfloat16"]
+    for i in range(0, len(a), tokens):
+        left, right = (x[i : i + tokens].to(torch.bfloat16) for x in (a, b))
+        total += torch.mm(left.t(), right, out_dtype=torch.float32).to(total.dtype)
+
+
+def _add_float32(total: Any, a: Any, b: Any) -> None:
+    tokens = EXACT_TOKENS["float32"]
+    for i in range(0, len(a), tokens):
+        left, right = a[i : i + tokens], b[i : i + tokens]
+        if isinstance(left, np.ndarray):
+            product = left.astype(np.float32).T @ right.astype(np.float32)
+            np.add(total, product, out=total, casting="unsafe")
+        else:
+            total += (left.float().T @ right.float()).to(total.dtype)
+
+
+@cache
+def fastest_kernel(device: str = "cpu") -> str:
+    """The kernel that multiplies int8 codes fastest on this machine, by a short measurement.
+
+    int8 products are many times faster than float32 ones where the processor has VNNI or AMX, and
+    slower where it has neither.
+    """
+    import torch
+
+    rates = {}
+    for kernel in ("int8", "float32") if device == "cpu" else ("int8", "bfloat16", "float32"):
+        a = torch.ones(4096, 512, dtype=torch.int8, device=device)
+        total = torch.zeros(512, 512, dtype=torch.int64, device=device)
+        seconds = []
+        for _ in range(4):  # the first warms up
+            start = time.perf_counter()
+            add_products(total, a, a, kernel)
+            total[0, 0].item()  # waits for the device
+            seconds.append(time.perf_counter() - start)
+        rates[kernel] = 2 * a.numel() * 512 / min(seconds)
+    best = max(rates, key=rates.__getitem__)
+    logger.info("%s: %s kernel, %.0f G operations per second", device, best, rates[best] / 1e9)
+    return best
+
+
+def choose_kernel(kernel: str, operations: float, device: str = "cpu") -> str:
+    """Resolve the kernel ``auto``: the fastest one, and NumPy's for small jobs on the CPU."""
+    if kernel != "auto":
+        return kernel
+    if device == "cpu" and operations < SMALL:
+        return "float32"
+    return fastest_kernel(device)
+
+
+def zeros(d_a: int, d_b: int, encoding: str) -> NDArray:
+    """An empty sum: int64 for int8 codes, float64 for others."""
+    return np.zeros((d_a, d_b), np.int64 if encoding == "int8" else np.float64)
+
+
+def block_tokens(d_mlp: int) -> int:
+    """Tokens of codes to read at a time."""
+    return max(1024, BLOCK_BYTES // d_mlp)
+
+
+def ahead(loads: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """Yield the results of `loads`, each made by a thread while the one before is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(load) for load in loads[:1]]
+        for load in [*loads[1:], None]:
+            if load is not None:
+                waiting.append(pool.submit(load))
+            if waiting:
+                yield waiting.pop(0).result()
+
+
+class Reader:
+    """Read codes into two buffers per store in turn: one can be filled while the other is used."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._buffers: dict[tuple[int, int], list[NDArray]] = {}
+
+    def __call__(self, store: Activations, layer: int, rows: slice) -> NDArray:
+        """A block of codes, valid until the next but one of the same store is read."""
+        key = id(store), store.d_mlp[layer]
+        if key not in self._buffers:
+            self._buffers[key] = [np.empty((self._tokens, key[1]), np.int8) for _ in range(2)]
+        pair = self._buffers[key]
+        pair.reverse()
+        return store.codes(layer, rows, pair[0])
+
+
+def cross_sums(
+    a: Activations, b: Activations, layers: Sequence[int], kernel: str = "auto"
+) -> Iterator[tuple[str, NDArray]]:
+    """Sums of products of codes between some layers of one model and all layers of another.
+
+    Codes are read and decoded while the block before is multiplied. Memory does not grow with the
+    number of tokens.
+
+    Parameters
+    ----------
+    a, b
+        The two models' activations on the same shard.
+    layers
+        Layers of `a`.
+    kernel
+        One of `KERNELS`; see `choose_kernel`.
+
+    Yields
+    ------
+    name, sums
+        For every layer i of `layers` and j of `b`, ``tile_name(i, j)`` and an array of shape
+        (d_mlp of i, d_mlp of j), int64 or float64 (see `add_products`). The tiles of one layer of
+        `a` are held in memory together.
+
+    Raises
+    ------
+    UserError
+        If the two were captured over different tokens.
+    """
+    a.check_same_tokens(b)
+    d_a = sum(a.d_mlp[layer] for layer in layers)
+    kernel = choose_kernel(kernel, 2 * a.n_tokens * d_a * sum(b.d_mlp))
+    widest = max(a.d_mlp + b.d_mlp)
+    blocks = a.row_blocks(block_tokens(widest))
+    for layer in layers:
+        tiles = [zeros(a.d_mlp[layer], d_b, a.encoding) for d_b in b.d_mlp]
+        # None stands for the layer of `a`, which comes before those of `b`.
+        order = [(rows, other) for rows in blocks for other in (None, *range(len(tiles)))]
+        read = Reader(max((rows.stop - rows.start for rows in blocks), default=0))
+        loads = [
+            partial(read, a, layer, rows) if other is None else partial(read, b, other, rows)
+            for rows, other in order
+        ]
+        for (_, other), codes in zip(
+            progress(order, f"blocks of layer {layer}"), ahead(loads), strict=True
+        ):
+            if other is None:
+                codes_a = codes
+            else:
+                add_products(tiles[other], codes_a, codes, kernel)
+        for other, tile in enumerate(tiles):
+            yield tile_name(layer, other), tile
+
+
+def tile_name(layer: int, other_layer: int) -> str:
+    """Name of the array with the sums of a layer and another model's layer."""
+    return f"{layer}x{other_layer}"
+
+
+def within_sums(store: Activations, kernel: str = "auto") -> Iterator[tuple[str, NDArray]]:
+    """Sums of products of codes within each layer of one model; see `cross_sums`."""
+    kernel = choose_kernel(kernel, 2 * store.n_tokens * sum(d**2 for d in store.d_mlp))
+    blocks = store.row_blocks(block_tokens(max(store.d_mlp)))
+    read = Reader(max((rows.stop - rows.start for rows in blocks), default=0))
+    for layer, d_mlp in enumerate(store.d_mlp):
+        total = zeros(d_mlp, d_mlp, store.encoding)
+        for codes in ahead([partial(read, store, layer, rows) for rows in blocks]):
+            add_products(total, codes, codes, kernel)
+        yield tile_name(layer, layer), total
