@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import hub as server
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from pipeline import gpt2
-from test_workflow import configure, planned, snakemake
+from test_workflow import ROOT, configure, planned, snakemake
 
+from universal_neurons.config import resolve
+from universal_neurons.hub import name_of
 from universal_neurons.training import train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -156,3 +160,25 @@ def test_a_missing_revision_and_a_missing_network_are_named_before_any_job(run):
             assert "rule " not in result.stdout
     finally:
         configure(where, config)
+
+
+@pytest.mark.parametrize("study", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+def test_shipped_studies_are_planned_from_the_config_files_of_their_models_alone(study, tmp_path):
+    config = yaml.safe_load(study.read_text())
+    small = study.stem == "laptop"
+    sizes = {"n_layer": 6, "n_embd": 128} if small else {"n_layer": 12, "n_embd": 768}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    models = resolve(config, ROOT / "workflow/schemas/config.schema.yaml")["models"]
+    cells = [(seed, step) for seed in models["seeds"] for step in models["steps"]]
+    configure(tmp_path, config)
+    with server.serving() as hub:
+        for name in (name_of(models, *cell) for cell in cells):
+            hub.add(name.repo, name.revision, tmp_path / "model")
+        env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        jobs = planned(tmp_path, **env)
+    assert jobs["fetch"] == jobs["capture_first"] == len(cells)
+    assert jobs["corpus"] == jobs["fetch_tokenizer"] == 1
+    said = re.search(r"# +Jobs +About ([\d,]+)\.", study.read_text())
+    assert said is not None
+    assert sum(jobs.values()) == pytest.approx(int(said[1].replace(",", "")), rel=0.1)
