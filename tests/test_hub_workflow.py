@@ -151,7 +151,8 @@ def test_a_missing_revision_and_a_missing_network_are_named_before_any_job(run):
     try:
         for more, message in (
             (env, "models.revision: org/a has no revision checkpoint-99"),
-            ({**env, "HF_HUB_OFFLINE": "1"}, "hf download org/a --revision checkpoint-99"),
+            ({**env, "HF_HUB_OFFLINE": "1"}, "hf download org/a --revision checkpoint-99\n"),
+            ({**env, "HF_HUB_OFFLINE": "1"}, "hf download org/b --revision checkpoint-99\n"),
         ):
             result = snakemake(where, **more)
             assert result.returncode != 0

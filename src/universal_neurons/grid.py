@@ -24,6 +24,7 @@ from universal_neurons.errors import UserError
 METHOD_VERSION = {
     "corpus": 1,
     "train": 1,
+    "fetch": 1,
     "capture": 1,
     "correlate": 1,
     "rotate": 1,

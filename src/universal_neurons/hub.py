@@ -107,7 +107,7 @@ def config_directories(names: Sequence[Name], snapshots: Sequence[Path]) -> list
     found = [_directory_at_hand(*pair) for pair in zip(names, snapshots, strict=True)]
     missing = [name for name, where in zip(names, found, strict=True) if where is None]
     # The first one alone: where there is no network, the client takes its time to say so.
-    fetched = [_fetch_config(name) for name in missing[:1]]
+    fetched = [_fetch_config(name, missing) for name in missing[:1]]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         fetched += pool.map(_fetch_config, missing[1:])
     rest = iter(fetched)
@@ -125,10 +125,10 @@ def _directory_at_hand(name: Name, snapshot: Path) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def _fetch_config(name: Name) -> Path:
+def _fetch_config(name: Name, needed: Sequence[Name] = ()) -> Path:
     from huggingface_hub import hf_hub_download
 
-    with _explained(name):
+    with _explained(name, needed):
         return Path(hf_hub_download(name.repo, "config.json", revision=name.revision)).parent
 
 
@@ -307,8 +307,11 @@ def _prune(commit: str) -> None:
 
 
 @contextmanager
-def _explained(name: Name) -> Iterator[None]:
-    """Turn the client's errors into ones that name the key and what to do."""
+def _explained(name: Name, needed: Sequence[Name] = ()) -> Iterator[None]:
+    """Turn the client's errors into ones that name the key and what to do.
+
+    `needed` are all models that are missing, if it is more than `name`.
+    """
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -343,12 +346,13 @@ def _explained(name: Name) -> Iterator[None]:
             f"models.revision: {name} has no config.json; it is not a transformers model"
         ) from error
     except (LocalEntryNotFoundError, FileNotFoundError) as error:
-        raise UserError(
+        commands = [f"    hf download {n.repo} --revision {n.revision}" for n in needed or [name]]
+        about = (
             f"models.source: {name} is not in the cache and the Hub can't be reached "
-            f"({_first_line(error)}); on a machine with network run\n"
-            f"    hf download {name.repo} --revision {name.revision}\n"
-            "  and bring its cache (HF_HOME) here"
-        ) from error
+            f"({_first_line(error)}); on a machine with network run"
+        )
+        last = "  and bring its cache (HF_HOME) here"
+        raise UserError("\n".join([about, *commands, last])) from error
     except HfHubHTTPError as error:
         raise UserError(f"models.source: {name}: {_first_line(error)}") from error
     except Exception as error:

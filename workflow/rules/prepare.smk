@@ -32,6 +32,7 @@ if HUB:
         params:
             name=hub_name,
             prune_cache=config["models"]["prune_cache"],
+            version=METHOD_VERSION["fetch"],
         script:
             "../scripts/fetch.py"
 
@@ -53,6 +54,7 @@ if HUB:
             runtime=30,
         params:
             templates=lambda wildcards: [config["models"][k] for k in ("repo", "revision")],
+            version=METHOD_VERSION["fetch"],
         script:
             "../scripts/fetch_tokenizer.py"
 
