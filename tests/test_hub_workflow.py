@@ -10,9 +10,11 @@ import hub as server
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from pipeline import gpt2
 from test_workflow import ROOT, configure, planned, snakemake
+from transformers import AutoModelForCausalLM
 
 from universal_neurons.config import resolve
 from universal_neurons.hub import name_of
@@ -94,6 +96,22 @@ def test_models_are_recorded_with_their_commits_and_wrong_revisions_flagged(hub,
     assert about["n_sequences"] >= 200
 
 
+def test_heldout_loss_is_that_of_a_plain_transformers_evaluation(hub, run):
+    where, _, _ = run
+    corpus = where / "results/far/corpus"
+    chosen = json.loads((corpus / "selection.json").read_text())
+    sequences = np.load(corpus / "tokens.npy")[chosen["heldout_start"] : chosen["heldout_stop"]]
+    ids = torch.from_numpy(sequences).long()
+    models = pd.read_parquet(where / "results/far/models.parquet").set_index(["seed", "step"])
+    for seed in SEEDS:
+        folder = hub.repos[f"models/org/{seed}"]["checkpoint-10"]
+        # The published weights are float16 and would be run so, were the dtype not given.
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.inference_mode():
+            expected = module(ids, labels=ids).loss.item()
+        assert models.heldout_loss[(seed, 10)] == pytest.approx(expected, rel=1e-5)
+
+
 def test_every_file_is_fetched_once(hub, run):
     weights = [path for path in hub.downloads() if path.endswith("safetensors")]
     assert len(weights) == 6
@@ -108,8 +126,10 @@ def test_a_finished_run_needs_no_network_to_be_planned_or_gone_on_with(run, tmp_
     corpus = {**config["corpus"], "tokens": 90 * 16}
     configure(tmp_path / "copy", {**config, "corpus": corpus})
     assert not {"fetch", "fetch_tokenizer", "corpus"} & set(planned(tmp_path / "copy", **home))
-    result = snakemake(tmp_path / "copy", "results/far/matches.parquet", **home)
+    captured = "results/far/moments/seeda/step10/shard0.zarr"
+    result = snakemake(tmp_path / "copy", captured, **home)
     assert result.returncode == 0, result.stdout
+    assert "capture_first" in result.stdout
 
 
 def test_a_further_step_is_fetched_alone_and_leaves_the_corpus(run):
