@@ -227,6 +227,14 @@ def test_a_cache_filled_as_the_error_says_needs_no_network(env, client):
     command = ["download", REPO, "--revision", "checkpoint-20"]
     said = client.run(HF, *command)
     assert client.code == 0, said
+    # To plan the workflow, and to fetch.
+    planned = client.python(
+        "from pathlib import Path\nfrom universal_neurons.hub import Name, config_directories\n"
+        f"name = Name({REPO!r}, 'checkpoint-20')\n"
+        "print((config_directories([name], [Path('none')])[0] / 'config.json').read_text())",
+        **env,
+    )
+    assert '"n_inner": 40' in planned
     said = fetch(client, "checkpoint-20", **env)
     assert client.code == 0, said
     assert models.load(client.home / "out").digest() == gpt2(20).digest()
