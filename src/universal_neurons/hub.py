@@ -34,9 +34,9 @@ TOKENIZER = (
     "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "vocab.txt",
 )  # fmt: skip
 
-# Weights in the order of preference: whole or in parts, with the index of the parts.
-SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
+# Weights in the order of preference: whole, or the index of their parts.
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Requests for config.json side by side before any job runs.
 CONNECTIONS = 8
@@ -188,14 +188,14 @@ def fetch_tokenizer(name: Name, out: str | Path) -> None:
         _copy(files, directory)
 
 
-def _download(name: Name, patterns: Iterable[str]) -> Path:
+def _download(name: Name, files: Iterable[str]) -> Path:
     """Bring files of a revision into the client's cache; the folder there, named by the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # jobs side by side would write over each other's
     # With config.json, which every model has, the client does not warn that nothing matched.
-    wanted = ["config.json", *patterns]
+    wanted = ["config.json", *files]
     return Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=wanted))
 
 
@@ -209,14 +209,16 @@ def _weights(name: Name, commit: str) -> list[Path]:
     FileNotFoundError
         If they, or parts that the index names, are missing in the cache and can't be fetched.
     """
-    for patterns in (SAFETENSORS, PICKLED):
-        cached = _download(Name(name.repo, commit), patterns)
-        whole, index = cached / patterns[0], cached / patterns[1]
+    pinned = Name(name.repo, commit)
+    for kind in (SAFETENSORS, PICKLED):
+        cached = _download(pinned, kind)
+        whole, index = (cached / file for file in kind)
         if whole.is_file():
             return [whole]
         if index.is_file():
-            parts = set(json.loads(index.read_text())["weight_map"].values())
-            files = [cached / part for part in sorted(parts)]
+            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            _download(pinned, parts)
+            files = [cached / part for part in parts]
             if missing := [file for file in files if not file.is_file()]:
                 raise FileNotFoundError(f"no {missing[0].name} in the cache")
             return [*files, index]
