@@ -12,7 +12,17 @@ if not workflow.configfiles:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
-include: "workflow/rules/capture.smk"
+
+
+if config["capture"]["store"]:
+
+    include: "workflow/rules/capture.smk"
+
+else:
+
+    include: "workflow/rules/direct.smk"
+
+
 include: "workflow/rules/correlate.smk"
 include: "workflow/rules/ablate.smk"
 include: "workflow/rules/persist.smk"

@@ -168,7 +168,7 @@ def run_match(
             layers=block,
             d_mlp=one.d_mlp,
             other_d_mlp=two.d_mlp,
-            attributes={},
+            attributes={"mode": "exact"},
         )
     return stores
 

@@ -89,14 +89,14 @@ def test_token_ids_need_seeds_of_one_vocabulary_but_not_of_one_size(tmp_path):
         config = {"n_layer": layers, "n_embd": 16, "vocab_size": vocabulary}
         (tmp_path / seed / "config.json").write_text(json.dumps(config))
     models = {"source": "local", "steps": [1], "path": f"{tmp_path}/{{seed}}"}
-    corpus = {"source": "tokens"}
-    grid = Grid.of({"models": {**models, "seeds": ["a", "b"]}, "corpus": corpus})
+    rest = {"corpus": {"source": "tokens"}, "capture": {"store": True}}
+    grid = Grid.of({"models": {**models, "seeds": ["a", "b"]}, **rest})
     assert [shape.n_layers for shape in grid.shapes.values()] == [2, 3]
     different = {**models, "seeds": ["a", "c"]}
     with pytest.raises(UserError, match=r"models.seeds: .* vocabularies of \[50, 51\] tokens"):
-        Grid.of({"models": different, "corpus": corpus})
+        Grid.of({"models": different, **rest})
     # Tokenizers, where there are any, are compared themselves: embeddings may be padded.
-    Grid.of({"models": different, "corpus": {"source": "text"}})
+    Grid.of({"models": different, **rest, "corpus": {"source": "text"}})
 
 
 def test_bad_model_directories_are_named(tmp_path):

@@ -200,6 +200,7 @@ def test_a_further_step_runs_its_own_jobs_and_the_joins_only(local):
             "capture_first": 3,
             "capture": 3,
             "correlate": 6,
+            "rotated_std": 3,
             "match": 3,
             "score": 1,
             "ablate": 1,
@@ -211,6 +212,58 @@ def test_a_further_step_runs_its_own_jobs_and_the_joins_only(local):
             "figures": 1,
             "report": 1,
         }
+    finally:
+        configure(where, config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory_gb", [8, 1e-6])
+def test_sums_straight_from_the_models_give_the_same_tables_to_the_bit(local, memory_gb):
+    """In one pass, and in one per layer where the sums of all layers don't fit."""
+    where, config = local
+    name = f"direct{memory_gb}"
+    other = {
+        **config,
+        "run": name,
+        "capture": {"store": False},
+        "correlate": {"memory_gb": memory_gb},
+    }
+    configure(where, other)
+    try:
+        jobs = planned(where, f"results/{name}/matches.parquet")
+        assert jobs["direct_first"] == jobs["direct"] == len(STEPS)
+        assert jobs.get("direct_more", 0) == (0 if memory_gb == 8 else 2 * len(STEPS))
+        tables = [f"results/{name}/{table}.parquet" for table in ("matches", "neurons")]
+        result = snakemake(where, *tables)
+        assert result.returncode == 0, result.stdout
+        for table in tables:
+            mine = pd.read_parquet(where / table)
+            stored = pd.read_parquet(where / table.replace(name, "tiny"))
+            pd.testing.assert_frame_equal(mine, stored, check_exact=True)
+        assert not (where / f"results/{name}/activations").exists()
+        assert planned(where, *tables) == {}
+    finally:
+        configure(where, config)
+
+
+@pytest.mark.slow
+def test_screened_matches_are_the_exact_ones(local):
+    where, config = local
+    configure(where, {**config, "run": "screened", "correlate": {"mode": "screened"}})
+    try:
+        result = snakemake(where, "results/screened/matches.parquet")
+        assert result.returncode == 0, result.stdout
+        mine = pd.read_parquet(where / "results/screened/matches.parquet")
+        exact = pd.read_parquet(where / "results/tiny/matches.parquet")
+        same = ["step", "seed", "other_seed", "layer", "neuron"]
+        same += ["best_corr", "best_layer", "best_neuron"]
+        pd.testing.assert_frame_equal(mine[same], exact[same], check_exact=True)
+        assert set(mine.best_by) <= {"comparison", "certificate"}
+        assert set(exact.best_by) == {"comparison"}
+        assert set(mine.baseline_by) == {"sample"}
+        assert set(exact.baseline_by) == {"all tokens"}
+        jobs = planned(where, "results/screened/matches.parquet")
+        assert jobs == {}
     finally:
         configure(where, config)
 

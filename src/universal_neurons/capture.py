@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +179,9 @@ def capture(
     n_tokens = sum(int(scored(part, exclude).sum()) for part in _blocks(sequences))
     attributes = {
         **attributes,
-        "seed": seed,
-        "step": step,
-        "sequences": [start, stop],
-        "exclude": list(exclude),
-        "encoding": encoding,
-        "n_tokens": n_tokens,
-        "d_mlp": list(model.d_mlp),
+        **shard_attributes(
+            model, seed, step, start, stop, exclude=exclude, encoding=encoding, n_tokens=n_tokens
+        ),
     }
     with new_store(activations, attributes) as group, ThreadPoolExecutor(1) as thread:
         dtype = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[encoding]
@@ -217,6 +214,29 @@ def capture(
         for writer in (token_ids, token_index, *writers):
             writer.close()
         write_arrays(moments, moment_arrays(layers, n_tokens).items(), attributes)
+
+
+def shard_attributes(
+    model: Model,
+    seed: str,
+    step: int,
+    start: int,
+    stop: int,
+    *,
+    exclude: Sequence[int],
+    encoding: str,
+    n_tokens: int,
+) -> dict[str, Any]:
+    """What a shard's stores say of themselves; readers compare it."""
+    return {
+        "seed": seed,
+        "step": step,
+        "sequences": [start, stop],
+        "exclude": list(exclude),
+        "encoding": encoding,
+        "n_tokens": n_tokens,
+        "d_mlp": list(model.d_mlp),
+    }
 
 
 def values(
@@ -316,6 +336,78 @@ def moment_arrays(layers: Sequence[LayerPass], n_tokens: int) -> dict[str, NDArr
     return {**joined, "n_tokens": np.array([n_tokens])}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be captured: what depends on the model and not on the shard."""
+
+    model: Model
+    calibration: list[Calibration]
+    exclude: list[int]
+    attributes: dict[str, Any]
+
+
+def prepare(
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    tokens: NDArray[np.integer],
+    *,
+    seed: str,
+    step: int,
+    options: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> Prepared:
+    """Load a model, check that the corpus is for it, and calibrate it or read its calibration.
+
+    Parameters
+    ----------
+    inputs
+        Paths: ``model`` (directory), ``about`` (what `corpus.describe` says of the tokens) and,
+        unless it is to be made, ``calibration``.
+    outputs
+        Paths to make, if named: ``calibration`` and ``model`` (JSON: digest and size of the model).
+    tokens
+        The whole corpus, shape (sequences, context length).
+    seed, step, options, config
+        See `run`.
+
+    Raises
+    ------
+    UserError
+        See `calibrate` and `models.load`.
+    """
+    about = json.loads(Path(inputs["about"]).read_text())
+    exclude = options["exclude_token_ids"]
+    exclude = about["special_token_ids"] if exclude == "auto" else exclude
+    corpus.select(about, **corpus.selection_options(config))
+    corpus.check_tokenizer(Path(inputs["model"]), about)
+    model = load(inputs["model"], dtype=options["dtype"], device=options["device"])
+    attributes = provenance(config, corpus_sha256=about["sha256"], model_sha256=model.digest())
+    if "calibration" not in outputs:
+        return Prepared(model, read_calibration(inputs["calibration"]), exclude, attributes)
+    layers = calibrate(
+        model,
+        tokens[: -(-options["calibration_tokens"] // tokens.shape[1])],
+        seed=seed,
+        step=step,
+        exclude=exclude,
+        encoding=options["encoding"],
+        headroom=options["headroom"],
+        batch_tokens=options["batch_tokens"],
+    )
+    write_calibration(outputs["calibration"], layers, attributes)
+    facts = {
+        "seed": seed,
+        "step": step,
+        "source": config["models"]["source"],
+        "revision": hub.commit(inputs["model"]),
+        "sha256": attributes["model_sha256"],
+        "n_layers": len(model.d_mlp),
+        "d_mlp": model.d_mlp[0],
+    }
+    Path(outputs["model"]).write_text(json.dumps(facts))
+    return Prepared(model, layers, exclude, attributes)
+
+
 def run(
     *,
     inputs: Mapping[str, str],
@@ -348,55 +440,26 @@ def run(
     Raises
     ------
     UserError
-        See `capture`, `calibrate` and `models.load`.
+        See `capture` and `prepare`.
     """
-    about = json.loads(Path(inputs["about"]).read_text())
     tokens = np.load(inputs["tokens"], mmap_mode="r")
-    exclude = options["exclude_token_ids"]
-    exclude = about["special_token_ids"] if exclude == "auto" else exclude
-    corpus.select(about, **corpus.selection_options(config))
-    corpus.check_tokenizer(Path(inputs["model"]), about)
-    model = load(inputs["model"], dtype=options["dtype"], device=options["device"])
-    attributes = provenance(config, corpus_sha256=about["sha256"], model_sha256=model.digest())
-    common = {
-        "exclude": exclude,
-        "encoding": options["encoding"],
-        "batch_tokens": options["batch_tokens"],
-    }
-    if "calibration" in outputs:
-        n_sample = -(-options["calibration_tokens"] // tokens.shape[1])
-        layers = calibrate(
-            model,
-            tokens[:n_sample],
-            seed=seed,
-            step=step,
-            headroom=options["headroom"],
-            **common,
-        )
-        write_calibration(outputs["calibration"], layers, attributes)
-        facts = {
-            "seed": seed,
-            "step": step,
-            "source": config["models"]["source"],
-            "revision": hub.commit(inputs["model"]),
-            "sha256": attributes["model_sha256"],
-            "n_layers": len(model.d_mlp),
-            "d_mlp": model.d_mlp[0],
-        }
-        Path(outputs["model"]).write_text(json.dumps(facts))
-    else:
-        layers = read_calibration(inputs["calibration"])
+    prepared = prepare(
+        inputs, outputs, tokens, seed=seed, step=step, options=options, config=config
+    )
     capture(
-        model,
+        prepared.model,
         tokens,
         seed=seed,
         step=step,
         start=sequences[0],
         stop=sequences[1],
-        calibration=layers,
+        exclude=prepared.exclude,
+        calibration=prepared.calibration,
+        encoding=options["encoding"],
+        batch_tokens=options["batch_tokens"],
         activations=outputs["activations"],
         moments=outputs["moments"],
-        attributes=attributes,
-        **common,
+        attributes=prepared.attributes,
     )
-    write_arrays(outputs["within"], within_sums(Activations(outputs["activations"])), attributes)
+    sums = within_sums(Activations(outputs["activations"]))
+    write_arrays(outputs["within"], sums, prepared.attributes)

@@ -158,6 +158,11 @@ def _cross_checks(config: Mapping[str, Any]) -> Iterator[str]:
             )
     if corpus["source"] in ("text", "tokens") and not corpus["path"]:
         yield f"corpus.path: missing; corpus.source {corpus['source']} needs it"
+    if not config["capture"]["store"] and config["correlate"]["mode"] == "screened":
+        yield (
+            "correlate.mode: screened looks at activations twice and needs capture.store: true; "
+            "use exact"
+        )
     n_sequences = corpus["tokens"] // corpus["context_length"]
     if n_sequences < corpus["shards"]:
         yield (

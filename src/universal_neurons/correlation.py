@@ -80,9 +80,9 @@ class Neurons:
 def standardised(
     products: NDArray,
     a: Neurons,
-    a_slice: slice,
+    a_slice: slice | NDArray[np.int64],
     b: Neurons,
-    b_slice: slice,
+    b_slice: slice | NDArray[np.int64],
     out: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Correlations from sums of products of codes and sums of codes; 0 for a dead neuron."""
@@ -106,12 +106,16 @@ class Matches:
         Which neuron (of all the other model's, counted through its layers) has the largest, int64.
     baseline
         Largest correlation with rotated neurons per draw, float64, shape (draws, n).
+    certified
+        Whether the best match rests on a certificate (`screening`) instead of a comparison with all
+        neurons, bool, shape (n,).
     """
 
     best: NDArray[np.float64]
     lowest: NDArray[np.float64]
     index: NDArray[np.int64]
     baseline: NDArray[np.float64]
+    certified: NDArray[np.bool_]
 
     @classmethod
     def nothing(cls, n: int, draws: int) -> Matches:
@@ -121,6 +125,7 @@ class Matches:
             np.full(n, np.inf),
             np.full(n, -1, np.int64),
             np.full((draws, n), -np.inf),
+            np.zeros(n, bool),
         )
 
     def update(self, other: Matches, rows: slice = slice(None)) -> None:
@@ -128,6 +133,7 @@ class Matches:
         better = other.best > self.best[rows]
         self.best[rows] = np.where(better, other.best, self.best[rows])
         self.index[rows] = np.where(better, other.index, self.index[rows])
+        self.certified[rows] = np.where(better, other.certified, self.certified[rows])
         self.lowest[rows] = np.minimum(self.lowest[rows], other.lowest)
         self.baseline[:, rows] = np.maximum(self.baseline[:, rows], other.baseline)
 
@@ -220,28 +226,54 @@ def match(
             a_slice = a.layers[i]
             shape = a.d_mlp[i], b.d_mlp[j]
             corr = standardised(
-                products[tile_name(i, j)], a, a_slice, b, b_slice, _part(double, shape)
+                products[tile_name(i, j)], a, a_slice, b, b_slice, part(double, shape)
             )
-            tile = _part(single, shape)
+            tile = part(single, shape)
             tile[...] = corr
-            room = _part(product, shape)
+            room = part(product, shape)
             rows = slice(int(starts[place]), int(starts[place + 1]))
-            highest = [np.matmul(tile, m.T, out=room).max(1) for m in rotated_b]
-            forward.update(_best(corr, highest, b_slice.start, axis=1), rows)
-            highest = [np.matmul(m, tile, out=room).max(0) for m in rotated_a[place]]
-            backward.update(_best(corr, highest, a_slice.start, axis=0), b_slice)
+            ahead, back = rotated_best(tile, rotated_a[place], rotated_b, room)
+            forward.update(_best(corr, ahead, b_slice.start, axis=1), rows)
+            backward.update(_best(corr, back, a_slice.start, axis=0), b_slice)
     for found, neurons, own in ((forward, a, layers), (backward, b, range(len(b.d_mlp)))):
         found.index[np.concatenate([neurons.std[neurons.layers[i]] for i in own]) == 0] = -1
     return forward, backward
 
 
-def _part(buffer: NDArray, shape: tuple[int, int]) -> NDArray:
+def part(buffer: NDArray, shape: tuple[int, int]) -> NDArray:
     """A contiguous array of that shape in a buffer's memory."""
     return buffer.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
 
 
+def rotated_best(
+    corr: NDArray[np.float32],
+    rotated_a: Sequence[NDArray[np.float32]],
+    rotated_b: Sequence[NDArray[np.float32]],
+    room: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Largest correlations of a tile's neurons with rotated ones, per draw.
+
+    Parameters
+    ----------
+    corr
+        Correlations of two layers, shape (d_a, d_b).
+    rotated_a, rotated_b
+        Their rotations, see `Baseline.matrices`.
+    room
+        Where the products go, shape (d_a, d_b).
+
+    Returns
+    -------
+    forward, backward
+        Of the rows with rotated columns, shape (draws, d_a), and the reverse, (draws, d_b).
+    """
+    forward = [np.matmul(corr, matrix.T, out=room).max(1) for matrix in rotated_b]
+    backward = [np.matmul(matrix, corr, out=room).max(0) for matrix in rotated_a]
+    return np.asarray(forward, np.float64), np.asarray(backward, np.float64)
+
+
 def _best(
-    corr: NDArray[np.float64], highest: Sequence[NDArray[np.float32]], first: int, *, axis: int
+    corr: NDArray[np.float64], baseline: NDArray[np.float64], first: int, *, axis: int
 ) -> Matches:
     """Matches along an axis of a tile; `first` is the number of that axis's first neuron."""
     index = corr.argmax(axis)
@@ -249,7 +281,8 @@ def _best(
         best=np.take_along_axis(corr, np.expand_dims(index, axis), axis).squeeze(axis),
         lowest=corr.min(axis),
         index=index + first,
-        baseline=np.asarray(highest, np.float64).reshape(len(highest), len(index)),
+        baseline=baseline,
+        certified=np.zeros(len(index), bool),
     )
 
 

@@ -29,6 +29,7 @@ METHOD_VERSION = {
     "correlate": 1,
     "rotate": 1,
     "match": 1,
+    "screen": 1,
     "score": 1,
     "ablate": 1,
     "persist": 1,
@@ -159,6 +160,11 @@ class Grid:
                 f"models.seeds: the models have vocabularies of {sorted(vocabularies)} tokens, so "
                 "the same token ids do not mean the same text; use seeds of one vocabulary"
             )
+        if not config["capture"]["store"] and len(set(shapes.values())) > 1:
+            raise UserError(
+                "capture.store: false runs all seeds side by side and needs them to have one size; "
+                "use true"
+            )
         return cls(config, shapes)
 
     @property
@@ -229,7 +235,13 @@ class Grid:
         Small, all of a small model, whose jobs would otherwise be shorter than their start.
         """
         shape, other = self.shapes[seed], self.shapes[other_seed]
-        size = max(1, min(shape.n_layers, SUMS_BYTES // (8 * shape.d_mlp * other.neurons)))
+        budget = SUMS_BYTES
+        if not self.config["capture"]["store"]:
+            # One job holds the sums of all pairs, and the within-layer sums of all seeds.
+            budget = self.config["correlate"]["memory_gb"] * 1e9
+            budget -= len(self.seeds) * 8 * shape.d_mlp * shape.neurons
+            budget /= len(self.pairs)
+        size = max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
         return [
             f"{first}-{min(first + size, shape.n_layers) - 1}"
             for first in range(0, shape.n_layers, size)
@@ -257,6 +269,10 @@ class Grid:
         tokens = self.config["corpus"]["heldout_tokens"]
         return tokens * self._forward_operations() * (1 + sets / 2)
 
+    def _pair_operations(self) -> float:
+        """Operations of comparing all neurons of two models on all tokens."""
+        return 2 * self.config["corpus"]["tokens"] * self._largest().neurons ** 2
+
     def _largest(self) -> Shape:
         return max(self.shapes.values(), key=lambda shape: shape.neurons)
 
@@ -265,13 +281,23 @@ class Grid:
         shape, tokens = self._largest(), self.shard_tokens()
         layers = max(len(parse_layers(block)) for block in self.layer_blocks(*self.pairs[0]))
         draws = self.config["baseline"]["draws"]
+        blocks = -(-shape.n_layers // layers)
         seeds = max(block.count("+") + 1 for block in self.ablation_blocks())
         return {
             "capture": tokens * (self._forward_operations() + 2 * shape.d_mlp * shape.neurons),
             "correlate": 2 * tokens * layers * shape.d_mlp * shape.neurons,
+            "direct": tokens
+            * (
+                len(self.seeds) * (self._forward_operations() + 2 * shape.d_mlp * shape.neurons)
+                + len(self.pairs) * 2 * layers * shape.d_mlp * shape.neurons
+            ),
             # A decomposition takes about 10 cubes in float64.
             "rotations": 10 * draws * len(self.layer_kinds) * shape.d_mlp**3,
             "rotated_std": 2 * draws * shape.n_layers * shape.d_mlp**3,
+            "screen": self.config["correlate"]["sample"] * self._pair_operations() / blocks
+            + 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
+            # Candidates, and a tenth of the neurons in full.
+            "refine": 0.1 * self._pair_operations(),
             "match": 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
             "ablate": seeds * self._ablation_operations(),
         }[rule]
@@ -289,12 +315,20 @@ class Grid:
         shape = self._largest()
         weights = 4 * (12 * shape.n_layers * (shape.d_mlp / 4) ** 2 + 50_000 * shape.d_mlp / 4)
         square = 8 * shape.d_mlp**2
+        draws = self.config["baseline"]["draws"]
+        # Two buffers per model and the int32 product.
+        wide = 1 if self.config["capture"]["encoding"] == "int8" else 4
+        buffers = 4 * wide * (96 << 20) + square
         size = {
             "capture": 2 * weights + shape.n_layers * (16 << 20) + 2 * square,
-            "correlate": 8 * shape.d_mlp * shape.neurons + 4 * 16384 * 4 * shape.d_mlp,
+            "correlate": 8 * shape.d_mlp * shape.neurons + buffers,
+            "direct": int(1e9 * self.config["correlate"]["memory_gb"])
+            + len(self.seeds) * (2 * weights + 2 * wide * 8192 * shape.neurons),
+            "screen": 8 * shape.d_mlp * shape.neurons + buffers + (4 + draws) * square,
+            "refine": (1 << 30) + buffers + 4 * 4096 * shape.neurons,
             "rotations": 6 * square,
             "rotated_std": 6 * square,
-            "match": (6 + self.config["baseline"]["draws"]) * square,
+            "match": (6 + draws) * square,
             "ablate": 3 * weights,
             # Pickled weights and their copy.
             "fetch": 2 * weights,

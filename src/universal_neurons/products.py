@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations import Activations
 from universal_neurons.encoding import LIMIT
+from universal_neurons.errors import UserError
 from universal_neurons.jobs import logger, progress
 
 if TYPE_CHECKING:
@@ -146,7 +147,15 @@ def fastest_kernel(device: str = "cpu") -> str:
 
 
 def choose_kernel(kernel: str, operations: float, device: str = "cpu") -> str:
-    """Resolve the kernel ``auto``: the fastest one, and NumPy's for small jobs on the CPU."""
+    """Resolve the kernel ``auto``: the fastest one, and NumPy's for small jobs on the CPU.
+
+    Raises
+    ------
+    UserError
+        If the device has no such kernel.
+    """
+    if kernel == "bfloat16" and device == "cpu":
+        raise UserError("correlate.kernel: bfloat16 sums are exact on CUDA devices only; use auto")
     if kernel != "auto":
         return kernel
     if device == "cpu" and operations < SMALL:
@@ -184,12 +193,16 @@ class Reader:
 
     def __call__(self, store: Activations, layer: int, rows: slice) -> NDArray:
         """A block of codes, valid until the next but one of the same store is read."""
+        return store.codes(layer, rows, self.buffer(store, layer))
+
+    def buffer(self, store: Activations, layer: int) -> NDArray[np.int8]:
+        """The store's buffer whose turn it is."""
         key = id(store), store.d_mlp[layer]
         if key not in self._buffers:
             self._buffers[key] = [np.empty((self._tokens, key[1]), np.int8) for _ in range(2)]
         pair = self._buffers[key]
         pair.reverse()
-        return store.codes(layer, rows, pair[0])
+        return pair[0]
 
 
 def cross_sums(

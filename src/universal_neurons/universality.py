@@ -41,14 +41,18 @@ def matches_table(parts: Iterable[str | Path], step: int) -> pd.DataFrame:
     DataFrame
         One row per (seed, other_seed, layer, neuron), sorted by them, with ``best_corr``,
         ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean over the
-        rotations of the largest correlation) and ``min_corr``.
+        rotations of the largest correlation), ``min_corr``, ``best_by`` (``comparison`` with all
+        neurons, or ``certificate``: see `screening`) and ``baseline_by`` (``all tokens`` or
+        ``sample``).
     """
     found: dict[tuple[str, str], Matches] = {}
+    screened = False
     d_mlp: dict[str, list[int]] = {}
     for part in parts:
         attributes = attributes_of(part)
         arrays = read_arrays(part)
         a, b = attributes["seed"], attributes["other_seed"]
+        screened |= attributes["mode"] == "screened"
         d_mlp[a], d_mlp[b] = attributes["d_mlp"], attributes["other_d_mlp"]
         layer, _ = layer_and_neuron(d_mlp[a])
         rows = np.flatnonzero(np.isin(layer, attributes["layers"]))
@@ -65,7 +69,8 @@ def matches_table(parts: Iterable[str | Path], step: int) -> pd.DataFrame:
                 where,
             )
     frames = [
-        _pair_table(found[key], step, *key, d_mlp[key[0]], d_mlp[key[1]]) for key in sorted(found)
+        _pair_table(found[key], step, *key, d_mlp[key[0]], d_mlp[key[1]], screened)
+        for key in sorted(found)
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -77,6 +82,7 @@ def _pair_table(
     other_seed: str,
     d_mlp: Sequence[int],
     other_d_mlp: Sequence[int],
+    screened: bool,
 ) -> pd.DataFrame:
     layer, neuron = layer_and_neuron(d_mlp)
     # A dead neuron has index −1, which picks the −1 appended here.
@@ -94,6 +100,8 @@ def _pair_table(
             "best_neuron": other_neuron[matches.index],
             "baseline_corr": matches.baseline.mean(0),
             "min_corr": matches.lowest.clip(-1, 1),
+            "best_by": np.where(matches.certified, "certificate", "comparison"),
+            "baseline_by": "sample" if screened else "all tokens",
         }
     )
 

@@ -1,4 +1,5 @@
-# Activations, exact moments and within-layer sums of every (seed, step, shard).
+# Activations, exact moments and within-layer sums of every (seed, step, shard), and the partial sums
+# of pairs from them.
 
 
 # The first shard's job also hashes the weights and fixes the codes of all shards: loading the
@@ -52,3 +53,27 @@ use rule capture_first as capture with:
         sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
         capture=CAPTURE,
         version=METHOD_VERSION["capture"],
+
+
+rule correlate:
+    input:
+        a=ACTIVATIONS,
+        b=ACTIVATIONS.replace("{seed}", "{other}"),
+    output:
+        directory(SUMS),
+    log:
+        SUMS.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
+    benchmark:
+        SUMS.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("correlate")
+    resources:
+        mem_mb=GRID.mem_mb("correlate"),
+        runtime=GRID.minutes("correlate"),
+    params:
+        layers=layers_of,
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["correlate"],
+    script:
+        "../scripts/correlate.py"

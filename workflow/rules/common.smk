@@ -16,6 +16,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+SCREENED = config["correlate"]["mode"] == "screened"
 TRAINED = config["models"]["source"] == "train"
 HUB = config["models"]["source"] == "hub"
 # Files the corpus is made from; those of the bundled text belong to a package.
@@ -46,6 +47,8 @@ ROTATIONS = f"{RESULTS}/rotations.zarr"
 ROTATED = f"{RESULTS}/rotated/seed{{seed}}/step{{step}}.zarr"
 SUMS = f"{RESULTS}/sums/step{{step}}/{{seed}}/{{other}}/layers{{layers}}/shard{{shard}}.zarr"
 MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
+SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
+REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 ABLATION = f"{RESULTS}/tables/ablation/seeds{{seeds}}/step{{step}}.parquet"
 
@@ -55,8 +58,8 @@ FIGURES = sorted({Path(caption).stem for caption in CAPTIONS} - {"workflow"})
 
 ENVIRONMENT = "../../envs/universal-neurons.yaml"
 
-# What captured values depend on; where activations are kept is not among it.
-CAPTURE = {key: value for key, value in config["capture"].items() if key != "keep"}
+# What captured values depend on; whether they are stored and kept is not among it.
+CAPTURE = {k: v for k, v in config["capture"].items() if k not in ("keep", "store")}
 CAPTURE["exclude_token_ids"] = config["corpus"]["exclude_token_ids"]
 
 
@@ -83,11 +86,18 @@ def hub_name(wildcards):
 
 def pair_parts(wildcards):
     """The match stores of all pairs at a step."""
+    if SCREENED:
+        return [REFINED.format(step=wildcards.step, seed=a, other=b) for a, b in GRID.pairs]
     return [
         MATCHES.format(step=wildcards.step, seed=a, other=b, layers=layers)
         for a, b in GRID.pairs
         for layers in GRID.layer_blocks(a, b)
     ]
+
+
+def screens(wildcards):
+    """The stores of a pair's screening."""
+    return expand(SCREEN, layers=GRID.layer_blocks(wildcards.seed, wildcards.other), **wildcards)
 
 
 def activation_store(path):

@@ -1,28 +1,4 @@
-# Partial sums of pairs, their merge into best matches, and the scores of every step.
-
-
-rule correlate:
-    input:
-        a=ACTIVATIONS,
-        b=ACTIVATIONS.replace("{seed}", "{other}"),
-    output:
-        directory(SUMS),
-    log:
-        SUMS.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
-    benchmark:
-        SUMS.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
-    conda:
-        ENVIRONMENT
-    threads: GRID.threads("correlate")
-    resources:
-        mem_mb=GRID.mem_mb("correlate"),
-        runtime=GRID.minutes("correlate"),
-    params:
-        layers=layers_of,
-        kernel=config["correlate"]["kernel"],
-        version=METHOD_VERSION["correlate"],
-    script:
-        "../scripts/correlate.py"
+# Best matches of pairs, exact or screened, and the scores of every step.
 
 
 # The rotations are the same for all models: made once, they cost nothing when a step is added.
@@ -99,6 +75,67 @@ rule match:
         version=METHOD_VERSION["match"],
     script:
         "../scripts/match.py"
+
+
+# Screened mode: all pairs on a sample of the tokens, then the candidates on all of them.
+rule screen:
+    input:
+        a=shards(ACTIVATIONS),
+        b=shards(ACTIVATIONS.replace("{seed}", "{other}")),
+        moments_a=shards(MOMENTS),
+        moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
+        calibration_a=CALIBRATION,
+        calibration_b=CALIBRATION.replace("{seed}", "{other}"),
+        rotations=ROTATIONS,
+        rotated_a=ROTATED,
+        rotated_b=ROTATED.replace("{seed}", "{other}"),
+    output:
+        directory(SCREEN),
+    log:
+        SCREEN.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
+    benchmark:
+        SCREEN.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("screen")
+    resources:
+        mem_mb=GRID.mem_mb("screen"),
+        runtime=GRID.minutes("screen"),
+    params:
+        layers=layers_of,
+        options={k: config["correlate"][k] for k in ("sample", "candidates", "kernel")},
+        context_length=config["corpus"]["context_length"],
+        version=METHOD_VERSION["screen"],
+    script:
+        "../scripts/screen.py"
+
+
+rule refine:
+    input:
+        screens=screens,
+        a=shards(ACTIVATIONS),
+        b=shards(ACTIVATIONS.replace("{seed}", "{other}")),
+        moments_a=shards(MOMENTS),
+        moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
+        calibration_a=CALIBRATION,
+        calibration_b=CALIBRATION.replace("{seed}", "{other}"),
+    output:
+        directory(REFINED),
+    log:
+        REFINED.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
+    benchmark:
+        REFINED.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("refine")
+    resources:
+        mem_mb=GRID.mem_mb("refine"),
+        runtime=GRID.minutes("refine"),
+    params:
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["screen"],
+    script:
+        "../scripts/refine.py"
 
 
 rule score:

@@ -24,5 +24,5 @@ with job(snakemake.log[0]):
         layers=layers,
         d_mlp=a.d_mlp,
         other_d_mlp=b.d_mlp,
-        attributes=provenance(snakemake.config),
+        attributes=provenance(snakemake.config, mode="exact"),
     )

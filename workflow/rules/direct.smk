@@ -1,0 +1,94 @@
+# Partial sums straight from the models (`capture.store: false`): in place of capture and correlate.
+# One job runs all seeds of a step over a shard, for as many layers as its memory holds sums of.
+
+BLOCKS = GRID.layer_blocks(*GRID.pairs[0])
+
+
+def sums_of_pairs(**wildcards):
+    """The partial sums of all pairs."""
+    return [
+        expand(SUMS, seed=a, other=b, allow_missing=True, **wildcards)[0] for a, b in GRID.pairs
+    ]
+
+
+def of_all_seeds(pattern, **wildcards):
+    """A path pattern for every seed, its other wildcards left to the job."""
+    return expand(pattern, seed=GRID.seeds, allow_missing=True, **wildcards)
+
+
+rule direct_first:
+    input:
+        model=lambda wildcards: model_directories(wildcards, GRID.seeds),
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+    output:
+        sums=list(map(directory, sums_of_pairs(layers=BLOCKS[0], shard=0))),
+        moments=list(map(directory, of_all_seeds(MOMENTS, shard=0))),
+        within=list(map(directory, of_all_seeds(WITHIN, shard=0))),
+        calibration=list(map(directory, of_all_seeds(CALIBRATION))),
+        model=of_all_seeds(MODEL_FACTS),
+    log:
+        f"{RESULTS}/logs/direct/step{{step}}/shard0.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/direct/step{{step}}/shard0.tsv"
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("direct")
+    resources:
+        mem_mb=GRID.mem_mb("direct"),
+        runtime=GRID.minutes("direct"),
+    params:
+        seeds=GRID.seeds,
+        pairs=GRID.pairs,
+        layers=parse_layers(BLOCKS[0]),
+        sequences=GRID.shard_range(0),
+        capture=CAPTURE,
+        kernel=config["correlate"]["kernel"],
+        version=[METHOD_VERSION["capture"], METHOD_VERSION["correlate"]],
+    script:
+        "../scripts/direct.py"
+
+
+use rule direct_first as direct with:
+    input:
+        model=lambda wildcards: model_directories(wildcards, GRID.seeds),
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        calibration=of_all_seeds(CALIBRATION),
+    output:
+        sums=list(map(directory, sums_of_pairs(layers=BLOCKS[0]))),
+        moments=list(map(directory, of_all_seeds(MOMENTS))),
+        within=list(map(directory, of_all_seeds(WITHIN))),
+    log:
+        f"{RESULTS}/logs/direct/step{{step}}/shard{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/direct/step{{step}}/shard{{shard}}.tsv"
+    wildcard_constraints:
+        shard=r"[1-9]\d*",
+    params:
+        seeds=GRID.seeds,
+        pairs=GRID.pairs,
+        layers=parse_layers(BLOCKS[0]),
+        sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
+        capture=CAPTURE,
+        kernel=config["correlate"]["kernel"],
+        version=[METHOD_VERSION["capture"], METHOD_VERSION["correlate"]],
+
+
+use rule direct as direct_more with:
+    output:
+        sums=list(map(directory, sums_of_pairs())),
+    log:
+        f"{RESULTS}/logs/direct/step{{step}}/shard{{shard}}_layers{{layers}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/direct/step{{step}}/shard{{shard}}_layers{{layers}}.tsv"
+    wildcard_constraints:
+        layers="|".join(BLOCKS[1:]) or "none",
+    params:
+        seeds=GRID.seeds,
+        pairs=GRID.pairs,
+        layers=layers_of,
+        sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
+        capture=CAPTURE,
+        kernel=config["correlate"]["kernel"],
+        version=[METHOD_VERSION["capture"], METHOD_VERSION["correlate"]],
