@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo test lint format lock clean compare-published
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
@@ -30,6 +30,10 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
+
+# A run of GPT-2 Small beside the published counts: make compare-published RUN=gpt2-small-gurnee
+compare-published: $(READY)
+	$(BIN)/python -m universal_neurons.published results/$(RUN)
 
 # Newest versions of everything; run the tests before committing the result.
 lock:

@@ -78,7 +78,6 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("models.path", "m/{step}", "lacks {seed}"),
         ("models.path", "m/{seed}/{step}/{x}", "has the unknown field {x}"),
         ("models.path", "m/{seed/{step}", "is not a template"),
-        ("models.source", "hub", "hub is not available in this version"),
         ("models.source", "locale", "models.source: 'locale' is wrong; expected train"),
         ("corpus.source", "text", "corpus.path: missing; corpus.source text needs it"),
         ("corpus.tokens", 0, "corpus.tokens: 0 is wrong; expected number of token positions"),
@@ -119,6 +118,50 @@ def test_training_options_must_fit_each_other():
         config["models"]["train"] = train
         with pytest.raises(UserError, match=message):
             resolve(config, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("repo", "org/{sed}", "models.repo: 'org/{sed}' has the unknown field {sed}"),
+        ("revision", "main", "seed 2, step 4 and seed 2, step 30 are both org/2 at revision main"),
+        ("repo", "org/model", "seed 2, step 4 and seed a-x1, step 4 are both org/model"),
+        ("revisions", {"b": {4: {}}}, "models.revisions: b is not in models.seeds"),
+        ("revisions", {2: {5: {}}}, "models.revisions.2: 5 is not in models.steps"),
+        ("revisions", {2: {4: {"branch": "x"}}}, "models.revisions.2.4.branch: unknown key"),
+        ("revisions", {2: {4: {"revision": 7}}}, "models.revisions.2.4.revision: 7 is wrong"),
+        ("prune_cache", "often", "models.prune_cache: 'often' is wrong; expected true or false"),
+    ],
+)
+def test_wrong_names_of_hub_models_are_refused(key, value, message):
+    config = changed("models.source", "hub")
+    config["models"] |= {"repo": "org/{seed}", "revision": "step{step}", key: value}
+    with pytest.raises(UserError) as error:
+        resolve(config, SCHEMA)
+    assert message in str(error.value)
+
+
+def test_an_irregular_name_makes_up_for_a_template_without_a_field():
+    config = changed("models.source", "hub")
+    config["models"] |= {"repo": "org/{seed}", "revision": "main", "steps": [4, 30]}
+    config["models"]["revisions"] = {2: {30: {"revision": "late"}}, "a-x1": {4: {"repo": "o/a"}}}
+    models = resolve(config, SCHEMA)["models"]
+    assert models["revisions"]["2"]["30"] == {"revision": "late"}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ({}, "corpus.dataset: missing; corpus.source hub needs it"),
+        ({"dataset": "org/x", "stream_tokens": 60_999}, "60999 is less than the 61000 asked for"),
+        ({"dataset": "org/x", "shuffle_buffer": 0}, "corpus.shuffle_buffer: 0 is wrong"),
+    ],
+)
+def test_wrong_options_of_a_hub_data_set_are_refused(corpus, message):
+    config = changed("corpus", {"source": "hub", "tokens": 11_000, **corpus})
+    with pytest.raises(UserError) as error:
+        resolve(config, SCHEMA)
+    assert message in str(error.value)
 
 
 def test_all_mistakes_are_listed_at_once():

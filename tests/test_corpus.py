@@ -120,6 +120,39 @@ def test_a_corpus_shorter_than_a_sequence_is_refused(tmp_path, gpt2_tokenizer):
         tokenised(tmp_path, gpt2_tokenizer, ["Call me Ishmael."], length=100)
 
 
+def test_no_more_documents_are_read_than_enough(tmp_path, gpt2_tokenizer):
+    """Of a data set of the Hub, every document read is one fetched."""
+    read = []
+
+    def endless():
+        while True:
+            read.append("Call me Ishmael.")
+            yield read[-1]
+
+    out = tmp_path / "ids.npy"
+    # A document has 7 tokens with its end; they are tokenised by the batch.
+    n = corpus.tokenise(endless(), gpt2_tokenizer, 10, seed=0, out=out, enough=7 * corpus.BATCH + 1)
+    assert len(read) == 2 * corpus.BATCH
+    assert n == 2 * 7 * corpus.BATCH // 10
+
+
+def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
+    keys = {
+        "path": None, "text_key": "text", "context_length": 8, "seed": 0, "dataset": "org/x",
+        "name": None, "revision": "main", "split": "train", "shuffle_buffer": 10,
+        "stream_tokens": None, "heldout_tokens": 50,
+    }  # fmt: skip
+
+    def options(source, **more):
+        return corpus.sequence_options({**keys, "source": source, "tokens": 100, **more})
+
+    assert options("text") == options("text", tokens=200, dataset="org/y")
+    assert options("hub") != options("hub", tokens=200)
+    large = {"stream_tokens": 1000}
+    assert options("hub", **large) == options("hub", tokens=200, **large)
+    assert options("hub", **large) != options("hub", dataset="org/y", **large)
+
+
 def test_special_tokens_are_end_of_text_and_line_breaks_alone(gpt2_tokenizer):
     special = corpus.special_token_ids(gpt2_tokenizer)
     assert {198, 628, 50256} <= set(special)

@@ -72,6 +72,33 @@ def test_sizes_are_read_from_config_json(tmp_path, config, shape):
     assert read_shape(tmp_path) == shape
 
 
+@pytest.mark.parametrize("key", ["num_local_experts", "num_experts", "n_routed_experts"])
+def test_mixtures_of_experts_are_refused_before_any_job(tmp_path, key):
+    config = {"num_hidden_layers": 6, "hidden_size": 16, "intermediate_size": 48}
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: 8}))
+    with pytest.raises(UserError, match=rf"mixture-of-experts model \({key}: 8\)"):
+        read_shape(tmp_path)
+    for dense in (0, 1, None):
+        (tmp_path / "config.json").write_text(json.dumps({**config, key: dense}))
+        assert read_shape(tmp_path) == Shape(6, 48)
+
+
+def test_token_ids_need_seeds_of_one_vocabulary_but_not_of_one_size(tmp_path):
+    for seed, vocabulary, layers in (("a", 50, 2), ("b", 50, 3), ("c", 51, 2)):
+        (tmp_path / seed).mkdir()
+        config = {"n_layer": layers, "n_embd": 16, "vocab_size": vocabulary}
+        (tmp_path / seed / "config.json").write_text(json.dumps(config))
+    models = {"source": "local", "steps": [1], "path": f"{tmp_path}/{{seed}}"}
+    rest = {"corpus": {"source": "tokens"}, "capture": {"store": True}}
+    grid = Grid.of({"models": {**models, "seeds": ["a", "b"]}, **rest})
+    assert [shape.n_layers for shape in grid.shapes.values()] == [2, 3]
+    different = {**models, "seeds": ["a", "c"]}
+    with pytest.raises(UserError, match=r"models.seeds: .* vocabularies of \[50, 51\] tokens"):
+        Grid.of({"models": different, **rest})
+    # Tokenizers, where there are any, are compared themselves: embeddings may be padded.
+    Grid.of({"models": different, **rest, "corpus": {"source": "text"}})
+
+
 def test_bad_model_directories_are_named(tmp_path):
     with pytest.raises(UserError, match="models.path: .*config.json does not exist"):
         read_shape(tmp_path)

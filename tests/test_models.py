@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
@@ -123,6 +125,32 @@ def test_unknown_architectures_are_refused_with_the_known_ones(tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="unknown architecture 'bloom'; known are gpt2, gpt_neox"):
         models.load(tmp_path)
+
+
+def test_mixtures_of_experts_are_refused_as_such(tmp_path):
+    config = AutoConfig.for_model("mixtral", **{**COMMON, **LLAMA}, num_local_experts=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"a mixture-of-experts model \(num_local_experts: 4\)"):
+        models.load(tmp_path)
+
+
+def test_pickled_weights_are_loaded_and_code_in_them_is_not(tmp_path):
+    module = make("gpt2")
+    for name in ("weights", "harm"):
+        module.config.save_pretrained(tmp_path / name)
+    torch.save(module.state_dict(), tmp_path / "weights/pytorch_model.bin")
+    module.save_pretrained(tmp_path / "safetensors")
+    digests = {models.load(tmp_path / name).digest() for name in ("weights", "safetensors")}
+    assert len(digests) == 1
+
+    class Harm:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harmed",))
+
+    torch.save({"transformer.wte.weight": Harm()}, tmp_path / "harm/pytorch_model.bin")
+    with pytest.raises(UserError, match="the model can't be loaded"):
+        models.load(tmp_path / "harm")
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_broken_model_directories_are_named(tmp_path):

@@ -33,8 +33,8 @@ COLUMNS = {
 }
 
 
-def snakemake(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in `where` with its config.yaml."""
+def snakemake(where: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in `where` with its config.yaml; without network, if `env` does not say so."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--configfile", "config.yaml", "--cores", "2", *arguments]
     return subprocess.run(
@@ -43,14 +43,14 @@ def snakemake(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
         check=False,
     )
 
 
-def planned(where: Path, *arguments: str) -> dict[str, int]:
+def planned(where: Path, *arguments: str, **env: str) -> dict[str, int]:
     """Jobs that a dry run lists, by rule."""
-    result = snakemake(where, "--dry-run", *arguments)
+    result = snakemake(where, "--dry-run", *arguments, **env)
     assert result.returncode == 0, result.stdout
     table = result.stdout.partition("Job stats:")[2].partition("total")[0]
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE))

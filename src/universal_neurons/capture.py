@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from universal_neurons import corpus
+from universal_neurons import corpus, hub
 from universal_neurons import encoding as enc
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import Calibration, read_calibration, write_calibration
@@ -402,6 +402,7 @@ def prepare(
         "seed": seed,
         "step": step,
         "source": config["models"]["source"],
+        "revision": hub.commit(inputs["model"]),
         "sha256": attributes["model_sha256"],
         "n_layers": len(model.d_mlp),
         "d_mlp": model.d_mlp[0],

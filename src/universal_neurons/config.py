@@ -7,12 +7,14 @@ import difflib
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
+from universal_neurons import hub
 from universal_neurons.errors import UserError
 
 SEED_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -37,6 +39,7 @@ def resolve(config: Mapping[str, Any], schema: str | Path) -> dict[str, Any]:
         Listing every key that is unknown or wrong, and what would be right.
     """
     rules = yaml.safe_load(Path(schema).read_text())
+    config = _with_text_keys(config)
     problems = [
         problem
         for error in jsonschema.Draft202012Validator(rules).iter_errors(config)
@@ -89,12 +92,22 @@ def _with_defaults(value: Any, rules: Mapping[str, Any]) -> Any:
     if rules.get("type") != "object" or not isinstance(value, Mapping):
         return copy.deepcopy(value)
     filled = {}
+    # A mapping with names of the user's own has no defaults.
+    if "properties" not in rules:
+        return copy.deepcopy(value)
     for key, rule in rules["properties"].items():
         if key in value:
             filled[key] = _with_defaults(value[key], rule)
         elif "default" in rule:
             filled[key] = _with_defaults(rule["default"], rule)
     return filled
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Keys as text, as YAML reads seeds and steps as numbers and a schema knows text keys only."""
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(inner) for key, inner in value.items()}
+    return value
 
 
 def _fields(template: str) -> set[str]:
@@ -116,11 +129,8 @@ def _cross_checks(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"models.seeds: {seed!r}: use letters, digits, '.', '_' and '-' only"
     for step in _repeated(models["steps"]):
         yield f"models.steps: {step} is listed twice"
-    if models["source"] == "hub" or corpus["source"] == "hub":
-        yield (
-            "models.source, corpus.source: hub is not available in this version; download the "
-            "models and texts and use local and text"
-        )
+    if models["source"] == "hub":
+        yield from _check_hub_names(models, seeds)
     if models["source"] == "local":
         yield from _check_template("models.path", models["path"], {"seed", "step"})
     if models["source"] == "train":
@@ -134,6 +144,18 @@ def _cross_checks(config: Mapping[str, Any]) -> Iterator[str]:
             yield "models.train.heads: must divide models.train.width"
         if corpus["source"] == "tokens":
             yield "corpus.source: tokens can't be used with models.source: train; use text"
+        if corpus["source"] == "hub":
+            # Its tokenizer learns from the text, which is streamed to a number of tokens.
+            yield "corpus.source: hub can't be used with models.source: train; use text"
+    if corpus["source"] == "hub":
+        wanted = corpus["tokens"] + corpus["heldout_tokens"]
+        if not corpus["dataset"]:
+            yield "corpus.dataset: missing; corpus.source hub needs it"
+        if corpus["stream_tokens"] is not None and corpus["stream_tokens"] < wanted:
+            yield (
+                f"corpus.stream_tokens: {corpus['stream_tokens']} is less than the {wanted} asked "
+                "for (corpus.tokens + corpus.heldout_tokens)"
+            )
     if corpus["source"] in ("text", "tokens") and not corpus["path"]:
         yield f"corpus.path: missing; corpus.source {corpus['source']} needs it"
     if not config["capture"]["store"] and config["correlate"]["mode"] == "screened":
@@ -154,6 +176,34 @@ def _cross_checks(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _check_hub_names(models: Mapping[str, Any], seeds: Sequence[str]) -> Iterator[str]:
+    problems = [
+        problem
+        for key in ("repo", "revision")
+        for problem in _check_template(f"models.{key}", models[key], set())
+    ]
+    yield from problems
+    steps = [str(step) for step in models["steps"]]
+    for seed, given in models["revisions"].items():
+        if seed not in seeds:
+            yield f"models.revisions: {seed} is not in models.seeds"
+        for step in given:
+            if step not in steps:
+                yield f"models.revisions.{seed}: {step} is not in models.steps"
+    if problems:
+        return
+    seen: dict[hub.Name, str] = {}
+    for seed, step in product(seeds, sorted(models["steps"])):
+        name, cell = hub.name_of(models, seed, step), f"seed {seed}, step {step}"
+        if name in seen:
+            yield (
+                f"models.repo, models.revision: {seen[name]} and {cell} are both {name}; the "
+                "templates need {seed} and {step}, or models.revisions an entry"
+            )
+            return
+        seen[name] = cell
+
+
 def _check_template(key: str, template: str, wanted: set[str]) -> Iterator[str]:
     try:
         fields = _fields(template)
@@ -162,5 +212,5 @@ def _check_template(key: str, template: str, wanted: set[str]) -> Iterator[str]:
         return
     for name in sorted(wanted - fields):
         yield f"{key}: {template!r} lacks {{{name}}}"
-    for name in sorted(fields - wanted):
-        yield f"{key}: {template!r} has the unknown field {{{name}}}; known are {sorted(wanted)}"
+    for name in sorted(fields - {"seed", "step"}):
+        yield f"{key}: {template!r} has the unknown field {{{name}}}; known are seed and step"

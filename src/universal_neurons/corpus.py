@@ -25,6 +25,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from universal_neurons import streaming
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
 from universal_neurons.store import replacing
@@ -194,7 +195,13 @@ def special_token_ids(tokenizer: Any) -> list[int]:
 
 
 def tokenise(
-    texts: Iterable[str], tokenizer: Any, context_length: int, *, seed: int, out: str | Path
+    texts: Iterable[str],
+    tokenizer: Any,
+    context_length: int,
+    *,
+    seed: int,
+    out: str | Path,
+    enough: int | None = None,
 ) -> int:
     """Tokenise documents into a shuffled .npy file of whole sequences.
 
@@ -210,6 +217,8 @@ def tokenise(
         Of the permutation of the sequences.
     out
         File to write: int32, shape (sequences, context_length).
+    enough
+        Number of tokens after which no more documents are read.
 
     Returns
     -------
@@ -232,7 +241,9 @@ def tokenise(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as raw:
         stream = iter(progress(texts, "documents"))
-        while batch := list(islice(stream, BATCH)):
+        while (enough is None or raw.tell() // 4 < enough) and (
+            batch := list(islice(stream, BATCH))
+        ):
             for ids in _encode(tokenizer, batch):
                 np.asarray([*ids, tokenizer.eos_token_id], np.int32).tofile(raw)
         n_sequences = raw.tell() // 4 // context_length
@@ -335,7 +346,7 @@ def check_length(config: Mapping[str, Any]) -> None:
     """Refuse before any job to ask for more tokens than the corpus can have.
 
     The number of tokens of a text is known only when it is tokenised (`select` checks it then),
-    but it is at most its number of bytes and documents.
+    but it is at most its number of bytes and documents. A data set of the Hub is not looked at.
 
     Parameters
     ----------
@@ -348,6 +359,8 @@ def check_length(config: Mapping[str, Any]) -> None:
         If the corpus is too short or its files are missing.
     """
     wanted = config["tokens"] + config["heldout_tokens"]
+    if config["source"] == "hub":
+        return
     if config["source"] == "tokens":
         have = load_token_ids(config["path"], config["context_length"]).size
     else:
@@ -360,6 +373,59 @@ def check_length(config: Mapping[str, Any]) -> None:
             f"corpus.tokens: {wanted} tokens are asked for (corpus.tokens + corpus.heldout_tokens),"
             f" the corpus has at most {have}; ask for fewer or give more text"
         )
+
+
+def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the token sequences depend on, among it how many are asked for where text is streamed.
+
+    Parameters
+    ----------
+    config
+        The resolved section ``corpus``.
+    """
+    keys = ["source", "path", "text_key", "context_length", "seed"]
+    if config["source"] != "hub":
+        return {key: config[key] for key in keys}
+    keys += ["dataset", "name", "revision", "split", "shuffle_buffer"]
+    enough = config["stream_tokens"] or config["tokens"] + config["heldout_tokens"]
+    return {**{key: config[key] for key in keys}, "stream_tokens": enough}
+
+
+def make(options: Mapping[str, Any], tokenizer: Any, out: str | Path) -> dict[str, Any]:
+    """Make the token sequences of a run, from any source.
+
+    Parameters
+    ----------
+    options
+        As `sequence_options` returns them.
+    tokenizer
+        The models'; None where they have none.
+    out
+        .npy file to write.
+
+    Returns
+    -------
+    dict
+        See `describe`; with ``dataset_commit`` for a data set of the Hub.
+
+    Raises
+    ------
+    UserError
+        See `documents`, `streaming.documents`, `tokenise` and `copy_token_ids`.
+    """
+    source, length = options["source"], options["context_length"]
+    origin = {}
+    if source == "tokens":
+        copy_token_ids(options["path"], length, out)
+        return describe(out, tokenizer, source)
+    if source == "hub":
+        origin["dataset_commit"] = streaming.commit(options)
+        texts = streaming.documents(options, origin["dataset_commit"])
+    else:
+        texts = documents(text_files(source, options["path"]), options["text_key"])
+    enough = options.get("stream_tokens")
+    tokenise(texts, tokenizer, length, seed=options["seed"], out=out, enough=enough)
+    return {**describe(out, tokenizer, source), **origin}
 
 
 def selection_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+from universal_neurons import hub
 from universal_neurons.errors import UserError
 
 # Version of the method behind each kind of result. A change here makes Snakemake run again what
@@ -23,6 +24,7 @@ from universal_neurons.errors import UserError
 METHOD_VERSION = {
     "corpus": 1,
     "train": 1,
+    "fetch": 1,
     "capture": 1,
     "correlate": 1,
     "rotate": 1,
@@ -44,6 +46,8 @@ ABLATION_OPERATIONS = 2e12
 LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
 WIDTH_KEYS = ("n_embd", "hidden_size")
 MLP_KEYS = ("n_inner", "intermediate_size", "ffn_dim")
+# Names of the number of experts, in the config.json of mixture-of-experts models.
+EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def read_shape(model: Path) -> Shape:
     Raises
     ------
     UserError
-        If the file is missing, is not JSON or does not name the sizes.
+        If the file is missing, is not JSON or does not name the sizes, or if the model is a mixture
+        of experts.
     """
     file = model / "config.json"
     try:
@@ -77,12 +82,36 @@ def read_shape(model: Path) -> Shape:
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"models.path: {file} can't be read: {error}") from error
+    experts = next((k for k in EXPERT_KEYS if (config.get(k) or 0) > 1), None)
+    if experts is not None:
+        raise UserError(
+            f"models.path: {file}: a mixture-of-experts model ({experts}: {config[experts]}); its "
+            "neurons run on some tokens only and can't be correlated over all; give dense models"
+        )
     layers = next((config[k] for k in LAYER_KEYS if config.get(k)), None)
     width = next((config[k] for k in WIDTH_KEYS if config.get(k)), None)
     d_mlp = next((config[k] for k in MLP_KEYS if config.get(k)), width and 4 * width)
     if layers is None or d_mlp is None:
         raise UserError(f"models.path: {file} does not say the number of layers and the MLP width")
     return Shape(layers, d_mlp)
+
+
+def read_vocabulary(model: Path) -> int | None:
+    """Number of tokens that a model's ``config.json`` names, if any."""
+    return json.loads((model / "config.json").read_text()).get("vocab_size")
+
+
+def model_path(config: Mapping[str, Any]) -> str:
+    """Where local models are, or where those of the Hub are put, with {seed} and {step}."""
+    if config["models"]["source"] == "hub":
+        return f"results/{config['run']}/models/seed{{seed}}/step{{step}}"
+    return config["models"]["path"]
+
+
+def first_model(config: Mapping[str, Any]) -> Path:
+    """Directory of the first seed's first model, whose tokenizer makes the corpus."""
+    models = config["models"]
+    return Path(model_path(config).format(seed=models["seeds"][0], step=models["steps"][0]))
 
 
 @dataclass(frozen=True)
@@ -102,21 +131,35 @@ class Grid:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Grid:
-        """The grid of a resolved configuration; reads the ``config.json`` of local models."""
+        """The grid of a resolved configuration.
+
+        Reads the ``config.json`` of models that the workflow does not make, from the Hub where it
+        is not at hand (`hub.config_directories`).
+        """
         models = config["models"]
         if models["source"] == "train":
             train = models["train"]
             shape = Shape(train["layers"], train["d_mlp"])
             return cls(config, dict.fromkeys(models["seeds"], shape))
-        shapes = {}
-        for seed in models["seeds"]:
-            steps = [
-                read_shape(Path(models["path"].format(seed=seed, step=step)))
-                for step in models["steps"]
-            ]
-            if len(set(steps)) > 1:
+        cells = list(product(models["seeds"], models["steps"]))
+        directories = [Path(model_path(config).format(seed=s, step=t)) for s, t in cells]
+        if models["source"] == "hub":
+            names = [hub.name_of(models, seed, step) for seed, step in cells]
+            directories = hub.config_directories(names, directories)
+        shapes: dict[str, Shape] = {}
+        vocabularies: set[int] = set()
+        for (seed, _), directory in zip(cells, directories, strict=True):
+            shape, vocabulary = read_shape(directory), read_vocabulary(directory)
+            if shapes.setdefault(seed, shape) != shape:
                 raise UserError(f"models.path: seed {seed} has different sizes at its steps")
-            shapes[seed] = steps[0]
+            if vocabulary is not None:
+                vocabularies.add(vocabulary)
+        # Where text is tokenised, the tokenizers themselves are compared (`corpus`).
+        if len(vocabularies) > 1 and config["corpus"]["source"] == "tokens":
+            raise UserError(
+                f"models.seeds: the models have vocabularies of {sorted(vocabularies)} tokens, so "
+                "the same token ids do not mean the same text; use seeds of one vocabulary"
+            )
         if not config["capture"]["store"] and len(set(shapes.values())) > 1:
             raise UserError(
                 "capture.store: false runs all seeds side by side and needs them to have one size; "
@@ -144,10 +187,6 @@ class Grid:
         """Width and number of every layer of any seed: what there are rotations for."""
         shapes = set(self.shapes.values())
         return sorted({(shape.d_mlp, i) for shape in shapes for i in range(shape.n_layers)})
-
-    def first_model(self) -> Path:
-        """Directory of the first seed's first local model, whose tokenizer makes the corpus."""
-        return Path(self.config["models"]["path"].format(seed=self.seeds[0], step=self.steps[0]))
 
     def training_key(self, files: Sequence[str]) -> str:
         """Short name of what trained models depend on: options, corpus and method.
@@ -291,6 +330,8 @@ class Grid:
             "rotated_std": 6 * square,
             "match": (6 + draws) * square,
             "ablate": 3 * weights,
+            # Pickled weights and their copy.
+            "fetch": 2 * weights,
         }[rule]
         return 1500 + int(size / 1e6)
 

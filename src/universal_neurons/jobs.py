@@ -54,7 +54,8 @@ def job(log: str | Path | None) -> Iterator[None]:
         handlers=handlers,
         force=True,
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     keep_memory()
     start = time.monotonic()
     try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from universal_neurons.errors import UserError
+from universal_neurons.grid import read_shape
 
 # Loading a model takes no time worth a progress bar; our own log says what is loaded.
 transformers_logging.disable_progress_bar()
@@ -38,6 +40,9 @@ ARCHITECTURES = {
     "gemma": ("model.layers", "mlp.down_proj"),
     "gemma2": ("model.layers", "mlp.down_proj"),
 }
+
+# What loading broken files, or pickled ones that hold more than weights, raises.
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
 
 OnLayer = Callable[[int, torch.Tensor], torch.Tensor | None]
 
@@ -143,12 +148,13 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
     Raises
     ------
     UserError
-        If the directory is missing or unreadable, the architecture is unknown, or a weight is
-        missing or not finite.
+        If the directory is missing or unreadable, the architecture is unknown or a mixture of
+        experts, or a weight is missing or not finite.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: not a Hugging Face model directory (no config.json)")
+    read_shape(path)
     try:
         module, loading = AutoModelForCausalLM.from_pretrained(
             path,
@@ -157,7 +163,7 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{path}: the model can't be loaded: {error}") from error
     # transformers would go on with random weights in their place.
     if loading["missing_keys"]:

@@ -634,7 +634,7 @@ def _models_table(models: pd.DataFrame) -> ShortTable:
             "seed": str(row["seed"]),
             "step": f"{row['step']:,}",
             "source": str(row["source"]),
-            "revision": "–" if pd.isna(row["revision"]) else str(row["revision"]),
+            "commit": "–" if pd.isna(row["revision"]) else str(row["revision"])[:12],
             "SHA-256": str(row["sha256"])[:12],
             "same weights as": "–" if pd.isna(row["duplicate_of"]) else str(row["duplicate_of"]),
             "held-out loss": _number(row["heldout_loss"], 4),
@@ -643,9 +643,10 @@ def _models_table(models: pd.DataFrame) -> ShortTable:
     ]
     return ShortTable(
         "Models",
-        "SHA-256 of the loaded weights, first 12 digits. Loss in nats per token.",
+        "Commit on the Hub and SHA-256 of the loaded weights, first 12 digits. Loss in nats per "
+        "token.",
         rows,
-        frozenset({"seed", "source", "revision", "SHA-256", "same weights as"}),
+        frozenset({"seed", "source", "commit", "SHA-256", "same weights as"}),
     )
 
 

@@ -191,4 +191,5 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
     loss = ablation.groupby(["seed", "step"])["clean_loss"].first().rename("heldout_loss")
     table = table.join(loss, on=["seed", "step"])
     columns = "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss"
-    return table.assign(revision=None).astype({"revision": "string"})[columns.split()]
+    # Models captured by a version without the Hub have no revision.
+    return table.reindex(columns=columns.split()).astype({"revision": "string"})

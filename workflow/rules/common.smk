@@ -3,10 +3,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from universal_neurons import corpus
+from universal_neurons import corpus, hub
 from universal_neurons.config import resolve
 from universal_neurons.errors import UserError
-from universal_neurons.grid import METHOD_VERSION, Grid, parse_layers
+from universal_neurons.grid import METHOD_VERSION, Grid, model_path, parse_layers
 
 try:
     schema = workflow.source_path("../schemas/config.schema.yaml")
@@ -18,9 +18,11 @@ except UserError as error:
 
 SCREENED = config["correlate"]["mode"] == "screened"
 TRAINED = config["models"]["source"] == "train"
+HUB = config["models"]["source"] == "hub"
 # Files the corpus is made from; those of the bundled text belong to a package.
 TEXT = {
     "bundled": lambda: [],
+    "hub": lambda: [],
     "tokens": lambda: [config["corpus"]["path"]],
     "text": lambda: list(map(str, corpus.text_files("text", config["corpus"]["path"]))),
 }[config["corpus"]["source"]]()
@@ -34,7 +36,7 @@ TOKENIZER = f"{RESULTS}/tokenizer"
 MODEL = (
     f"{RESULTS}/models/{GRID.training_key(TEXT)}/seed{{seed}}/step{{step}}"
     if TRAINED
-    else config["models"]["path"]
+    else model_path(config)
 )
 CALIBRATION = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.zarr"
 MODEL_FACTS = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.json"
@@ -74,6 +76,12 @@ wildcard_constraints:
 def model_directories(wildcards, seeds=None):
     """Directories of a job's model, or of several seeds at its step."""
     return [MODEL.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]
+
+
+def hub_name(wildcards):
+    """Repository and revision of a job's model on the Hub."""
+    name = hub.name_of(config["models"], wildcards.seed, int(wildcards.step))
+    return [name.repo, name.revision]
 
 
 def pair_parts(wildcards):

@@ -1,35 +1,95 @@
 # Corpus to token sequences, and models where the workflow makes them.
 
 
-rule tokenizer:
-    input:
-        TEXT,
-    output:
-        directory(TOKENIZER),
-    log:
-        f"{RESULTS}/logs/tokenizer.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/tokenizer.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 2
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    params:
-        corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
-        vocab_size=config["models"]["train"]["vocab_size"],
-        version=METHOD_VERSION["train"],
-    script:
-        "../scripts/tokenizer.py"
+if config["corpus"]["source"] == "hub":
+
+    localrules:
+        corpus,
+
+
+# Models of the Hub, each once, by the machine that runs Snakemake: cluster nodes often have no
+# network. A failed download is tried again; what was whole stays in the client's cache.
+if HUB:
+
+    localrules:
+        fetch,
+        fetch_tokenizer,
+
+    rule fetch:
+        output:
+            directory(MODEL),
+        log:
+            f"{RESULTS}/logs/fetch/seed{{seed}}/step{{step}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/fetch/seed{{seed}}/step{{step}}.tsv"
+        retries: 2
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=GRID.mem_mb("fetch"),
+            runtime=120,
+        params:
+            name=hub_name,
+            prune_cache=config["models"]["prune_cache"],
+            version=METHOD_VERSION["fetch"],
+        script:
+            "../scripts/fetch.py"
+
+    # Of the first model; of all of them, as the capture makes sure. The name is looked up by the
+    # script: were it among the params, another first seed would make the corpus again.
+    rule fetch_tokenizer:
+        output:
+            directory(TOKENIZER),
+        log:
+            f"{RESULTS}/logs/fetch_tokenizer.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/fetch_tokenizer.tsv"
+        retries: 2
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=30,
+        params:
+            templates=lambda wildcards: [config["models"][k] for k in ("repo", "revision")],
+            version=METHOD_VERSION["fetch"],
+        script:
+            "../scripts/fetch_tokenizer.py"
+
+
+if TRAINED:
+
+    rule tokenizer:
+        input:
+            TEXT,
+        output:
+            directory(TOKENIZER),
+        log:
+            f"{RESULTS}/logs/tokenizer.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/tokenizer.tsv"
+        conda:
+            ENVIRONMENT
+        threads: 2
+        resources:
+            mem_mb=2000,
+            runtime=30,
+        params:
+            corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
+            vocab_size=config["models"]["train"]["vocab_size"],
+            version=METHOD_VERSION["train"],
+        script:
+            "../scripts/tokenizer.py"
 
 
 rule corpus:
     input:
         text=TEXT,
-        # Local models' tokenizers are no input: a seed added or removed would make the corpus,
-        # and so everything, again. The capture of every model compares its tokenizer.
-        tokenizer=[TOKENIZER] if TRAINED else [],
+        # The models themselves are no input: a seed added or removed would make the corpus, and so
+        # everything, again. The capture of every model compares its tokenizer.
+        tokenizer=[TOKENIZER] if TRAINED or HUB else [],
     output:
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
@@ -44,11 +104,8 @@ rule corpus:
         mem_mb=4000,
         runtime=240,
     params:
-        corpus={
-            k: config["corpus"][k]
-            for k in ("source", "path", "text_key", "context_length", "seed")
-        },
-        models=lambda wildcards: None if TRAINED else config["models"]["path"],
+        corpus=corpus.sequence_options(config["corpus"]),
+        models=lambda wildcards: None if TRAINED or HUB else config["models"]["path"],
         version=METHOD_VERSION["corpus"],
     script:
         "../scripts/corpus.py"

@@ -2,19 +2,11 @@ import json
 from pathlib import Path
 
 from universal_neurons import corpus
-from universal_neurons.grid import Grid
+from universal_neurons.grid import first_model
 from universal_neurons.jobs import job
 
 with job(snakemake.log[0]):
-    options, out, grid = snakemake.params.corpus, snakemake.output, Grid.of(snakemake.config)
-    tokenizer = corpus.load_tokenizer(Path(*snakemake.input.tokenizer or [grid.first_model()]))
-    if options["source"] == "tokens":
-        corpus.copy_token_ids(options["path"], options["context_length"], out.tokens)
-    else:
-        files = corpus.text_files(options["source"], options["path"])
-        texts = corpus.documents(files, options["text_key"])
-        corpus.tokenise(
-            texts, tokenizer, options["context_length"], seed=options["seed"], out=out.tokens
-        )
-    about = corpus.describe(out.tokens, tokenizer, options["source"])
-    Path(out.about).write_text(json.dumps(about, indent=1))
+    model = Path(*snakemake.input.tokenizer or [first_model(snakemake.config)])
+    tokenizer = corpus.load_tokenizer(model)
+    about = corpus.make(snakemake.params.corpus, tokenizer, snakemake.output.tokens)
+    Path(snakemake.output.about).write_text(json.dumps(about, indent=1))

@@ -1,0 +1,91 @@
+"""Shipped studies are right, and a run is held against published counts only where it can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from universal_neurons import published
+from universal_neurons.config import resolve
+from universal_neurons.errors import UserError
+from universal_neurons.hub import Name, name_of
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def universality(layers=12, d_mlp=3072, seeds=("a", "b"), steps=(1, 9)):
+    """A table in which layer i of the last step has i universal neurons, of seed b one more."""
+    frames = [
+        pd.DataFrame(
+            {
+                "step": step,
+                "seed": seed,
+                "layer": layer,
+                "neuron": np.arange(d_mlp),
+                "universal": np.arange(d_mlp) < (layer + (seed == "b") if step == 9 else 500),
+            }
+        )
+        for step in steps
+        for seed in seeds
+        for layer in range(layers)
+    ]
+    return pd.concat(frames)
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_shipped_study_is_valid_and_named_as_its_file(file):
+    config = resolve(yaml.safe_load(file.read_text()), ROOT / "workflow/schemas/config.schema.yaml")
+    assert config["run"] == file.stem
+    for word in ("# Cost", "#   Disk", "# To hold against it"):
+        assert word in file.read_text()
+
+
+def test_the_studies_name_the_published_models():
+    names = {}
+    for file in STUDIES:
+        schema = ROOT / "workflow/schemas/config.schema.yaml"
+        models = resolve(yaml.safe_load(file.read_text()), schema)["models"]
+        names[file.stem] = [name_of(models, s, t) for s in models["seeds"] for t in models["steps"]]
+    assert {name: len(cells) for name, cells in names.items()} == {
+        "gpt2-small-crfm": 25,
+        "gpt2-small-gurnee": 5,
+        "laptop": 6,
+        "pythia-160m": 60,
+    }
+    alias = "stanford-crfm/alias-gpt2-small-x21"
+    assert names["gpt2-small-crfm"][0] == Name(alias, "checkpoint-80000")
+    assert names["gpt2-small-gurnee"][0] == Name(alias, "checkpoint-400000")
+    assert names["pythia-160m"][-1] == Name("EleutherAI/pythia-160m-seed5", "step143000")
+
+
+def test_the_published_counts_are_whole():
+    assert sum(published.GPT2_SMALL) == 1533
+    assert round(1533 / (12 * published.NEURONS_PER_LAYER), 4) == 0.0416
+
+
+def test_counts_of_the_last_step_stand_beside_the_published_ones():
+    table = published.compare(universality())
+    assert table["2401.12181"].tolist() == [*published.GPT2_SMALL, 1533]
+    assert table["a"].tolist() == [*range(12), 66]
+    assert table["b"].tolist() == [*range(1, 13), 78]
+
+
+@pytest.mark.parametrize("size", [{"layers": 6}, {"d_mlp": 512}])
+def test_models_of_another_size_are_not_compared(size):
+    with pytest.raises(UserError, match=r"12 layers of 3072 neurons \(GPT-2 Small\)"):
+        published.compare(universality(**size))
+
+
+def test_the_comparison_is_printed(tmp_path, capsys):
+    with pytest.raises(UserError, match="universality.parquet is missing"):
+        published.main(str(tmp_path))
+    universality().to_parquet(tmp_path / "universality.parquet")
+    published.main(str(tmp_path))
+    printed = capsys.readouterr().out
+    assert "at step 9" in printed
+    assert "222" in printed
