@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint format lock clean compare-published
+.PHONY: demo test estimate bench lint format lock clean compare-published
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
@@ -11,6 +11,15 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+# Jobs, operations, bytes and hours of a configuration on this machine: make estimate CONFIG=my.yaml
+CONFIG ?= config.yaml
+estimate: $(READY)
+	$(BIN)/python -m universal_neurons.estimate $(CONFIG)
+
+# Speed and accuracy on this machine, side by side with the older procedure: results/bench.json.
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py
 
 lint: $(READY)
 	$(BIN)/ruff check
