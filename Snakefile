@@ -36,7 +36,6 @@ onstart:
     print(estimate.summary(GRID))
 
 
-
 rule all:
     default_target: True
     input:
