@@ -158,8 +158,8 @@ SlurmdParameters=config_overrides
 # For tests: schedule at once, give up on dead nodes and killed jobs soon, remember jobs long
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
-SlurmctldTimeout=20
-SlurmdTimeout=20
+SlurmctldTimeout=120
+SlurmdTimeout=300
 KillWait=3
 WaitTime=5
 MinJobAge=3600
