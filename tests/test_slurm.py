@@ -56,7 +56,7 @@ class Cluster:
             job["rule"] = name[1] if name else ""
         return [job for job in found if job.get("WorkDir") == str(where)]
 
-    def wait_for(self, where: Path, wanted: Callable[[Job], Any], seconds: int = 120) -> Job:
+    def wait_for(self, where: Path, wanted: Callable[[Job], Any], seconds: int = 600) -> Job:
         """The first job that is as wanted, once there is one."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -85,7 +85,7 @@ class Cluster:
         return finish(self.start(where, *arguments, **options))
 
 
-def finish(process: subprocess.Popen[str], seconds: int = 400) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], seconds: int = 1500) -> tuple[int, str]:
     """Wait for a process; exit code and what it printed."""
     try:
         output, _ = process.communicate(timeout=seconds)
