@@ -70,7 +70,8 @@ class Cluster:
         self, where: Path, *arguments: str, faults: dict[str, dict[str, int]] | None = None
     ) -> subprocess.Popen[str]:
         """Start Snakemake with the profile in `where`."""
-        faulty = {"FAULTS": json.dumps(faults), "PYTHONPATH": str(SLURM / "faults")}
+        python_path = os.pathsep.join([str(SLURM / "faults"), os.environ.get("PYTHONPATH", "")])
+        faulty = {"FAULTS": json.dumps(faults), "PYTHONPATH": python_path}
         return subprocess.Popen(
             tiny.command("--profile", "profile", *arguments),
             cwd=where,
