@@ -56,8 +56,8 @@ def forward(
         batch = sequences[start : start + size]
         if batch.min() < 0 or batch.max() >= model.vocab_size:
             raise UserError(
-                f"token id {batch.max()} is beyond the model's vocabulary of {model.vocab_size}: "
-                "the corpus was made with another tokenizer"
+                f"corpus.path: token id {batch.max()} is beyond the model's vocabulary of "
+                f"{model.vocab_size}: the corpus was made with another tokenizer"
             )
         yield batch
         with torch.inference_mode():
