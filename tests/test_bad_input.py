@@ -331,9 +331,9 @@ def test_a_job_that_meets_a_mistake_prints_it_without_a_traceback(right):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("run: x\n  models: [", "config.yaml"),
+        ("run: x\n  models: [", "Config file is not valid JSON or YAML"),
         ("run: tiny\n", "models: missing; give"),
-        ("- a\n- b\n", "config.yaml"),
+        ("- a\n- b\n", "Config file must be given as JSON or YAML with keys"),
     ],
     ids=["no YAML", "one key", "a list"],
 )

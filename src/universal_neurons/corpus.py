@@ -304,7 +304,7 @@ def load_token_ids(path: str | Path, context_length: int) -> NDArray[np.integer]
     """
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UserError(f"corpus.path: {path}: not a .npy file of token ids: {error}") from error
     if ids.ndim != 2 or ids.shape[1] != context_length or not np.issubdtype(ids.dtype, np.integer):
         raise UserError(

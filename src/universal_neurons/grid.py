@@ -66,6 +66,8 @@ def read_shape(model: Path) -> Shape:
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"models.path: {file} can't be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"models.path: {file} is not the config.json of a Hugging Face model")
     experts = next((k for k in EXPERT_KEYS if (config.get(k) or 0) > 1), None)
     if experts is not None:
         raise UserError(
