@@ -52,8 +52,9 @@ class Cluster:
         lines = self.call("scontrol", "show", "job", "--oneliner").splitlines()
         found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines]
         for job in found:
-            name = re.search(r"/(?:rule|group)_([a-z_]+)/", job.get("StdOut", ""))
-            job["rule"] = name[1] if name else ""
+            # The folder of its log: rule_<rule>, or group_<group>_<its rules>.
+            name = re.search(r"/(?:rule_(\w+)|group_([a-z]+)_)", job.get("StdOut", ""))
+            job["rule"] = (name[1] or name[2]) if name else ""
         return [job for job in found if job.get("WorkDir") == str(where)]
 
     def wait_for(self, where: Path, wanted: Callable[[Job], Any], seconds: int = 600) -> Job:
