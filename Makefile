@@ -6,7 +6,7 @@ READY := .venv/ready
 # Kills of `make kill-test`.
 N ?= 50
 
-.PHONY: demo test test-slurm kill-test lint format lock clean compare-published
+.PHONY: demo test test-slurm kill-test estimate bench lint format lock clean compare-published
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
@@ -21,6 +21,15 @@ test-slurm: $(READY)
 
 kill-test: $(READY)
 	$(BIN)/python tests/kill.py --kills $(N)
+
+# Jobs, operations, bytes and hours of a configuration on this machine: make estimate CONFIG=my.yaml
+CONFIG ?= config.yaml
+estimate: $(READY)
+	$(BIN)/python -m universal_neurons.estimate $(CONFIG)
+
+# Speed and accuracy on this machine, side by side with the older procedure: results/bench.json.
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -32,6 +32,11 @@ include: "workflow/rules/report.smk"
 report: "workflow/report/workflow.rst"
 
 
+onstart:
+    print(estimate.summary(GRID))
+
+
+
 rule all:
     default_target: True
     input:

@@ -10,7 +10,6 @@ import datetime
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from universal_neurons.correlation import Baseline, Neurons, match
 from universal_neurons.encoding import Ranges
 from universal_neurons.jobs import keep_memory
 from universal_neurons.one_pass import LayerPass
-from universal_neurons.rotations import write_rotated_std, write_rotations
+from universal_neurons.rotations import rotation, write_rotated_std, write_rotations
 from universal_neurons.rounding import Dither, bits, stored
 from universal_neurons.store import (
     RowWriter,
@@ -109,6 +108,8 @@ def synthetic(where: Path, n_tokens: int, n_layers: int, shards: int) -> list[di
         for w in loading
     ]
     generator = torch.Generator().manual_seed(0)
+    # Drawing noise afresh for every batch would take most of the benchmark's time.
+    own = [torch.randn(3 * 8192, n, generator=generator) for _ in "ab"]
 
     def batch(length: int) -> list[torch.Tensor]:
         noise = torch.randn(length // CONTEXT, CONTEXT, factors, generator=generator)
@@ -116,9 +117,10 @@ def synthetic(where: Path, n_tokens: int, n_layers: int, shards: int) -> list[di
             noise[:, t] = 0.7 * noise[:, t - 1] + 0.714 * noise[:, t]
         shared = noise.reshape(-1, factors)
         found = []
-        for w in loading:
-            own = torch.randn(length, n, generator=generator)
-            found.append(torch.nn.functional.gelu(1.2 * (shared @ w) + 0.6 * own - 0.5))
+        for w, noise in zip(loading, own, strict=True):
+            start = int(rng.integers(0, len(noise) - length))
+            x = 1.2 * (shared @ w) + 0.6 * noise[start : start + length] - 0.5
+            found.append(torch.nn.functional.gelu(x))
         return found
 
     sample = batch(8192)
@@ -156,6 +158,10 @@ def synthetic(where: Path, n_tokens: int, n_layers: int, shards: int) -> list[di
                     RowWriter(create_array(group, f"layer{i}", (size, WIDTH), np.int8))
                     for i in range(n_layers)
                 ]
+                for i, layer in enumerate(run["layers"]):
+                    for name in ("scale", "offset"):
+                        array = create_array(group, f"{name}{i}", (WIDTH,), np.float32)
+                        array[:] = getattr(layer.ranges, name)
                 index = create_array(group, "token_index", (size,), np.int64)
                 index[:] = np.arange(shard * size, (shard + 1) * size)
                 passes = [
@@ -168,8 +174,8 @@ def synthetic(where: Path, n_tokens: int, n_layers: int, shards: int) -> list[di
                 place = np.arange(start, start + 8192) + shard * size
                 for (writers, passes), x in zip(open_runs, batch(8192), strict=True):
                     for i, (writer, layer) in enumerate(zip(writers, passes, strict=True)):
-                        own = x[:, i * WIDTH : (i + 1) * WIDTH]
-                        writer.append(bits(layer.add(own, rows, place)))
+                        values = x[:, i * WIDTH : (i + 1) * WIDTH]
+                        writer.append(bits(layer.add(values, rows, place)))
                 for writers, _ in open_runs:
                     RowWriter.write_full(writers, threads)
             for writers, _ in open_runs:
@@ -208,104 +214,87 @@ class Pair:
             )
             self.neurons.append(neurons)
             self.baseline.append(Baseline.read(neurons, rotations, rotated))
-        self.layers = list(range(len(runs[0]["layers"])))
 
     @property
     def n_tokens(self) -> int:
         return self.neurons[0].n_tokens
 
-    def exact(self, layers: list[int] | None = None) -> tuple:
-        """All pairs on all tokens, and the baseline."""
+    def sums(self) -> dict[str, np.ndarray]:
+        """The exact mode's sums of all pairs on all tokens."""
         total: dict[str, np.ndarray] = {}
-        layers = self.layers if layers is None else layers
         for a, b in zip(*self.stores, strict=True):
-            for name, sums in products.cross_sums(a, b, layers, "int8"):
+            for name, sums in products.cross_sums(a, b, [0], "int8"):
                 if name in total:
                     total[name] += sums
                 else:
                     total[name] = sums
+        return total
+
+    def match(self, sums: dict[str, np.ndarray]) -> tuple:
+        """The exact mode's matches, baseline included."""
         return match(
-            total,
-            *self.neurons,
-            layers,
-            baseline_a=self.baseline[0],
-            baseline_b=self.baseline[1],
+            sums, *self.neurons, [0], baseline_a=self.baseline[0], baseline_b=self.baseline[1]
         )
 
-    def screened(self, where: Path) -> tuple:
-        """The screened mode with its defaults."""
-        path = where / "screen.zarr"
+    def screen(self, path: Path, sample: float) -> None:
+        """The screened mode's look at a sample, baseline included."""
         found = screening.screen(
             *self.stores,
             *self.neurons,
-            self.layers,
+            [0],
             baseline_a=self.baseline[0],
             baseline_b=self.baseline[1],
-            sample=0.1,
+            sample=sample,
             candidates=16,
             context_length=CONTEXT,
             kernel="int8",
         )
-        write_arrays(path, found.items(), {"layers": self.layers})
-        return screening.refine(*self.stores, *self.neurons, [path], kernel="int8")
+        shutil.rmtree(path, ignore_errors=True)
+        write_arrays(path, found.items(), {"layers": [0]})
 
 
 def reference(pair: Pair, n_tokens: int) -> float:
-    """Seconds of the procedure published with 2401.12181, on the same activations.
+    """Seconds of the procedure published with 2401.12181, on the same activations of one layer.
 
     As its code does it: float16 activations in batches; per pair of layers a float32 product of
     the batch, added to float64; sums and squares of both; then everything once more with the second
-    model's layers multiplied by a random matrix with normalised rows.
+    model's layer multiplied by a random matrix with normalised rows.
     """
     batch = 16384
     acts = [
-        [
-            torch.from_numpy(stores[0].activations(layer, slice(0, n_tokens))).half()
-            for layer in pair.layers
-        ]
+        torch.from_numpy(stores[0].activations(0, slice(0, n_tokens))).half()
         for stores in pair.stores
     ]
     rotation = torch.randn(WIDTH, WIDTH)
     rotation /= rotation.norm(dim=1, keepdim=True)
     start = time.perf_counter()
     for rotate in (False, True):
-        sums = [
-            [torch.zeros(WIDTH, WIDTH, dtype=torch.float64) for _ in pair.layers]
-            for _ in pair.layers
-        ]
-        means = [[torch.zeros(2, WIDTH, dtype=torch.float64) for _ in pair.layers] for _ in "ab"]
+        products_of = torch.zeros(WIDTH, WIDTH, dtype=torch.float64)
+        sums = torch.zeros(2, 2, WIDTH, dtype=torch.float64)
         for first in range(0, n_tokens, batch):
-            rows = slice(first, first + batch)
-            one = [x[rows].float() for x in acts[0]]
-            other = [x[rows].float() for x in acts[1]]
+            one, other = (x[first : first + batch].float() for x in acts)
             if rotate:
-                other = [torch.einsum("tn,mn->tm", x, rotation) for x in other]
-            for side, layers in enumerate((one, other)):
-                for total, x in zip(means[side], layers, strict=True):
-                    total[0] += x.sum(0)
-                    total[1] += (x**2).sum(0)
-            for i, x in enumerate(one):
-                for j, y in enumerate(other):
-                    sums[i][j] += torch.einsum("tn,tm->nm", x, y)
-        for i in pair.layers:
-            for j in pair.layers:
-                mean_a, square_a = means[0][i] / n_tokens
-                mean_b, square_b = means[1][j] / n_tokens
-                corr = sums[i][j] / n_tokens - torch.outer(mean_a, mean_b)
-                corr /= (square_a - mean_a**2).sqrt()[:, None] * (square_b - mean_b**2).sqrt()
-                corr.max(1)
+                other = torch.einsum("tn,mn->tm", other, rotation)
+            for total, x in zip(sums, (one, other), strict=True):
+                total[0] += x.sum(0)
+                total[1] += (x**2).sum(0)
+            products_of += torch.einsum("tn,tm->nm", one, other)
+        mean, square = sums[:, 0] / n_tokens, sums[:, 1] / n_tokens
+        std = (square - mean**2).sqrt()
+        corr = (products_of / n_tokens - torch.outer(*mean)) / torch.outer(*std)
+        corr.max(1)
     return time.perf_counter() - start
 
 
-def fit(tokens: list[int], times: list[float]) -> tuple[float, float]:
-    """Seconds at `TARGET_TOKENS` by a straight line, and the exponent of the growth."""
-    slope, fixed = np.polyfit(tokens, times, 1)
-    exponent = np.polyfit(np.log(tokens), np.log(times), 1)[0]
-    return float(max(fixed, 0) + slope * TARGET_TOKENS), float(exponent)
+def line(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Fixed part (not negative) and slope of a straight line."""
+    slope, fixed = np.polyfit(x, y, 1)
+    return max(0.0, float(fixed)), float(slope)
 
 
-def capture_overhead(where: Path) -> dict[str, float]:
-    """Time of hooks, encoding, moments and writing over that of the bare forward pass."""
+def capture_job(where: str) -> None:
+    """In a process of its own: capture against the bare forward pass of GPT-2 Small, in turns."""
+    keep_memory()
     torch.manual_seed(0)
     module = GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
     blocks = tuple(module.transformer.h)
@@ -320,30 +309,38 @@ def capture_overhead(where: Path) -> dict[str, float]:
         )
         bare, whole = [], []
         for _ in range(repeats):  # the first of each warms up
-            bare.append(seconds(lambda m=model: list(capture.forward(m, tokens, 4096)), 1))
-            whole.append(
-                seconds(
-                    lambda m=model, c=calibration, o=options: capture.capture(
-                        m,
-                        tokens,
-                        seed="0",
-                        step=0,
-                        start=0,
-                        stop=len(tokens),
-                        calibration=c,
-                        activations=where / "a.zarr",
-                        moments=where / "m.zarr",
-                        attributes={},
-                        **o,
-                    ),
-                    1,
-                )
+            start = time.perf_counter()
+            for _ in capture.forward(model, tokens, 4096):
+                pass
+            middle = time.perf_counter()
+            capture.capture(
+                model,
+                tokens,
+                seed="0",
+                step=0,
+                start=0,
+                stop=len(tokens),
+                calibration=calibration,
+                activations=f"{where}/a.zarr",
+                moments=f"{where}/m.zarr",
+                attributes={},
+                **options,
             )
+            bare.append(middle - start)
+            whole.append(time.perf_counter() - middle)
         found[name] = float(np.median(whole[1:]) / np.median(bare[1:]) - 1)
         found[f"{name}_tokens_per_second"] = tokens.size / float(np.median(whole[1:]))
-    size = sum(f.stat().st_size for f in (where / "a.zarr").rglob("*") if f.is_file())
+    files = Path(where, "a.zarr").rglob("*")
+    size = sum(file.stat().st_size for file in files if file.is_file())
     found["bytes_per_activation"] = size / (tokens.size * sum(model.d_mlp))
-    return found
+    print(json.dumps(found))
+
+
+def child(job: str, where: Path) -> dict[str, float]:
+    """What a job of this file prints, run in a process of its own."""
+    command = [sys.executable, __file__, job, str(where)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])
 
 
 def encoding_rate() -> float:
@@ -409,7 +406,9 @@ def layer_job(where: str) -> None:
     for _ in products.cross_sums(a, b, [0], "int8"):
         pass
     took = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # getrusage would count the parent's memory too.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1e6
     print(json.dumps({"tokens": a.n_tokens, "seconds": took, "peak_gb": peak}))
 
 
@@ -430,17 +429,70 @@ def from_zarr(where: Path) -> dict[str, float]:
                         array[start : start + 32768] = block[which]
         rates = []
         for _ in range(3 if n_tokens == 131072 else 1):
-            output = subprocess.run(
-                [sys.executable, __file__, "layer_job", str(where)],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
-            found = json.loads(output)
+            found = child("layer_job", where)
             rates.append(2 * n_tokens * WIDTH * WIDTH * 12 / found["seconds"] / 1e9)
             result[f"peak_gb_{n_tokens}"] = found["peak_gb"]
         result[f"gops_{n_tokens}"] = float(np.median(rates))
     return result
+
+
+def compare(where: Path) -> dict[str, float]:
+    """The exact mode, the screened mode and the reference, baseline included.
+
+    Measured on one layer of GPT-2 Small's width against another. The speed ratios are for a pair of
+    twelve-layer models and `TARGET_TOKENS`: what is done per pair of layers counts 144 times, what
+    is done per layer 12 times, and what grows with the tokens in proportion.
+    """
+    runs = synthetic(where / "pair", 4 * 131072, 1, 4)
+    rotations = where / "rotations.zarr"
+    write_rotations(rotations, [(WIDTH, 0)], draws=DRAWS, seed=0, attributes={})
+    tokens, exact = [], []
+    for count in (1, 2, 4):
+        pair = Pair(runs, count, rotations)
+        tokens.append(pair.n_tokens)
+        exact.append(seconds(pair.sums))
+    sums = pair.sums()
+    matching = seconds(lambda: pair.match(sums))
+    truth = pair.match(sums)
+
+    # As many sampled tokens as 2.5 % of the target: no more certain than the real run.
+    screen, samples = where / "screen.zarr", [0.125, 0.25]
+    screening_times = [seconds(lambda f=f: pair.screen(screen, f), 2) for f in samples]
+    found = screening.refine(*pair.stores, *pair.neurons, [screen], kernel="int8")
+    certified = float(np.mean([side.certified.mean() for side in found]))
+    wrong = sum(int((f.index != t.index).sum()) for f, t in zip(found, truth, strict=True))
+    rng = np.random.default_rng(0)
+    several = [rng.integers(0, WIDTH, 2 * 17 * WIDTH) for _ in "ab"]
+    pairs_time = seconds(lambda: screening.pair_sums(*pair.stores, *several), 2)
+    rows = np.arange(0, WIDTH, 8)
+    rows_time = seconds(lambda: list(screening.row_sums(*pair.stores, rows, "int8")), 2)
+
+    fraction = 0.05
+    scale = TARGET_TOKENS / pair.n_tokens
+    fixed, slope = line([f * pair.n_tokens for f in samples], screening_times)
+    screened_at = 144 * (fixed + slope * fraction * TARGET_TOKENS) + 12 * pairs_time * scale
+    screened_at += 144 * rows_time * scale * 2 * (1 - certified) * WIDTH / len(rows)
+    fixed, slope = line(tokens, exact)
+    exact_at = 144 * (fixed + slope * TARGET_TOKENS + matching)
+    old_tokens = [32768, 65536]
+    old = [reference(pair, n) for n in old_tokens]
+    fixed, slope = line(old_tokens, old)
+    old_at = 144 * (fixed + slope * TARGET_TOKENS)
+    exponent = np.polyfit(np.log(tokens), np.log(exact), 1)[0]
+    return {
+        "reference_gops": 2 * 2 * old_tokens[-1] * WIDTH**2 / old[-1] / 1e9,
+        "reference_hours_per_pair": old_at / 3600,
+        "exact_hours_per_pair": exact_at / 3600,
+        "screened_hours_per_pair": screened_at / 3600,
+        "reference_speedup": old_at / exact_at,
+        "screened_speedup": old_at / screened_at,
+        "screened_certified": certified,
+        "screened_wrong": wrong,
+        "screened_operations_ratio": 1 / (fraction + 2 * (1 - certified) + 34 / (12 * WIDTH)),
+        "token_exponent": float(exponent),
+        "match_seconds_per_layer_pair": matching,
+        "rotation_seconds": seconds(lambda: rotation(0, 0, 0, WIDTH), 1),
+    }
 
 
 def main() -> None:
@@ -476,7 +528,7 @@ def main() -> None:
             zarr_peak_gb=zarr_rates["peak_gb_131072"],
             zarr_peak_gb_half_the_tokens=zarr_rates["peak_gb_65536"],
         )
-        overhead = capture_overhead(where)
+        overhead = child("capture_job", where)
         report(
             capture_overhead=overhead["bfloat16"],
             capture_overhead_float32=overhead["float32"],
@@ -486,44 +538,7 @@ def main() -> None:
         )
         report(**accuracy())
 
-        n_layers, shards, shard_tokens = 2, 4, 65536
-        runs = synthetic(where / "pair", shards * shard_tokens, n_layers, shards)
-        rotations = where / "rotations.zarr"
-        write_rotations(
-            rotations,
-            [(WIDTH, i) for i in range(n_layers)],
-            draws=DRAWS,
-            seed=0,
-            attributes={},
-        )
-        tokens, exact, screened = [], [], []
-        for count in (1, 2, 4):
-            pair = Pair(runs, count, rotations)
-            tokens.append(pair.n_tokens)
-            results = []
-            exact.append(seconds(lambda p=pair, r=results: r.append(p.exact()), 2))
-            screened.append(seconds(lambda p=pair, r=results: r.append(p.screened(where)), 2))
-        truth, found = results[0], results[-1]
-        certified = np.concatenate([side.certified for side in found])
-        wrong = sum(int((f.index != t.index).sum()) for f, t in zip(found, truth, strict=True))
-        one_layer = seconds(lambda: pair.exact([0]), 2)
-        old_tokens = [16384, 32768]
-        old = [reference(pair, n) for n in old_tokens]
-        old_at, _ = fit(old_tokens, old)
-        exact_at, exponent = fit(tokens, exact)
-        screened_at, _ = fit(tokens, screened)
-        report(
-            reference_gops=2 * 2 * old_tokens[-1] * (n_layers * WIDTH) ** 2 / old[-1] / 1e9,
-            reference_speedup=old_at / exact_at,
-            screened_speedup=old_at / screened_at,
-            screened_certified=float(certified.mean()),
-            screened_wrong=float(wrong),
-            token_exponent=exponent,
-            # One layer against two, then two against two: the same as doubling the neurons once.
-            neuron_exponent=float(2 * np.log2(exact[-1] / one_layer)),
-            exact_seconds_262144=exact[-1],
-            screened_seconds_262144=screened[-1],
-        )
+        report(**compare(where))
     finally:
         shutil.rmtree(where, ignore_errors=True)
     bench["seconds"] = round(time.perf_counter() - started)
@@ -539,8 +554,8 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["layer_job"]:
-        layer_job(sys.argv[2])
+    if len(sys.argv) == 3:
+        {"layer_job": layer_job, "capture_job": capture_job}[sys.argv[1]](sys.argv[2])
     else:
         Path("results").mkdir(exist_ok=True)
         main()

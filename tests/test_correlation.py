@@ -257,3 +257,37 @@ def test_within_covariance_is_that_of_the_activations(tokens, tmp_path):
         spread = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
         assert (np.abs(measured - expected) / spread).max() < 2e-3
         np.testing.assert_allclose(np.diag(measured), np.diag(expected), rtol=1e-5)
+
+
+def test_the_kernel_is_chosen_by_measurement_or_key_and_refused_where_it_is_not_exact():
+    assert products.choose_kernel("auto", 1e6) == "float32", "NumPy, before torch is imported"
+    assert products.choose_kernel("auto", 1e15) == products.fastest_kernel()
+    assert products.fastest_kernel() in ("int8", "float32")
+    assert products.choose_kernel("int8", 1e6) == "int8"
+    with pytest.raises(UserError, match="correlate.kernel: bfloat16 sums are exact on CUDA"):
+        products.choose_kernel("bfloat16", 1e15)
+
+
+@pytest.mark.parametrize("kernel", ["int8", "float32"])
+def test_tensors_and_arrays_give_the_same_sums(kernel):
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-127, 128, (3000, d)).astype(np.int8) for d in (5, 8))
+    total, tensor = np.zeros((5, 8), np.int64), torch.zeros(5, 8, dtype=torch.int64)
+    products.add_products(total, a, b, kernel)
+    products.add_products(tensor, torch.from_numpy(a), torch.from_numpy(b), kernel)
+    np.testing.assert_array_equal(tensor.numpy(), total)
+
+
+def test_blocks_are_read_ahead_in_order_and_buffers_are_not_overwritten(tokens, tmp_path):
+    """Small blocks, so that many are read while others are multiplied."""
+    a = run_capture(gpt2(1), tokens, tmp_path / "a", seed="a")[0] / "activations.zarr"
+    b = run_capture(gpt2(2), tokens, tmp_path / "b", seed="b")[0] / "activations.zarr"
+    a, b = Activations(a), Activations(b)
+    blocks = [slice(i, min(i + 700, a.n_tokens)) for i in range(0, a.n_tokens, 700)]
+    for store in (a, b):
+        store.row_blocks = lambda rows: blocks
+    found = dict(products.cross_sums(a, b, (0, 1), "float32"))
+    for i in (0, 1):
+        for j in (0, 1):
+            expected = a.codes(i).astype(np.int64).T @ b.codes(j).astype(np.int64)
+            np.testing.assert_array_equal(found[f"{i}x{j}"], expected)

@@ -20,6 +20,8 @@ def grid(shape=SMALL, seeds=("0", "1", "2"), **corpus):
         "corpus": {
             "tokens": 1000, "heldout_tokens": 100, "context_length": 10, "shards": 1, **corpus,
         },
+        "capture": {"store": True, "encoding": "int8"},
+        "correlate": {"mode": "exact", "sample": 0.1, "memory_gb": 8},
         "baseline": {"draws": 5},
         "ablation": {"kinds": ["mean"], "controls": 20},
     }  # fmt: skip
@@ -117,6 +119,30 @@ def test_a_seed_whose_size_changes_between_steps_is_refused(tmp_path):
             (where / "config.json").write_text(json.dumps({"n_layer": 2, "n_embd": width}))
     models = {"source": "local", "seeds": ["a", "b"], "steps": [1, 2]}
     models["path"] = f"{tmp_path}/{{seed}}/{{step}}"
+    capture = {"store": True}
     with pytest.raises(UserError, match="seed b has different sizes"):
-        Grid.of({"models": models})
-    assert Grid.of({"models": {**models, "steps": [1]}}).shapes["b"] == Shape(2, 64)
+        Grid.of({"models": models, "capture": capture})
+    one = {**models, "steps": [1]}
+    assert Grid.of({"models": one, "capture": capture}).shapes["b"] == Shape(2, 64)
+
+
+def test_without_stored_activations_all_seeds_need_one_size(tmp_path):
+    for seed, width in (("a", 16), ("b", 20)):
+        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "config.json").write_text(json.dumps({"n_layer": 2, "n_embd": width}))
+    models = {"source": "local", "seeds": ["a", "b"], "steps": [1]}
+    models["path"] = f"{tmp_path}/{{seed}}"
+    assert Grid.of({"models": models, "capture": {"store": True}, "corpus": {"source": "text"}})
+    with pytest.raises(UserError, match="capture.store: false .* needs them to have one size"):
+        Grid.of({"models": models, "capture": {"store": False}, "corpus": {"source": "text"}})
+
+
+def test_sums_of_all_pairs_are_made_in_as_many_passes_as_the_memory_asks_for():
+    cells = grid(GPT2_SMALL, seeds=("0", "1", "2", "3", "4"))
+    cells.config["capture"]["store"] = False
+    # Ten pairs of 0.9 GB per layer, and 0.9 GB of within-layer sums per seed.
+    for memory_gb, passes in ((200, 1), (64, 2), (8, 12)):
+        cells.config["correlate"]["memory_gb"] = memory_gb
+        blocks = cells.layer_blocks("0", "1")
+        assert len(blocks) == passes
+        assert [i for block in blocks for i in parse_layers(block)] == list(range(12))

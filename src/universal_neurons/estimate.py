@@ -54,7 +54,9 @@ class Stage:
     def hours(self, rates: dict[str, float]) -> float:
         """Time on a machine of these rates (operations per second), its cores all busy."""
         start = START_TORCH if self.kind == "model" else START
-        return (self.jobs * start / (os.cpu_count() or 1) + self.operations / rates[self.kind]) / 3600
+        return (
+            self.jobs * start / (os.cpu_count() or 1) + self.operations / rates[self.kind]
+        ) / 3600
 
 
 def stages(grid: Grid) -> list[Stage]:
@@ -104,8 +106,20 @@ def stages(grid: Grid) -> list[Stage]:
         ]
     kinds = len(grid.layer_kinds)
     found += [
-        Stage("rotations", 1, 20.0 * draws * kinds * shape.d_mlp**3, 3.7 * draws * kinds * square, "float32"),
-        Stage("rotated_std", models, 2.0 * models * draws * shape.n_layers * shape.d_mlp**3, 0, "float32"),
+        Stage(
+            "rotations",
+            1,
+            20.0 * draws * kinds * shape.d_mlp**3,
+            3.7 * draws * kinds * square,
+            "float32",
+        ),
+        Stage(
+            "rotated_std",
+            models,
+            2.0 * models * draws * shape.n_layers * shape.d_mlp**3,
+            0,
+            "float32",
+        ),
     ]
     baseline = pairs * tiles * 4.0 * draws * shape.d_mlp**3
     if config["correlate"]["mode"] == "screened":
@@ -121,7 +135,9 @@ def stages(grid: Grid) -> list[Stage]:
             found.append(Stage("correlate", blocks * shards, pairs * exact, stored, product))
         found.append(Stage("match", blocks, baseline, 0, "float32"))
     ablated = models * grid.ablation_operations()
-    found.append(Stage("ablate", len(grid.ablation_blocks()) * len(grid.steps), ablated, 0, "model"))
+    found.append(
+        Stage("ablate", len(grid.ablation_blocks()) * len(grid.steps), ablated, 0, "model")
+    )
     return found
 
 
@@ -152,13 +168,34 @@ def rates() -> dict[str, float]:
     return {"int8": 0.8 * int8, "float32": 0.9 * float32, "model": 0.6 * float32}
 
 
+def summary(grid: Grid) -> str:
+    """One line for the start of a run; of the whole grid, whatever is done already."""
+    found = stages(grid)
+    jobs, operations, stored = (
+        sum(getattr(stage, name) for stage in found) for name in ("jobs", "operations", "stored")
+    )
+    return (
+        f"The whole grid takes about {jobs} jobs, {operations:.1e} operations and "
+        f"{stored / 1e9:.1f} GB of disk; `make estimate` says how long."
+    )
+
+
 def table(found: list[Stage], speed: dict[str, float]) -> str:
     """The estimate as text, one line per stage."""
     lines = [f"{'':12} {'jobs':>7} {'operations':>11} {'stored':>10} {'hours here':>11}"]
     for stage in found:
-        lines.append(_line(stage.rule, stage.jobs, stage.operations, stage.stored, stage.hours(speed)))
-    total = [sum(getattr(s, name) for s in found) for name in ("jobs", "operations", "stored")]
-    lines.append(_line("all", *total, sum(stage.hours(speed) for stage in found)))
+        lines.append(
+            _line(stage.rule, stage.jobs, stage.operations, stage.stored, stage.hours(speed))
+        )
+    lines.append(
+        _line(
+            "all",
+            sum(stage.jobs for stage in found),
+            sum(stage.operations for stage in found),
+            sum(stage.stored for stage in found),
+            sum(stage.hours(speed) for stage in found),
+        )
+    )
     return "\n".join(lines)
 
 

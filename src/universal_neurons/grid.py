@@ -304,7 +304,7 @@ class Grid:
         draws = self.config["baseline"]["draws"]
         # Two buffers per model and the int32 product.
         wide = 1 if self.config["capture"]["encoding"] == "int8" else 4
-        buffers = 4 * wide * (96 << 20) + square
+        buffers = 4 * wide * (64 << 20) + square
         size = {
             "capture": 2 * weights + shape.n_layers * (16 << 20) + 2 * square,
             "correlate": 8 * shape.d_mlp * shape.neurons + buffers,

@@ -38,9 +38,9 @@ EXACT_TOKENS = {
 # Below this many operations NumPy is done before torch is imported.
 SMALL = 2e11
 
-# Codes read at a time: 32,768 tokens of GPT-2 Small's 3,072 neurons. Shorter products spend their
+# Codes read at a time: 21,845 tokens of GPT-2 Small's 3,072 neurons. Shorter products spend their
 # time adding to int64, longer ones only take memory (docs/performance.md).
-BLOCK_BYTES = 96 << 20
+BLOCK_BYTES = 64 << 20
 
 
 def add_products(
