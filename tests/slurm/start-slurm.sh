@@ -163,7 +163,8 @@ SlurmdTimeout=300
 KillWait=3
 WaitTime=5
 MinJobAge=3600
-ReturnToService=2
+# 1: a node that was set down stays down, one that did not answer comes back
+ReturnToService=1
 $accounting
 GresTypes=gpu
 $(for ((i = 1; i <= nodes; i++)); do
@@ -275,7 +276,7 @@ for ((i = 1; i <= nodes; i++)); do
 done
 wait_for 20 "slurmctld does not answer" "$dir/log/slurmctld.log" \
     bash -c 'timeout 5 scontrol ping | grep -q "is UP"'
-# Nodes that went down with an earlier cluster come back by themselves (ReturnToService=2).
+# Nodes that did not answer an earlier cluster come back by themselves (ReturnToService).
 wait_for 40 "not all $nodes nodes are up" "$dir/log/slurmctld.log" \
     bash -c "[ \$(timeout 5 sinfo -hN -p main -t idle,alloc,mixed -o %N | wc -l) -eq $nodes ]"
 
