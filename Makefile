@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test estimate bench lint format lock clean compare-published
+# Kills of `make kill-test`.
+N ?= 50
+
+.PHONY: demo test test-slurm kill-test estimate bench lint format lock clean compare-published
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
@@ -11,6 +14,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+# Starts a cluster of two nodes on this machine; as root it installs SLURM's Debian packages first.
+test-slurm: $(READY)
+	$(BIN)/pytest -m slurm tests/test_slurm.py
+
+kill-test: $(READY)
+	$(BIN)/python tests/kill.py --kills $(N)
 
 # Jobs, operations, bytes and hours of a configuration on this machine: make estimate CONFIG=my.yaml
 CONFIG ?= config.yaml
@@ -48,7 +58,7 @@ compare-published: $(READY)
 lock:
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install torch==2.13.0 --editable '.[test]'
+	$(BIN)/pip install torch==2.13.0 --editable '.[slurm,test]'
 	(sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//') > .venv/lock
 	mv .venv/lock requirements.lock
 

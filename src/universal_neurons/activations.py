@@ -11,7 +11,7 @@ from zarr.core.buffer.cpu import NDBuffer
 
 from universal_neurons.encoding import Ranges, codes, decode
 from universal_neurons.errors import UserError
-from universal_neurons.store import open_store
+from universal_neurons.store import open_store, reading
 
 
 class Activations:
@@ -47,10 +47,11 @@ class Activations:
 
     def ranges(self, layer: int) -> Ranges:
         """Scale and offset of a layer's codes."""
-        return Ranges(
-            np.asarray(self._group[f"scale{layer}"][:]),  # type: ignore[index]
-            np.asarray(self._group[f"offset{layer}"][:]),  # type: ignore[index]
-        )
+        return Ranges(self._whole(f"scale{layer}"), self._whole(f"offset{layer}"))
+
+    def _whole(self, name: str) -> NDArray:
+        with reading(self.path):
+            return np.asarray(self._group[name][:])  # type: ignore[index]
 
     def stored(
         self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None
@@ -60,16 +61,17 @@ class Activations:
         With a `buffer` of at least that many rows they are read into it: memory that is used again
         is several times faster than fresh memory.
         """
-        array = self._group[f"layer{layer}"]
-        if buffer is None:
-            return np.asarray(array[rows])  # type: ignore[index]
-        start, stop, _ = rows.indices(self.n_tokens)
-        into = buffer[: max(0, stop - start)]
-        if len(into):
-            array.get_basic_selection(  # type: ignore[union-attr]
-                (slice(start, stop), slice(None)), out=NDBuffer.from_numpy_array(into)
-            )
-        return into
+        with reading(self.path):
+            array = self._group[f"layer{layer}"]
+            if buffer is None:
+                return np.asarray(array[rows])  # type: ignore[index]
+            start, stop, _ = rows.indices(self.n_tokens)
+            into = buffer[: max(0, stop - start)]
+            if len(into):
+                array.get_basic_selection(  # type: ignore[union-attr]
+                    (slice(start, stop), slice(None)), out=NDBuffer.from_numpy_array(into)
+                )
+            return into
 
     def codes(
         self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None
@@ -89,11 +91,11 @@ class Activations:
 
     def token_ids(self) -> NDArray[np.int32]:
         """The scored tokens, shape (tokens,)."""
-        return np.asarray(self._group["token_id"][:])  # type: ignore[index]
+        return self._whole("token_id")
 
     def token_index(self) -> NDArray[np.int64]:
         """Their places in the corpus: sequence number times context length plus position."""
-        return np.asarray(self._group["token_index"][:])  # type: ignore[index]
+        return self._whole("token_index")
 
     def row_blocks(self, rows: int) -> list[slice]:
         """Consecutive slices of at most about `rows` tokens, on the stores' chunk boundaries."""

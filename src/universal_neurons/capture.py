@@ -24,7 +24,14 @@ from universal_neurons.one_pass import LayerPass
 from universal_neurons.power_sums import PowerSums
 from universal_neurons.products import within_sums
 from universal_neurons.rounding import Dither, bits
-from universal_neurons.store import RowWriter, create_array, new_store, provenance, write_arrays
+from universal_neurons.store import (
+    RowWriter,
+    create_array,
+    new_store,
+    provenance,
+    read_json,
+    write_arrays,
+)
 
 
 def forward(
@@ -49,8 +56,8 @@ def forward(
         batch = sequences[start : start + size]
         if batch.min() < 0 or batch.max() >= model.vocab_size:
             raise UserError(
-                f"token id {batch.max()} is beyond the model's vocabulary of {model.vocab_size}: "
-                "the corpus was made with another tokenizer"
+                f"corpus.path: token id {batch.max()} is beyond the model's vocabulary of "
+                f"{model.vocab_size}: the corpus was made with another tokenizer"
             )
         yield batch
         with torch.inference_mode():
@@ -378,13 +385,23 @@ def prepare(
     UserError
         See `calibrate` and `models.load`.
     """
-    about = json.loads(Path(inputs["about"]).read_text())
+    about = read_json(inputs["about"])
+    corpus.check_digest(tokens, about)
     exclude = options["exclude_token_ids"]
     exclude = about["special_token_ids"] if exclude == "auto" else exclude
     corpus.select(about, **corpus.selection_options(config))
     corpus.check_tokenizer(Path(inputs["model"]), about)
     model = load(inputs["model"], dtype=options["dtype"], device=options["device"])
-    attributes = provenance(config, corpus_sha256=about["sha256"], model_sha256=model.digest())
+    attributes = provenance(
+        config,
+        *("corpus", "capture"),
+        seed=seed,
+        step=step,
+        corpus_sha256=about["sha256"],
+        model_sha256=model.digest(),
+        exclude=exclude,
+        encoding=options["encoding"],
+    )
     if "calibration" not in outputs:
         return Prepared(model, read_calibration(inputs["calibration"]), exclude, attributes)
     layers = calibrate(

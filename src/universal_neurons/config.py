@@ -164,7 +164,12 @@ def _cross_checks(config: Mapping[str, Any]) -> Iterator[str]:
             "use exact"
         )
     n_sequences = corpus["tokens"] // corpus["context_length"]
-    if n_sequences < corpus["shards"]:
+    if n_sequences == 0:
+        yield (
+            f"corpus.tokens: {corpus['tokens']} is less than one sequence "
+            f"(corpus.context_length {corpus['context_length']})"
+        )
+    elif n_sequences < corpus["shards"]:
         yield (
             f"corpus.shards: {corpus['shards']} shards of {n_sequences} sequences of "
             f"{corpus['context_length']} tokens; use fewer shards or more tokens"

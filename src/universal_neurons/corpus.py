@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from universal_neurons import streaming
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
-from universal_neurons.store import replacing
+from universal_neurons.store import again, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -304,7 +304,7 @@ def load_token_ids(path: str | Path, context_length: int) -> NDArray[np.integer]
     """
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UserError(f"corpus.path: {path}: not a .npy file of token ids: {error}") from error
     if ids.ndim != 2 or ids.shape[1] != context_length or not np.issubdtype(ids.dtype, np.integer):
         raise UserError(
@@ -312,6 +312,27 @@ def load_token_ids(path: str | Path, context_length: int) -> NDArray[np.integer]
             f"of shape (sequences, {context_length}), the second being corpus.context_length"
         )
     return ids
+
+
+def token_digest(ids: NDArray[np.integer]) -> str:
+    """SHA-256 over token ids, read block by block."""
+    sha = hashlib.sha256()
+    for start in range(0, len(ids), 65536):
+        sha.update(np.ascontiguousarray(ids[start : start + 65536]).data)
+    return sha.hexdigest()
+
+
+def check_digest(ids: NDArray[np.integer], about: Mapping[str, Any]) -> None:
+    """Refuse token ids that are not those `describe` saw; a corpus is read in about a second.
+
+    Raises
+    ------
+    UserError
+        If the file was damaged or is of another run.
+    """
+    if token_digest(ids) != about["sha256"]:
+        path = getattr(ids, "filename", None) or "tokens.npy"
+        raise UserError(f"{path}: damaged, or not the tokens of its corpus.json; {again(path)}")
 
 
 def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
@@ -326,17 +347,13 @@ def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
         ``tokens``) that is nothing.
     """
     ids = np.load(tokens, mmap_mode="r")
-    sha, largest = hashlib.sha256(), 0
-    for start in range(0, len(ids), 65536):
-        block = np.ascontiguousarray(ids[start : start + 65536])
-        sha.update(block.data)
-        largest = max(largest, int(block.max()))
+    largest = max(int(ids[i : i + 65536].max()) for i in range(0, len(ids), 65536))
     return {
         "source": source,
         "n_sequences": ids.shape[0],
         "context_length": ids.shape[1],
         "max_token_id": largest,
-        "sha256": sha.hexdigest(),
+        "sha256": token_digest(ids),
         "vocabulary_sha256": vocabulary_digest(tokenizer),
         "special_token_ids": special_token_ids(tokenizer) if tokenizer is not None else [],
     }

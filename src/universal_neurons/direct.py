@@ -258,7 +258,8 @@ def run(
         for seed, each in prepared.items()
     }
     for pair, path in zip(pairs, outputs["sums"], strict=True):
-        write_arrays(Path(path), cross[pair].items(), attributes[pair[0]])
+        both = {f"{seed}/{step}": attributes[seed]["model_sha256"] for seed in pair}
+        write_arrays(Path(path), cross[pair].items(), {**attributes[pair[0]], "models": both})
     for name, arrays in (("moments", moments), ("within", within)):
         if name in outputs:
             for seed, path in zip(seeds, outputs[name], strict=True):

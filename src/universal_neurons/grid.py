@@ -18,23 +18,7 @@ from typing import Any
 
 from universal_neurons import hub
 from universal_neurons.errors import UserError
-
-# Version of the method behind each kind of result. A change here makes Snakemake run again what
-# depends on it; a change of code that can't change results leaves it alone.
-METHOD_VERSION = {
-    "corpus": 1,
-    "train": 1,
-    "fetch": 1,
-    "capture": 1,
-    "correlate": 1,
-    "rotate": 1,
-    "match": 1,
-    "screen": 1,
-    "score": 1,
-    "ablate": 1,
-    "persist": 1,
-    "report": 1,
-}
+from universal_neurons.method import METHOD_VERSION
 
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
 SUMS_BYTES = 1 << 30
@@ -82,6 +66,8 @@ def read_shape(model: Path) -> Shape:
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"models.path: {file} can't be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"models.path: {file} is not the config.json of a Hugging Face model")
     experts = next((k for k in EXPERT_KEYS if (config.get(k) or 0) > 1), None)
     if experts is not None:
         raise UserError(

@@ -2,7 +2,9 @@
 
 Whatever is written goes to a sibling name first and is renamed when it is whole, so that a killed
 job leaves nothing that could be taken for a result. A store also ends with a completion mark, and
-one without it is refused. Every chunk carries a CRC-32C checksum; Zarr verifies it on reading.
+one without it is refused. Every chunk carries a CRC-32C checksum, which Zarr verifies on reading;
+the mark carries a digest of all metadata, and missing chunks, which Zarr would read as zeros, are
+looked for when a store is opened.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,10 +28,13 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 import universal_neurons
 from universal_neurons.errors import UserError
+from universal_neurons.method import METHOD_VERSION
 
 # About the size of a chunk before compression: large enough for zstd and the file system to run at
 # full speed, small enough that a buffer of one chunk per layer stays within a few hundred MB.
 CHUNK_BYTES = 8 << 20
+
+WEIGHTS = "the weights of "
 
 
 @contextmanager
@@ -56,13 +62,47 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def provenance(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """What every store and table records about its origin."""
+def provenance(config: Mapping[str, Any], *kinds: str, **more: Any) -> dict[str, Any]:
+    """What every store and table records about its origin.
+
+    `kinds` name the parts of `grid.METHOD_VERSION` that made it: readers refuse other versions.
+    """
     return {
         "universal_neurons": universal_neurons.__version__,
         "config_hash": config_hash(config),
+        "method": {kind: METHOD_VERSION[kind] for kind in kinds},
         **more,
     }
+
+
+def again(path: str | Path) -> str:
+    """How to make a file or store again, for messages."""
+    return f"remove it and run snakemake again:  rm -r {shlex.quote(str(path))}"
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong while a store or file is read into a `UserError` that names it."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError, RuntimeError, zarr.errors.BaseZarrError) as error:
+        raise UserError(f"{path}: damaged ({error}); {again(path)}") from error
+
+
+def check_method(path: str | Path, attributes: Mapping[str, Any]) -> None:
+    """Refuse what another version of the method made."""
+    for kind, version in attributes.get("method", {}).items():
+        if version != METHOD_VERSION.get(kind):
+            raise UserError(
+                f"{path}: made by version {version} of the method '{kind}', this is version "
+                f"{METHOD_VERSION.get(kind)}; {again(path)}"
+            )
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file that an earlier job wrote."""
+    with reading(path):
+        return json.loads(Path(path).read_text())
 
 
 @contextmanager
@@ -73,6 +113,26 @@ def new_store(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[zarr.
         yield group
         # The names are recorded because Snakemake later puts files of its own beside the arrays.
         group.attrs.update({**attributes, "arrays": sorted(group.array_keys()), "complete": True})
+        group.attrs.update({"digest": _digest(temporary, group.attrs["arrays"])})
+
+
+def _digest(path: Path, arrays: Any) -> str:
+    """SHA-256 over the metadata of a store: its attributes and its arrays' shapes and codecs."""
+    metadata = json.loads((path / "zarr.json").read_text())
+    metadata["attributes"].pop("digest", None)
+    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in arrays:
+        sha.update((path / name / "zarr.json").read_bytes())
+    return sha.hexdigest()
+
+
+def _lost_chunks(path: Path, group: zarr.Group) -> list[str]:
+    """Names of the arrays that lack chunks."""
+    return [
+        name
+        for name in names_of(group)
+        if sum(len(files) for _, _, files in os.walk(path / name / "c")) < group[name].nchunks  # type: ignore[union-attr]
+    ]
 
 
 def open_store(path: str | Path) -> zarr.Group:
@@ -81,15 +141,75 @@ def open_store(path: str | Path) -> zarr.Group:
     Raises
     ------
     UserError
-        If there is no store at `path`, or it lacks its completion mark.
+        If there is no store at `path`, it lacks its completion mark or chunks, its metadata were
+        changed, or another version of the method made it.
     """
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"{path}: not a store; remove it and run snakemake again") from error
+    except (OSError, ValueError, KeyError, TypeError, zarr.errors.BaseZarrError) as error:
+        raise UserError(f"{path}: not a store; {again(path)}") from error
     if group.attrs.get("complete") is not True:
-        raise UserError(f"{path}: the store is incomplete; remove it and run snakemake again")
+        raise UserError(f"{path}: the store is incomplete; {again(path)}")
+    with reading(path):
+        if group.attrs.get("digest") != _digest(Path(path), names_of(group)):
+            raise ValueError("its metadata are not those that were written")
+        if lost := _lost_chunks(Path(path), group):
+            raise ValueError(f"chunks of {', '.join(lost)} are missing")
+    check_method(path, group.attrs)
     return group
+
+
+def check_same_run(paths: Iterable[str | Path]) -> dict[str, Any]:
+    """Refuse to combine stores that don't belong together; returns what they have in common.
+
+    What two stores both record must agree: the corpus, what was scored of it, and the weights of
+    every (seed, step). Stores in one folder are shards and must follow each other.
+
+    Parameters
+    ----------
+    paths
+        Inputs of a job; those that are no stores are passed over.
+
+    Returns
+    -------
+    dict
+        To be recorded with what is made of them: ``corpus_sha256``, ``exclude``, ``encoding`` and
+        ``models``, the digest of the weights by ``seed/step``.
+
+    Raises
+    ------
+    UserError
+        Naming two stores that differ.
+    """
+    first: dict[str, tuple[Any, str]] = {}
+    ends: dict[Path, int] = {}
+    for path in (str(path) for path in paths if str(path).endswith(".zarr")):
+        attributes = attributes_of(path)
+        shared = ("corpus_sha256", "exclude", "encoding")
+        facts = {key: attributes[key] for key in shared if key in attributes}
+        models = dict(attributes.get("models", {}))
+        if "model_sha256" in attributes and "seed" in attributes:
+            name = f"{attributes['seed']}/{attributes['step']}"
+            models[name] = attributes["model_sha256"]
+        facts |= {f"{WEIGHTS}{name}": digest for name, digest in models.items()}
+        for key, value in facts.items():
+            known, where = first.setdefault(key, (value, path))
+            if known != value:
+                raise UserError(
+                    f"{path} and {where} differ in {key} ({value} and {known}): they are not of "
+                    f"one run; the older one: {again(path)}"
+                )
+        if "sequences" in attributes:
+            start, stop = attributes["sequences"]
+            if start != ends.get(Path(path).parent, start):
+                raise UserError(
+                    f"{path}: has sequences {start} to {stop}, which do not follow those of the "
+                    f"shard before it; {again(path)}"
+                )
+            ends[Path(path).parent] = stop
+    found = {key: value for key, (value, _) in first.items()}
+    weights = {key: found.pop(key) for key in list(found) if key.startswith(WEIGHTS)}
+    return {**found, "models": {key.removeprefix(WEIGHTS): weights[key] for key in weights}}
 
 
 def attributes_of(path: str | Path) -> dict[str, Any]:
@@ -136,7 +256,8 @@ def write_arrays(
 def read_arrays(path: str | Path) -> dict[str, NDArray]:
     """Read all arrays of a store into memory."""
     group = open_store(path)
-    return {name: np.asarray(group[name][...]) for name in names_of(group)}  # type: ignore[index]
+    with reading(path):
+        return {name: np.asarray(group[name][...]) for name in names_of(group)}  # type: ignore[index]
 
 
 def names_of(group: zarr.Group) -> list[str]:
@@ -154,13 +275,16 @@ class Added(Mapping[str, NDArray]):
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
+        self._paths = list(paths)
         self._groups = [open_store(path) for path in paths]
 
     def __getitem__(self, name: str) -> NDArray:
-        first, *others = (group[name] for group in self._groups)
-        total = np.asarray(first[...])  # type: ignore[index]
-        for array in others:
-            total += array[...]  # type: ignore[index]
+        total: NDArray | None = None
+        for path, group in zip(self._paths, self._groups, strict=True):
+            with reading(path):
+                values = np.asarray(group[name][...])  # type: ignore[index]
+                total = values if total is None else np.add(total, values, out=total)
+        assert total is not None
         return total
 
     def __iter__(self) -> Iterator[str]:

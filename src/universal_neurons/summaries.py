@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from universal_neurons.errors import UserError
+from universal_neurons.store import reading
+from universal_neurons.tables import read_table
 
 ALL_LAYERS = -1
 
@@ -58,16 +60,17 @@ def read_tables(results: str | Path) -> dict[str, pd.DataFrame]:
         path = Path(results) / f"{name}.parquet"
         if not path.is_file():
             raise UserError(f"{path} is missing: run the workflow up to {name}.parquet first")
-        present = set(pq.read_schema(path).names)
+        with reading(path):
+            present = set(pq.read_schema(path).names)
         missing = [column for column in COLUMNS[name] if column not in present]
         if missing:
             raise UserError(f"{path} has no column {', '.join(missing)}")
         columns = COLUMNS[name] + [c for c in OPTIONAL.get(name, []) if c in present]
         filters = None
         if name == "matches":
-            steps = pd.read_parquet(path, columns=["step"])["step"]
+            steps = read_table(path, ["step"])["step"]
             filters = [("step", "==", steps.max())] if len(steps) else None
-        table = pd.read_parquet(path, columns=columns, filters=filters)
+        table = read_table(path, columns, filters)
         for column in {"seed", "other_seed"}.intersection(columns):
             table[column] = table[column].astype(str).astype("category")
         tables[name] = table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from universal_neurons import moments
 from universal_neurons.correlation import Matches
-from universal_neurons.store import attributes_of, read_arrays
+from universal_neurons.store import attributes_of, read_arrays, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +179,7 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
         ``seed, step, source, revision, sha256, duplicate_of, n_layers, d_mlp, heldout_loss``;
         ``duplicate_of`` names the first model with the same digest as ``seed/step``, else null.
     """
-    table = pd.DataFrame([json.loads(Path(path).read_text()) for path in facts])
+    table = pd.DataFrame([read_json(path) for path in facts])
     table = table.sort_values(["seed", "step"], ignore_index=True)
     name = table["seed"] + "/" + table["step"].astype(str)
     first = name.groupby(table["sha256"]).transform("first")

@@ -18,8 +18,8 @@ rule ablate:
         ENVIRONMENT
     threads: GRID.threads("ablate")
     resources:
-        mem_mb=GRID.mem_mb("ablate"),
-        runtime=GRID.minutes("ablate"),
+        mem_mb=growing(GRID.mem_mb("ablate")),
+        runtime=growing(GRID.minutes("ablate")),
     params:
         ablation=config["ablation"],
         load={key: config["capture"][key] for key in ("dtype", "device")},

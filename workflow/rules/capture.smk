@@ -23,8 +23,8 @@ rule capture_first:
         ENVIRONMENT
     threads: GRID.threads("capture")
     resources:
-        mem_mb=GRID.mem_mb("capture"),
-        runtime=GRID.minutes("capture"),
+        mem_mb=growing(GRID.mem_mb("capture")),
+        runtime=growing(GRID.minutes("capture")),
     params:
         sequences=GRID.shard_range(0),
         capture=CAPTURE,
@@ -69,8 +69,8 @@ rule correlate:
         ENVIRONMENT
     threads: GRID.threads("correlate")
     resources:
-        mem_mb=GRID.mem_mb("correlate"),
-        runtime=GRID.minutes("correlate"),
+        mem_mb=growing(GRID.mem_mb("correlate")),
+        runtime=growing(GRID.minutes("correlate")),
     params:
         layers=layers_of,
         kernel=config["correlate"]["kernel"],

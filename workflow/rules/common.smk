@@ -73,6 +73,11 @@ wildcard_constraints:
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
 
+def growing(amount):
+    """Memory or run time that a job asks a scheduler for: once as much more at every attempt."""
+    return lambda wildcards, attempt: attempt * amount
+
+
 def model_directories(wildcards, seeds=None):
     """Directories of a job's model, or of several seeds at its step."""
     return [MODEL.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]

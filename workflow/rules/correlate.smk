@@ -13,8 +13,8 @@ rule rotations:
         ENVIRONMENT
     threads: GRID.threads("rotations")
     resources:
-        mem_mb=GRID.mem_mb("rotations"),
-        runtime=GRID.minutes("rotations"),
+        mem_mb=growing(GRID.mem_mb("rotations")),
+        runtime=growing(GRID.minutes("rotations")),
     params:
         layers=GRID.layer_kinds,
         baseline=config["baseline"],
@@ -39,8 +39,8 @@ rule rotated_std:
         ENVIRONMENT
     threads: GRID.threads("rotated_std")
     resources:
-        mem_mb=GRID.mem_mb("rotated_std"),
-        runtime=GRID.minutes("rotated_std"),
+        mem_mb=growing(GRID.mem_mb("rotated_std")),
+        runtime=growing(GRID.minutes("rotated_std")),
     params:
         draws=config["baseline"]["draws"],
         version=METHOD_VERSION["rotate"],
@@ -68,8 +68,8 @@ rule match:
         ENVIRONMENT
     threads: GRID.threads("match")
     resources:
-        mem_mb=GRID.mem_mb("match"),
-        runtime=GRID.minutes("match"),
+        mem_mb=growing(GRID.mem_mb("match")),
+        runtime=growing(GRID.minutes("match")),
     params:
         layers=layers_of,
         version=METHOD_VERSION["match"],
@@ -99,8 +99,8 @@ rule screen:
         ENVIRONMENT
     threads: GRID.threads("screen")
     resources:
-        mem_mb=GRID.mem_mb("screen"),
-        runtime=GRID.minutes("screen"),
+        mem_mb=growing(GRID.mem_mb("screen")),
+        runtime=growing(GRID.minutes("screen")),
     params:
         layers=layers_of,
         options={k: config["correlate"][k] for k in ("sample", "candidates", "kernel")},
@@ -129,8 +129,8 @@ rule refine:
         ENVIRONMENT
     threads: GRID.threads("refine")
     resources:
-        mem_mb=GRID.mem_mb("refine"),
-        runtime=GRID.minutes("refine"),
+        mem_mb=growing(GRID.mem_mb("refine")),
+        runtime=growing(GRID.minutes("refine")),
     params:
         kernel=config["correlate"]["kernel"],
         version=METHOD_VERSION["screen"],
@@ -152,8 +152,8 @@ rule score:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         threshold=config["universality"]["excess_threshold"],
         version=METHOD_VERSION["score"],

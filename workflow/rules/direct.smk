@@ -35,8 +35,8 @@ rule direct_first:
         ENVIRONMENT
     threads: GRID.threads("direct")
     resources:
-        mem_mb=GRID.mem_mb("direct"),
-        runtime=GRID.minutes("direct"),
+        mem_mb=growing(GRID.mem_mb("direct")),
+        runtime=growing(GRID.minutes("direct")),
     params:
         seeds=GRID.seeds,
         pairs=GRID.pairs,

@@ -14,8 +14,8 @@ rule persistence:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         version=METHOD_VERSION["persist"],
     script:

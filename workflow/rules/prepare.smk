@@ -27,8 +27,8 @@ if HUB:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=GRID.mem_mb("fetch"),
-            runtime=120,
+            mem_mb=growing(GRID.mem_mb("fetch")),
+            runtime=growing(120),
         params:
             name=hub_name,
             prune_cache=config["models"]["prune_cache"],
@@ -50,8 +50,8 @@ if HUB:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=1000,
-            runtime=30,
+            mem_mb=growing(1000),
+            runtime=growing(30),
         params:
             templates=lambda wildcards: [config["models"][k] for k in ("repo", "revision")],
             version=METHOD_VERSION["fetch"],
@@ -74,8 +74,8 @@ if TRAINED:
             ENVIRONMENT
         threads: 2
         resources:
-            mem_mb=2000,
-            runtime=30,
+            mem_mb=growing(2000),
+            runtime=growing(30),
         params:
             corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
             vocab_size=config["models"]["train"]["vocab_size"],
@@ -101,8 +101,8 @@ rule corpus:
         ENVIRONMENT
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         corpus=corpus.sequence_options(config["corpus"]),
         models=lambda wildcards: None if TRAINED or HUB else config["models"]["path"],
@@ -124,8 +124,8 @@ rule selection:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=500,
-        runtime=5,
+        mem_mb=growing(1000),
+        runtime=growing(5),
     params:
         **corpus.selection_options(config),
     script:
@@ -158,8 +158,8 @@ if MISSING:
             ENVIRONMENT
         threads: config["models"]["train"]["threads"]
         resources:
-            mem_mb=4000,
-            runtime=720,
+            mem_mb=growing(4000),
+            runtime=growing(720),
         params:
             steps=MISSING,
             options=config["models"]["train"],

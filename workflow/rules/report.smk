@@ -14,8 +14,8 @@ rule concatenate:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=growing(8000),
+        runtime=growing(30),
     script:
         "../scripts/concatenate.py"
 
@@ -44,8 +44,8 @@ rule neurons:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     script:
         "../scripts/neurons.py"
 
@@ -64,8 +64,8 @@ rule models:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     script:
         "../scripts/models.py"
 
@@ -87,8 +87,8 @@ rule figures:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=growing(8000),
+        runtime=growing(30),
     params:
         threshold=config["universality"]["excess_threshold"],
         version=METHOD_VERSION["report"],
@@ -114,8 +114,8 @@ rule report:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=growing(8000),
+        runtime=growing(30),
     params:
         version=METHOD_VERSION["report"],
     script:

@@ -1,9 +1,10 @@
 from universal_neurons.correlation import Baseline, Neurons, match, write_matches
 from universal_neurons.jobs import job
-from universal_neurons.store import Added, provenance
+from universal_neurons.store import Added, check_same_run, provenance
 
 with job(snakemake.log[0]):
     given = snakemake.input
+    same = check_same_run(given)
     a = Neurons.read(given.moments_a, given.calibration_a)
     b = Neurons.read(given.moments_b, given.calibration_b)
     layers = snakemake.params.layers
@@ -24,5 +25,5 @@ with job(snakemake.log[0]):
         layers=layers,
         d_mlp=a.d_mlp,
         other_d_mlp=b.d_mlp,
-        attributes=provenance(snakemake.config, mode="exact"),
+        attributes=provenance(snakemake.config, "match", mode="exact", **same),
     )

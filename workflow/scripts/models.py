@@ -1,11 +1,9 @@
-import pandas as pd
-
 from universal_neurons import universality
 from universal_neurons.jobs import job
 from universal_neurons.store import provenance
-from universal_neurons.tables import write_table
+from universal_neurons.tables import read_table, write_table
 
 with job(snakemake.log[0]):
-    ablation = pd.read_parquet(snakemake.input.ablation)
+    ablation = read_table(snakemake.input.ablation)
     table = universality.models_table(snakemake.input.models, ablation)
     write_table(snakemake.output[0], table, provenance(snakemake.config))

@@ -1,10 +1,8 @@
-import pandas as pd
-
 from universal_neurons.jobs import job
 from universal_neurons.persistence import persistence
 from universal_neurons.store import provenance
-from universal_neurons.tables import write_table
+from universal_neurons.tables import read_table, write_table
 
 with job(snakemake.log[0]):
-    table = persistence(pd.read_parquet(snakemake.input[0]))
-    write_table(snakemake.output[0], table, provenance(snakemake.config))
+    table = persistence(read_table(snakemake.input[0]))
+    write_table(snakemake.output[0], table, provenance(snakemake.config, "persist"))

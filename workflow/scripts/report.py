@@ -1,14 +1,13 @@
-import json
 from pathlib import Path
 
 from universal_neurons.jobs import job
 from universal_neurons.report import read_benchmarks, write_report
-from universal_neurons.store import attributes_of, provenance
+from universal_neurons.store import attributes_of, provenance, read_json
 from universal_neurons.summaries import read_tables
 
 with job(snakemake.log[0]):
     given, results = snakemake.input, Path(snakemake.output[0]).parent
-    corpus = json.loads(Path(given.about).read_text())
+    corpus = read_json(given.about)
     scored_tokens = sum(attributes_of(store)["n_tokens"] for store in given.moments)
     write_report(
         read_tables(results),

@@ -7,5 +7,5 @@ with job(snakemake.log[0]):
         snakemake.output[0],
         [(d_mlp, layer) for d_mlp, layer in snakemake.params.layers],
         **snakemake.params.baseline,
-        attributes=provenance(snakemake.config),
+        attributes=provenance(snakemake.config, "rotate"),
     )

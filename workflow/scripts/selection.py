@@ -3,8 +3,9 @@ from pathlib import Path
 
 from universal_neurons import corpus
 from universal_neurons.jobs import job
+from universal_neurons.store import read_json
 
 with job(snakemake.log[0]):
-    about = json.loads(Path(snakemake.input[0]).read_text())
+    about = read_json(snakemake.input[0])
     selection = corpus.select(about, **snakemake.params)
     Path(snakemake.output[0]).write_text(json.dumps(selection, indent=1))

@@ -1,17 +1,19 @@
-import json
 from pathlib import Path
 
 import numpy as np
 
 from universal_neurons import corpus, training
 from universal_neurons.jobs import job
+from universal_neurons.store import read_json
 
 with job(snakemake.log[0]):
-    about = json.loads(Path(snakemake.input.about).read_text())
+    about = read_json(snakemake.input.about)
     # The numbers of tokens are checked, but the training does not depend on them.
     selection = corpus.select(about, **corpus.selection_options(snakemake.config))
+    tokens = np.load(snakemake.input.tokens, mmap_mode="r")
+    corpus.check_digest(tokens, about)
     training.train(
-        np.load(snakemake.input.tokens, mmap_mode="r")[: selection["n_train"]],
+        tokens[: selection["n_train"]],
         seed=snakemake.wildcards.seed,
         steps=snakemake.params.steps,
         options=snakemake.params.options,

@@ -1,0 +1,18 @@
+"""Versions of the method, which results depend on."""
+
+# Version of the method behind each kind of result. A change here makes Snakemake run again what
+# depends on it; a change of code that can't change results leaves it alone.
+METHOD_VERSION = {
+    "corpus": 1,
+    "train": 1,
+    "fetch": 1,
+    "capture": 1,
+    "correlate": 1,
+    "rotate": 1,
+    "match": 1,
+    "screen": 1,
+    "score": 1,
+    "ablate": 1,
+    "persist": 1,
+    "report": 1,
+}

@@ -1,0 +1,34 @@
+"""A run that is killed goes on to the same tables: the short form of tests/kill.py."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import kill
+import pandas as pd
+import pytest
+import tiny
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_gives_the_same_tables(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    begun = time.monotonic()
+    for where in (whole, killed):
+        tiny.make(where)
+    kill.run_with_kills(whole, 0, 0, random.Random())
+    seconds = time.monotonic() - begun
+    assert kill.run_with_kills(killed, 3, seconds / 2, random.Random(1)) > 0
+    assert kill.differences(whole, killed) == []
+
+
+def test_different_tables_are_told_apart(tmp_path):
+    for name, value in (("one", 0.1), ("other", 0.1 + 2**-55)):
+        folder = tmp_path / name / "results/tiny"
+        folder.mkdir(parents=True)
+        for table in kill.TABLES:
+            change = value if table == "matches" else 0.5
+            pd.DataFrame({"x": [change]}).to_parquet(folder / f"{table}.parquet")
+    assert kill.differences(tmp_path / "one", tmp_path / "one") == []
+    assert kill.differences(tmp_path / "one", tmp_path / "other") == ["matches"]
