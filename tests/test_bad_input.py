@@ -298,7 +298,7 @@ def test_a_parquet_file_without_the_column_is_named(tmp_path):
 
 def test_an_empty_corpus_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("")
-    texts = corpus.documents([tmp_path / "a.txt"])
+    texts = {None: corpus.documents([tmp_path / "a.txt"])}
     with pytest.raises(UserError, match="corpus.path: the corpus has 1 tokens, fewer than one"):
         corpus.tokenise(texts, tokenizer(["a"]), 16, seed=0, out=tmp_path / "tokens.npy")
     with pytest.raises(UserError, match="corpus.path: no file matches"):

@@ -45,7 +45,8 @@ def text_dir(tmp_path):
 
 
 def read(path, key="text"):
-    return list(corpus.documents(corpus.text_files("text", str(path)), key))
+    documents = corpus.documents(corpus.text_files("text", str(path)), key)
+    return [document.text for document in documents]
 
 
 def test_every_kind_of_file_gives_the_same_documents(text_dir):
@@ -82,7 +83,7 @@ def test_missing_files_and_columns_name_the_key(text_dir):
 
 
 def test_the_bundled_text_is_english_of_many_documents():
-    texts = list(corpus.documents(corpus.text_files("bundled", None)))
+    texts = [text for text, _ in corpus.documents(corpus.text_files("bundled", None))]
     assert len(texts) > 100
     assert sum(map(len, texts)) > 1_000_000
     words = " ".join(texts).lower().split()
@@ -91,9 +92,10 @@ def test_the_bundled_text_is_english_of_many_documents():
 
 def tokenised(tmp_path, tokenizer, texts, length=4, seed=0):
     out = tmp_path / f"{seed}.npy"
-    n = corpus.tokenise(texts, tokenizer, length, seed=seed, out=out)
+    documents = map(corpus.Document, texts)
+    assert not corpus.tokenise({None: documents}, tokenizer, length, seed=seed, out=out)
     ids = np.load(out)
-    assert ids.shape == (n, length)
+    assert ids.shape[1] == length
     return ids
 
 
@@ -127,18 +129,20 @@ def test_no_more_documents_are_read_than_enough(tmp_path, gpt2_tokenizer):
     def endless():
         while True:
             read.append("Call me Ishmael.")
-            yield read[-1]
+            yield corpus.Document(read[-1])
 
     out = tmp_path / "ids.npy"
     # A document has 7 tokens with its end; they are tokenised by the batch.
-    n = corpus.tokenise(endless(), gpt2_tokenizer, 10, seed=0, out=out, enough=7 * corpus.BATCH + 1)
+    enough = 7 * corpus.BATCH + 1
+    corpus.tokenise({None: endless()}, gpt2_tokenizer, 10, seed=0, out=out, enough=enough)
     assert len(read) == 2 * corpus.BATCH
-    assert n == 2 * 7 * corpus.BATCH // 10
+    assert len(np.load(out)) == 2 * 7 * corpus.BATCH // 10
 
 
 def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
     keys = {
         "path": None, "text_key": "text", "context_length": 8, "seed": 0, "dataset": "org/x",
+        "subset_key": None,
         "name": None, "revision": "main", "split": "train", "shuffle_buffer": 10,
         "stream_tokens": None, "heldout_tokens": 50,
     }  # fmt: skip

@@ -25,7 +25,7 @@ from universal_neurons import streaming
 with job(None):
     options = json.loads({options!r})
     commit = streaming.commit(options)
-    texts = list(islice(streaming.documents(options, commit), {limit}))
+    texts = [text for text, _ in islice(streaming.documents(options, commit), {limit})]
     print("RESULT", json.dumps([commit, texts]))
 """
 

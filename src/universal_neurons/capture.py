@@ -32,6 +32,7 @@ from universal_neurons.store import (
     read_json,
     write_arrays,
 )
+from universal_neurons.subsets import Subsets
 
 
 def forward(
@@ -145,6 +146,7 @@ def capture(
     activations: str | Path,
     moments: str | Path,
     attributes: Mapping[str, Any],
+    subsets: Subsets | None = None,
 ) -> None:
     """Store the activations and power sums of one shard of the corpus.
 
@@ -175,6 +177,8 @@ def capture(
         Store to make: the parts that `moments.merge` takes.
     attributes
         Recorded with both.
+    subsets
+        Of the corpus, to take sums of each.
 
     Raises
     ------
@@ -195,7 +199,7 @@ def capture(
         ThreadPoolExecutor(torch.get_num_threads()) as threads,
     ):
         dtype = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[encoding]
-        layers = layer_passes(model, calibration, encoding, seed=seed, step=step)
+        layers = layer_passes(model, calibration, encoding, seed=seed, step=step, subsets=subsets)
         writers = []
         for i, (d_mlp, codes) in enumerate(zip(model.d_mlp, calibration, strict=True)):
             array = create_array(group, f"layer{i}", (n_tokens, d_mlp), dtype)
@@ -217,6 +221,7 @@ def capture(
             exclude=exclude,
             batch_tokens=batch_tokens,
             name=f"seed {seed}, step {step}",
+            subsets=subsets,
         )
         for ids, index in batches:
             token_ids.append(ids)
@@ -259,6 +264,7 @@ def values(
     exclude: Sequence[int],
     batch_tokens: int,
     name: str,
+    subsets: Subsets | None = None,
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64]]]:
     """Run a model over sequences, encoding and measuring every layer's scored activations.
 
@@ -276,6 +282,8 @@ def values(
         Token ids that are not scored.
     name
         Of the model, for messages.
+    subsets
+        Of the corpus, to take sums of each.
 
     Yields
     ------
@@ -289,7 +297,7 @@ def values(
     """
 
     def on_layer(layer: int, x: torch.Tensor) -> None:
-        taken = layers[layer].add(x.reshape(-1, x.shape[-1]), rows, index)
+        taken = layers[layer].add(x.reshape(-1, x.shape[-1]), rows, index, labels)
         if taken is None:
             raise _not_finite(name, layer)
         on_values(layer, taken)
@@ -305,6 +313,7 @@ def values(
             place = np.flatnonzero(keep)
             rows = torch.from_numpy(place).to(model.device)
             index = place + start * context
+            labels = None if subsets is None else subsets.labels.reshape(-1)[index]
             start += len(batch)
             done = batch[keep], index
     if done is not None:
@@ -312,7 +321,13 @@ def values(
 
 
 def layer_passes(
-    model: Model, calibration: Sequence[Calibration], encoding: str, *, seed: str, step: int
+    model: Model,
+    calibration: Sequence[Calibration],
+    encoding: str,
+    *,
+    seed: str,
+    step: int,
+    subsets: Subsets | None = None,
 ) -> list[LayerPass]:
     """What encodes and measures every layer of a model.
 
@@ -324,7 +339,13 @@ def layer_passes(
     if tuple(len(layer.centre) for layer in calibration) != model.d_mlp:
         raise UserError(f"seed {seed}, step {step}: the calibration is of another model")
     return [
-        LayerPass(codes, Dither(seed, step, i, d_mlp, model.device), encoding, model.device)
+        LayerPass(
+            codes,
+            Dither(seed, step, i, d_mlp, model.device),
+            encoding,
+            model.device,
+            len(subsets.names) if subsets else 0,
+        )
         for i, (d_mlp, codes) in enumerate(zip(model.d_mlp, calibration, strict=True))
     ]
 
@@ -353,6 +374,7 @@ class Prepared:
     model: Model
     calibration: list[Calibration]
     exclude: list[int]
+    subsets: Subsets | None
     attributes: dict[str, Any]
 
 
@@ -371,8 +393,8 @@ def prepare(
     Parameters
     ----------
     inputs
-        Paths: ``model`` (directory), ``about`` (what `corpus.describe` says of the tokens) and,
-        unless it is to be made, ``calibration``.
+        Paths: ``model`` (directory), ``about`` (what `corpus.describe` says of the tokens), unless
+        it is to be made ``calibration``, and ``subsets`` (.npy) if the corpus has any.
     outputs
         Paths to make, if named: ``calibration`` and ``model`` (JSON: digest and size of the model).
     tokens
@@ -402,8 +424,12 @@ def prepare(
         exclude=exclude,
         encoding=options["encoding"],
     )
+    subsets = None
+    if "subsets" in inputs:
+        subsets = Subsets.read(inputs["subsets"], about["subsets"], tokens.shape)
     if "calibration" not in outputs:
-        return Prepared(model, read_calibration(inputs["calibration"]), exclude, attributes)
+        layers = read_calibration(inputs["calibration"])
+        return Prepared(model, layers, exclude, subsets, attributes)
     layers = calibrate(
         model,
         tokens[: -(-options["calibration_tokens"] // tokens.shape[1])],
@@ -425,7 +451,7 @@ def prepare(
         "d_mlp": model.d_mlp[0],
     }
     Path(outputs["model"]).write_text(json.dumps(facts))
-    return Prepared(model, layers, exclude, attributes)
+    return Prepared(model, layers, exclude, subsets, attributes)
 
 
 def run(
@@ -444,7 +470,8 @@ def run(
     ----------
     inputs
         Paths: ``model`` (directory), ``tokens`` (.npy), ``about`` (what `corpus.describe` says of
-        them) and, for all but the first shard, ``calibration``.
+        them), for all but the first shard ``calibration``, and ``subsets`` (.npy) if the corpus
+        has any.
     outputs
         Paths to make: ``activations``, ``moments``, ``within`` and, for the first shard,
         ``calibration`` and ``model`` (JSON: digest and size of the model).
@@ -480,6 +507,7 @@ def run(
         activations=outputs["activations"],
         moments=outputs["moments"],
         attributes=prepared.attributes,
+        subsets=prepared.subsets,
     )
     sums = within_sums(Activations(outputs["activations"]))
     write_arrays(outputs["within"], sums, prepared.attributes)

@@ -156,6 +156,11 @@ def _cross_checks(config: Mapping[str, Any]) -> Iterator[str]:
                 f"corpus.stream_tokens: {corpus['stream_tokens']} is less than the {wanted} asked "
                 "for (corpus.tokens + corpus.heldout_tokens)"
             )
+    for key, sources in (("path", ("text",)), ("dataset", ("hub",))):
+        if isinstance(corpus[key], Mapping) and corpus["source"] not in sources:
+            yield f"corpus.{key}: several corpora need corpus.source: {sources[0]}; give one"
+    if corpus["subset_key"] is not None and corpus["source"] not in ("text", "hub"):
+        yield f"corpus.subset_key: corpus.source {corpus['source']} has no fields; use text or hub"
     if corpus["source"] in ("text", "tokens") and not corpus["path"]:
         yield f"corpus.path: missing; corpus.source {corpus['source']} needs it"
     if not config["capture"]["store"] and config["correlate"]["mode"] == "screened":

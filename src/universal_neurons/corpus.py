@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import zstandard
@@ -38,6 +38,20 @@ BATCH = 256
 # Training (models.source: train) sees the first sequences of the shuffled corpus only, whatever
 # the configuration asks to score, so that held-out sequences, taken from the back, are unseen.
 TRAINING_SHARE = 0.9
+# More subsets than this are taken for a mistake: statistics are kept of each.
+MOST_SUBSETS = 256
+
+
+class Document(NamedTuple):
+    """A text, and the subset of the corpus that it belongs to, if it has any."""
+
+    text: str
+    subset: str | None = None
+
+
+def by_name(given: str | Mapping[str | None, str] | None) -> dict[str | None, Any]:
+    """One corpus, or several by name, as a mapping."""
+    return dict(given) if isinstance(given, Mapping) else {None: given}
 
 
 def text_files(source: str, path: str | None) -> list[Path]:
@@ -72,6 +86,11 @@ def text_files(source: str, path: str | None) -> list[Path]:
     return found
 
 
+def all_text_files(source: str, path: str | Mapping[str | None, str] | None) -> list[Path]:
+    """The files of one text corpus or of several; see `text_files`."""
+    return [file for one in by_name(path).values() for file in text_files(source, one)]
+
+
 def _kind(file: Path) -> str:
     return Path(file.stem).suffix if file.suffix in (".gz", ".zst") else file.suffix
 
@@ -87,7 +106,9 @@ def _open(file: Path) -> IO[str]:
     return io.TextIOWrapper(raw, encoding="utf-8", newline="")
 
 
-def documents(paths: Iterable[Path], text_key: str = "text") -> Iterator[str]:
+def documents(
+    paths: Iterable[Path], text_key: str = "text", subset_key: str | None = None
+) -> Iterator[Document]:
     """Yield the documents of text files one by one.
 
     Parameters
@@ -97,34 +118,64 @@ def documents(paths: Iterable[Path], text_key: str = "text") -> Iterator[str]:
         is one. .txt and .jsonl may be compressed (.gz, .zst).
     text_key
         Field (.jsonl) or column (.parquet) that holds the text.
+    subset_key
+        Field or column that names a document's subset, with dots for fields within fields
+        (``meta.pile_set_name``).
 
     Raises
     ------
     UserError
-        If a file is not UTF-8, not JSON, truncated, or lacks `text_key`.
+        If a file is not UTF-8, not JSON, truncated, or lacks `text_key` or `subset_key`.
     """
     for path in paths:
         try:
-            yield from _documents(path, text_key)
+            yield from _documents(path, text_key, subset_key)
         except UnicodeDecodeError as error:
             raise UserError(f"corpus.path: {path}: not UTF-8 text ({error})") from error
         except (OSError, EOFError, zstandard.ZstdError, ValueError) as error:
             raise UserError(f"corpus.path: {path}: can't be read: {error}") from error
 
 
-def _documents(path: Path, text_key: str) -> Iterator[str]:
+def subset_of(record: Mapping[str, Any], subset_key: str | None, where: str) -> str | None:
+    """The subset of a document from its record, None without a `subset_key`.
+
+    Raises
+    ------
+    UserError
+        If the record (named `where`) has no such text.
+    """
+    if subset_key is None:
+        return None
+    value: Any = record
+    for key in subset_key.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, str):
+        raise UserError(
+            f"corpus.subset_key: {where} has no text {subset_key!r}; it has {', '.join(record)}"
+        )
+    return value
+
+
+def _documents(path: Path, text_key: str, subset_key: str | None) -> Iterator[Document]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
         file = pq.ParquetFile(path)
         if text_key not in file.schema_arrow.names:
             raise UserError(f"corpus.text_key: {path} has no column {text_key!r}")
-        for batch in file.iter_batches(columns=[text_key]):
-            yield from (text for text in batch.column(0).to_pylist() if text)
+        columns = [text_key, *(() if subset_key is None else [subset_key.split(".")[0]])]
+        if columns[-1] not in file.schema_arrow.names:
+            raise UserError(f"corpus.subset_key: {path} has no column {columns[-1]!r}")
+        for batch in file.iter_batches(columns=columns):
+            for record in batch.to_pylist():
+                if record[text_key]:
+                    yield Document(record[text_key], subset_of(record, subset_key, str(path)))
         return
     with _open(path) as stream:
         if _kind(path) == ".txt":
-            yield stream.read()
+            if subset_key is not None:
+                raise UserError(f"corpus.subset_key: {path} is plain text and has no fields")
+            yield Document(stream.read())
             return
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -132,7 +183,7 @@ def _documents(path: Path, text_key: str) -> Iterator[str]:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get(text_key), str):
                 raise UserError(f"corpus.text_key: {path}:{number} has no text {text_key!r}")
-            yield record[text_key]
+            yield Document(record[text_key], subset_of(record, subset_key, f"{path}:{number}"))
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -195,20 +246,22 @@ def special_token_ids(tokenizer: Any) -> list[int]:
 
 
 def tokenise(
-    texts: Iterable[str],
+    parts: Mapping[str | None, Iterable[Document]],
     tokenizer: Any,
     context_length: int,
     *,
     seed: int,
     out: str | Path,
+    subsets: str | Path | None = None,
     enough: int | None = None,
-) -> int:
+) -> list[str]:
     """Tokenise documents into a shuffled .npy file of whole sequences.
 
     Parameters
     ----------
-    texts
-        Documents. After each comes the tokenizer's end-of-text token.
+    parts
+        Documents of each corpus by its name, which is the subset of those that have none of their
+        own. After each document comes the tokenizer's end-of-text token.
     tokenizer
         A Hugging Face tokenizer with an end-of-text (EOS) token.
     context_length
@@ -217,18 +270,21 @@ def tokenise(
         Of the permutation of the sequences.
     out
         File to write: int32, shape (sequences, context_length).
+    subsets
+        File to write each token's subset to: int16, indices into what is returned, same shape.
     enough
-        Number of tokens after which no more documents are read.
+        Number of tokens after which no more documents are read; every corpus gives an equal share.
 
     Returns
     -------
-    int
-        Number of sequences.
+    list
+        Names of the subsets; empty if no document has one.
 
     Raises
     ------
     UserError
-        If the corpus is shorter than one sequence, or the tokenizer has no EOS token.
+        If the corpus is shorter than one sequence, the tokenizer has no EOS token, or there are
+        more than `MOST_SUBSETS` subsets.
     """
     if tokenizer is None:
         raise UserError(
@@ -239,29 +295,59 @@ def tokenise(
         raise UserError("the models' tokenizer has no end-of-text (EOS) token to join documents by")
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent) as raw:
-        stream = iter(progress(texts, "documents"))
-        while (enough is None or raw.tell() // 4 < enough) and (
-            batch := list(islice(stream, BATCH))
-        ):
-            for ids in _encode(tokenizer, batch):
-                np.asarray([*ids, tokenizer.eos_token_id], np.int32).tofile(raw)
+    names: dict[str, int] = {}
+    with (
+        tempfile.TemporaryFile(dir=out.parent) as raw,
+        tempfile.TemporaryFile(dir=out.parent) as labels,
+    ):
+        for done, (corpus, texts) in enumerate(parts.items(), start=1):
+            limit = None if enough is None else enough * done // len(parts)
+            stream = iter(progress(texts, "documents"))
+            while (limit is None or raw.tell() // 4 < limit) and (
+                batch := list(islice(stream, BATCH))
+            ):
+                ids = _encode(tokenizer, [document.text for document in batch])
+                for document, tokens in zip(batch, ids, strict=True):
+                    np.asarray([*tokens, tokenizer.eos_token_id], np.int32).tofile(raw)
+                    subset = document.subset or corpus
+                    if subset is not None:
+                        label = names.setdefault(subset, len(names))
+                        np.full(len(tokens) + 1, label, np.int16).tofile(labels)
+                if len(names) > MOST_SUBSETS:
+                    raise UserError(
+                        f"corpus.subset_key: more than {MOST_SUBSETS} subsets ({subset!r}, …): is "
+                        "it the right field?"
+                    )
         n_sequences = raw.tell() // 4 // context_length
         if n_sequences == 0:
             raise UserError(
                 f"corpus.path: the corpus has {raw.tell() // 4} tokens, fewer than one sequence of "
                 f"{context_length}"
             )
-        shape = (n_sequences, context_length)
-        in_order = np.memmap(raw, np.int32, mode="r", shape=shape)
         order = np.random.default_rng(seed).permutation(n_sequences)
-        with replacing(out) as temporary:
-            shuffled = np.lib.format.open_memmap(temporary, "w+", np.int32, shape)
-            for start in range(0, n_sequences, 4096):
-                shuffled[start : start + 4096] = in_order[order[start : start + 4096]]
-            shuffled.flush()
+        shape = (n_sequences, context_length)
+        _write_in_order(raw, np.dtype(np.int32), shape, order, out)
+        if subsets is not None:
+            _write_in_order(labels, np.dtype(np.int16), shape, order, Path(subsets))
     logger.info("%d sequences of %d tokens", *shape)
-    return n_sequences
+    return list(names)
+
+
+def _write_in_order(
+    raw: IO[bytes],
+    dtype: np.dtype,
+    shape: tuple[int, int],
+    order: NDArray[np.int64],
+    out: Path,
+) -> None:
+    """Write a file's rows in another order as .npy."""
+    raw.flush()
+    rows = np.memmap(raw, dtype, mode="r", shape=shape)
+    with replacing(out) as temporary:
+        shuffled = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        for start in range(0, len(rows), 4096):
+            shuffled[start : start + 4096] = rows[order[start : start + 4096]]
+        shuffled.flush()
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -381,7 +467,7 @@ def check_length(config: Mapping[str, Any]) -> None:
     if config["source"] == "tokens":
         have = load_token_ids(config["path"], config["context_length"]).size
     else:
-        paths = text_files(config["source"], config["path"])
+        paths = all_text_files(config["source"], config["path"])
         if any(path.suffix != ".txt" for path in paths):
             return
         have = sum(path.stat().st_size for path in paths) + len(paths)
@@ -400,7 +486,7 @@ def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
     config
         The resolved section ``corpus``.
     """
-    keys = ["source", "path", "text_key", "context_length", "seed"]
+    keys = ["source", "path", "text_key", "subset_key", "context_length", "seed"]
     if config["source"] != "hub":
         return {key: config[key] for key in keys}
     keys += ["dataset", "name", "revision", "split", "shuffle_buffer"]
@@ -408,7 +494,18 @@ def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: config[key] for key in keys}, "stream_tokens": enough}
 
 
-def make(options: Mapping[str, Any], tokenizer: Any, out: str | Path) -> dict[str, Any]:
+def has_subsets(config: Mapping[str, Any]) -> bool:
+    """Whether the corpus of a resolved section ``corpus`` has named subsets."""
+    several = config["dataset"] if config["source"] == "hub" else config["path"]
+    return config["subset_key"] is not None or isinstance(several, Mapping)
+
+
+def make(
+    options: Mapping[str, Any],
+    tokenizer: Any,
+    out: str | Path,
+    subsets: str | Path | None = None,
+) -> dict[str, Any]:
     """Make the token sequences of a run, from any source.
 
     Parameters
@@ -419,11 +516,14 @@ def make(options: Mapping[str, Any], tokenizer: Any, out: str | Path) -> dict[st
         The models'; None where they have none.
     out
         .npy file to write.
+    subsets
+        .npy file to write the tokens' subsets to, if the corpus has any; see `tokenise`.
 
     Returns
     -------
     dict
-        See `describe`; with ``dataset_commit`` for a data set of the Hub.
+        See `describe`; with ``dataset_commit`` for data sets of the Hub, and ``subsets``, the names
+        of the corpus's subsets.
 
     Raises
     ------
@@ -431,18 +531,35 @@ def make(options: Mapping[str, Any], tokenizer: Any, out: str | Path) -> dict[st
         See `documents`, `streaming.documents`, `tokenise` and `copy_token_ids`.
     """
     source, length = options["source"], options["context_length"]
-    origin = {}
+    origin: dict[str, str] = {}
     if source == "tokens":
         copy_token_ids(options["path"], length, out)
-        return describe(out, tokenizer, source)
+        return {**describe(out, tokenizer, source), "subsets": []}
+    parts: dict[str | None, Iterable[Document]] = {}
     if source == "hub":
-        origin["dataset_commit"] = streaming.commit(options)
-        texts = streaming.documents(options, origin["dataset_commit"])
+        for name, dataset in by_name(options["dataset"]).items():
+            one = {**options, "dataset": dataset}
+            origin[name or "dataset"] = streaming.commit(one)
+            rows = streaming.documents(one, origin[name or "dataset"])
+            parts[name] = (
+                Document(text, subset_of(row, options["subset_key"], dataset)) for text, row in rows
+            )
+        origin = {"dataset_commit": ", ".join(origin.values())}
     else:
-        texts = documents(text_files(source, options["path"]), options["text_key"])
+        keys = options["text_key"], options["subset_key"]
+        for name, path in by_name(options["path"]).items():
+            parts[name] = documents(text_files(source, path), *keys)
     enough = options.get("stream_tokens")
-    tokenise(texts, tokenizer, length, seed=options["seed"], out=out, enough=enough)
-    return {**describe(out, tokenizer, source), **origin}
+    names = tokenise(
+        parts,
+        tokenizer,
+        length,
+        seed=options["seed"],
+        out=out,
+        subsets=subsets,
+        enough=enough,
+    )
+    return {**describe(out, tokenizer, source), **origin, "subsets": names}
 
 
 def selection_options(config: Mapping[str, Any]) -> dict[str, Any]:

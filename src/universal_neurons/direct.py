@@ -20,6 +20,7 @@ from universal_neurons.calibration import Calibration
 from universal_neurons.models import Model
 from universal_neurons.products import add_products, choose_kernel, tile_name
 from universal_neurons.store import write_arrays
+from universal_neurons.subsets import Subsets
 
 # Tokens whose codes are multiplied at a time; five GPT-2 Small have 1.5 GB of them.
 BLOCK_TOKENS = 8192
@@ -70,6 +71,7 @@ def direct_sums(
     layers: Sequence[int],
     within: bool,
     kernel: str = "auto",
+    subsets: Subsets | None = None,
 ) -> tuple[
     dict[Pair, dict[str, NDArray]], dict[str, dict[str, NDArray]], dict[str, dict[str, NDArray]]
 ]:
@@ -103,6 +105,8 @@ def direct_sums(
         Also make the within-layer sums.
     kernel
         See `products.choose_kernel`.
+    subsets
+        Of the corpus, to take sums of each.
 
     Returns
     -------
@@ -125,7 +129,9 @@ def direct_sums(
         for seed, model in models.items()
     }
     passes = {
-        seed: capture.layer_passes(model, calibrations[seed], encoding, seed=seed, step=step)
+        seed: capture.layer_passes(
+            model, calibrations[seed], encoding, seed=seed, step=step, subsets=subsets
+        )
         for seed, model in models.items()
     }
     kinds = [(a, b, i, j) for a, b in pairs for i in layers for j in range(len(models[b].d_mlp))]
@@ -157,6 +163,7 @@ def direct_sums(
             exclude=exclude,
             batch_tokens=batch_tokens,
             name=f"seed {seed}, step {step}",
+            subsets=subsets,
         )
         for seed, model in models.items()
     ]
@@ -200,7 +207,7 @@ def run(
     ----------
     inputs
         ``model``: directories of the seeds; ``tokens``, ``about``; ``calibration`` of the seeds for
-        all but the first shard. See `capture.run`.
+        all but the first shard; ``subsets`` if the corpus has any. See `capture.run`.
     outputs
         ``sums``: stores of the pairs; for the first block of layers ``moments`` and ``within`` of
         the seeds; for the first shard also ``calibration`` and ``model`` of the seeds.
@@ -220,13 +227,15 @@ def run(
     prepared = {}
     for i, seed in enumerate(seeds):
         one = {name: outputs[name][i] for name in ("calibration", "model") if name in outputs}
-        given = {"model": inputs["model"][i], "about": inputs["about"]}
+        given = {name: inputs[name] for name in ("about", "subsets") if name in inputs}
+        given["model"] = inputs["model"][i]
         if "calibration" in inputs:
             given["calibration"] = inputs["calibration"][i]
         prepared[seed] = capture.prepare(
             given, one, tokens, seed=seed, step=step, options=options, config=config
         )
-    exclude = next(iter(prepared.values())).exclude
+    first = next(iter(prepared.values()))
+    exclude = first.exclude
     cross, within, moments = direct_sums(
         {seed: each.model for seed, each in prepared.items()},
         tokens,
@@ -241,6 +250,7 @@ def run(
         layers=layers,
         within="within" in outputs,
         kernel=kernel,
+        subsets=first.subsets,
     )
     attributes = {
         seed: {

@@ -18,7 +18,9 @@ def merge(parts: Iterable[Sums]) -> dict[str, NDArray]:
     """Add the sums of shards.
 
     Each part maps ``n_tokens`` (scalar), ``centre``, ``powers`` (4, N), ``low``, ``high``,
-    ``positive``, ``clipped`` and ``code_sum`` (N,) to arrays over the N neurons of a model.
+    ``positive``, ``clipped`` and ``code_sum`` (N,) to arrays over the N neurons of a model; with
+    the S subsets of a corpus also ``subset_tokens``, ``subset_positive`` (S, N) and
+    ``subset_powers`` (2, S, N).
 
     Raises
     ------
@@ -31,7 +33,7 @@ def merge(parts: Iterable[Sums]) -> dict[str, NDArray]:
         raise ValueError("shards of different calibrations can't be merged")
     total: dict[str, NDArray] = {
         key: np.sum([part[key] for part in parts], axis=0)
-        for key in ("n_tokens", "powers", "positive", "clipped", "code_sum")
+        for key in set(parts[0]) - {"low", "high", "centre"}
     }
     total["low"] = np.min([part["low"] for part in parts], axis=0)
     total["high"] = np.max([part["high"] for part in parts], axis=0)

@@ -16,6 +16,7 @@ from universal_neurons.calibration import Calibration
 from universal_neurons.encoding import LIMIT
 from universal_neurons.power_sums import PowerSums
 from universal_neurons.rounding import MULTIPLIER, Dither, encode_int8, stored
+from universal_neurons.subsets import SubsetSums
 
 # Neurons that a thread works on at a time: their accumulators stay in the first-level cache.
 _NEURONS = 256
@@ -37,17 +38,26 @@ class LayerPass:
         One of `encoding.ENCODINGS`.
     device
         Where the activations are.
+    n_subsets
+        Number of subsets of the corpus to take sums of, or 0.
     """
 
     def __init__(
-        self, calibration: Calibration, dither: Dither, encoding: str, device: torch.device
+        self,
+        calibration: Calibration,
+        dither: Dither,
+        encoding: str,
+        device: torch.device,
+        n_subsets: int = 0,
     ) -> None:
         self._encoding = encoding
         self._dither = dither
         self._ranges = calibration.ranges
         self._scale = torch.from_numpy(calibration.ranges.scale).to(device)
         self._offset = torch.from_numpy(calibration.ranges.offset).to(device)
-        self._sums = PowerSums(torch.from_numpy(calibration.centre).to(device))
+        centre = torch.from_numpy(calibration.centre).to(device)
+        self._sums = PowerSums(centre)
+        self._subsets = SubsetSums(centre, n_subsets) if n_subsets else None
         d_mlp = len(calibration.centre)
         self._clipped = torch.zeros(d_mlp, dtype=torch.int64, device=device)
         dtype = torch.int64 if encoding == "int8" else torch.float64
@@ -55,7 +65,11 @@ class LayerPass:
         self._buffer = np.empty((0, d_mlp), np.int8)
 
     def add(
-        self, x: torch.Tensor, rows: torch.Tensor, token_index: NDArray[np.int64]
+        self,
+        x: torch.Tensor,
+        rows: torch.Tensor,
+        token_index: NDArray[np.int64],
+        labels: NDArray[np.integer] | None = None,
     ) -> torch.Tensor | None:
         """Take a batch.
 
@@ -67,6 +81,8 @@ class LayerPass:
             Which of the tokens are scored: indices, shape (scored,).
         token_index
             Shape (scored,): their positions in the corpus.
+        labels
+            Shape (scored,): their subsets, if sums of these are taken.
 
         Returns
         -------
@@ -74,6 +90,8 @@ class LayerPass:
             Values as stored (see `encoding`), shape (scored, d_mlp), valid until the next call;
             bfloat16 as itself. None if an activation is not finite.
         """
+        if self._subsets is not None and labels is not None:
+            self._subsets.update(x[rows], labels)
         if self._encoding == "int8" and x.device.type == "cpu":
             return self._add_compiled(x, rows, token_index)
         x = x[rows]
@@ -125,6 +143,7 @@ class LayerPass:
         """The sums, for `moments.merge`."""
         return {
             **self._sums.arrays(),
+            **(self._subsets.arrays() if self._subsets is not None else {}),
             "clipped": self._clipped.cpu().numpy(),
             "code_sum": self._code_sum.cpu().numpy(),
         }

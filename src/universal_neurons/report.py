@@ -82,6 +82,7 @@ def write_report(
     provenance: Mapping[str, Any],
     out: str | Path,
     benchmarks: Mapping[str, Mapping[str, float]] | None = None,
+    subsets: pd.DataFrame | None = None,
 ) -> None:
     """Write ``report.html``: one file that needs no other and loads nothing.
 
@@ -102,6 +103,8 @@ def write_report(
         Path of the HTML file.
     benchmarks
         As `read_benchmarks` returns them.
+    subsets
+        As `summaries.subset_preferences` returns them.
 
     Raises
     ------
@@ -125,7 +128,7 @@ def write_report(
         introduction=_caption(Path(captions) / "workflow.rst"),
         trust=trust(tables, config, provenance),
         figures=[_figure(name, Path(figures), Path(captions)) for name in FIGURES],
-        tables=short_tables(tables, benchmarks),
+        tables=short_tables(tables, benchmarks, subsets),
         configuration=_as_yaml(config),
         provenance=provenance,
     )
@@ -236,7 +239,9 @@ def trust(tables: Tables, config: Mapping[str, Any], provenance: Mapping[str, An
 
 
 def short_tables(
-    tables: Tables, benchmarks: Mapping[str, Mapping[str, float]] | None = None
+    tables: Tables,
+    benchmarks: Mapping[str, Mapping[str, float]] | None = None,
+    subsets: pd.DataFrame | None = None,
 ) -> list[ShortTable]:
     """The tables of the report, summarised over seeds."""
     shorts = [
@@ -245,6 +250,8 @@ def short_tables(
         _ablation_table(tables["ablation"]),
         _models_table(tables["models"]),
     ]
+    if subsets is not None:
+        shorts.append(_subset_table(subsets))
     if benchmarks:
         shorts.append(_benchmark_table(benchmarks))
     return [short for short in shorts if short.rows]
@@ -647,6 +654,27 @@ def _models_table(models: pd.DataFrame) -> ShortTable:
         "token.",
         rows,
         frozenset({"seed", "source", "commit", "SHA-256", "same weights as"}),
+    )
+
+
+def _subset_table(subsets: pd.DataFrame) -> ShortTable:
+    neurons, universal = subsets["n_neurons"].sum(), subsets["n_universal"].sum()
+    rows = [
+        {
+            "subset": row["subset"],
+            "scored tokens": f"{row['n_tokens']:,}",
+            "of all neurons": _of(row["n_neurons"], neurons),
+            "of universal neurons": _of(row["n_universal"], universal),
+        }
+        for row in subsets.to_dict("records")
+    ]
+    return ShortTable(
+        "Subsets of the corpus",
+        "Where neurons have their largest mean activation, at the last step, all seeds. Subsets "
+        "with few tokens have noisy means and so win too often. Every neuron's statistics are in "
+        "subsets.parquet.",
+        rows,
+        frozenset({"subset"}),
     )
 
 

@@ -39,8 +39,8 @@ def commit(options: Mapping[str, Any]) -> str:
     return sha
 
 
-def documents(options: Mapping[str, Any], commit: str) -> Iterator[str]:
-    """Yield a data set's documents in a seeded order, fetching them as they are asked for.
+def documents(options: Mapping[str, Any], commit: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a data set's texts and rows in a seeded order, fetching them as they are asked for.
 
     The order of its files is shuffled, and documents within a buffer that moves along the stream.
 
@@ -79,7 +79,7 @@ def documents(options: Mapping[str, Any], commit: str) -> Iterator[str]:
                     f"{', '.join(row)}"
                 )
             if row[key]:
-                yield row[key]
+                yield row[key], row
 
 
 @contextmanager

@@ -77,6 +77,35 @@ def read_tables(results: str | Path) -> dict[str, pd.DataFrame]:
     return tables
 
 
+def subset_preferences(results: str | Path) -> pd.DataFrame:
+    """In which subset of the corpus the neurons of the last step are most active.
+
+    Parameters
+    ----------
+    results
+        Directory ``results/<run>`` of a run whose corpus has subsets.
+
+    Returns
+    -------
+    DataFrame
+        One row per subset with scored tokens, with ``subset, n_tokens`` (of one model),
+        ``n_neurons`` and ``n_universal``: how many neurons, and universal ones, of all seeds have
+        their largest mean activation there.
+    """
+    path = Path(results) / "subsets.parquet"
+    keys = ["seed", "layer", "neuron"]
+    last = [("step", "==", read_table(path, ["step"])["step"].max())]
+    table = read_table(path, [*keys, "subset", "n_tokens", "mean", "std"], last)
+    # A neuron that is the same everywhere prefers no subset.
+    varying = table.groupby(keys)["mean"].transform("std") > 0
+    best = table.loc[table[varying].groupby(keys)["mean"].idxmax(), [*keys, "subset"]]
+    scores = read_table(Path(results) / "universality.parquet", [*keys, "universal"], last)
+    best = best.merge(scores, on=keys)
+    counts = best.groupby("subset")["universal"].agg(n_neurons="size", n_universal="sum")
+    tokens = table.groupby("subset")["n_tokens"].first()
+    return tokens[tokens > 0].to_frame().join(counts).fillna(0).astype(int).reset_index()
+
+
 def universal_counts(universality: pd.DataFrame) -> pd.DataFrame:
     """Count the universal neurons of every model, per layer and overall.
 

@@ -163,6 +163,57 @@ def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def subsets_table(stores: Iterable[str | Path], names: Sequence[str]) -> pd.DataFrame:
+    """Activation statistics of every neuron in every subset of the corpus.
+
+    Parameters
+    ----------
+    stores
+        Moments of all shards of all models, as `capture.capture` writes them.
+    names
+        Of the subsets, in the order of their labels.
+
+    Returns
+    -------
+    DataFrame
+        One row per (step, seed, layer, neuron, subset), subsets by name, with ``n_tokens`` (scored
+        tokens of the subset), ``mean``, ``std`` (population) and ``sparsity`` (fraction of tokens
+        with an activation above 0); null where no token of the subset is scored.
+    """
+    shards: dict[tuple[int, str], list] = {}
+    d_mlp: dict[str, list[int]] = {}
+    for path in stores:
+        attributes = attributes_of(path)
+        shards.setdefault((attributes["step"], attributes["seed"]), []).append(read_arrays(path))
+        d_mlp[attributes["seed"]] = attributes["d_mlp"]
+    order = np.argsort(np.array(names))
+    frames = []
+    for (step, seed), parts in sorted(shards.items(), key=lambda item: item[0]):
+        sums = moments.merge(parts)
+        # (neurons, subsets), so that a neuron's rows lie together.
+        n_tokens = sums["subset_tokens"][order].T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            first, second = (power[order].T / n_tokens for power in sums["subset_powers"])
+            sparsity = sums["subset_positive"][order].T / n_tokens
+        layer, neuron = layer_and_neuron(d_mlp[seed])
+        frames.append(
+            pd.DataFrame(
+                {
+                    "step": step,
+                    "seed": seed,
+                    "layer": np.repeat(layer, len(names)),
+                    "neuron": np.repeat(neuron, len(names)),
+                    "subset": np.tile(np.array(names)[order], len(layer)),
+                    "n_tokens": n_tokens.ravel(),
+                    "mean": (sums["centre"][:, None] + first).ravel(),
+                    "std": np.sqrt(np.maximum(second - first**2, 0)).ravel(),
+                    "sparsity": sparsity.ravel(),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
 def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.DataFrame:
     """One row per model: size, digest, held-out loss, and which other model has the same weights.
 

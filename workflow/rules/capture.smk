@@ -6,6 +6,7 @@
 # model once more for that would cost a small study a fifth of its time.
 rule capture_first:
     input:
+        **CORPUS_SUBSETS,
         model=model_directories,
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
@@ -35,6 +36,7 @@ rule capture_first:
 
 use rule capture_first as capture with:
     input:
+        **CORPUS_SUBSETS,
         model=model_directories,
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",

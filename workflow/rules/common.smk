@@ -24,14 +24,18 @@ TEXT = {
     "bundled": lambda: [],
     "hub": lambda: [],
     "tokens": lambda: [config["corpus"]["path"]],
-    "text": lambda: list(map(str, corpus.text_files("text", config["corpus"]["path"]))),
+    "text": lambda: list(map(str, corpus.all_text_files("text", config["corpus"]["path"]))),
 }[config["corpus"]["source"]]()
 
 RESULTS = f"results/{config['run']}"
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
+if corpus.has_subsets(config["corpus"]):
+    TABLES.append("subsets")
 
 # Paths by wildcards; {seed} and {other} are a pair.
 CORPUS = f"{RESULTS}/corpus"
+# Which subset of the corpus every token is of, where it has subsets.
+CORPUS_SUBSETS = {"subsets": f"{CORPUS}/subsets.npy"} if "subsets" in TABLES else {}
 TOKENIZER = f"{RESULTS}/tokenizer"
 MODEL = (
     f"{RESULTS}/models/{GRID.training_key(TEXT)}/seed{{seed}}/step{{step}}"

@@ -18,6 +18,7 @@ def of_all_seeds(pattern, **wildcards):
 
 rule direct_first:
     input:
+        **CORPUS_SUBSETS,
         model=lambda wildcards: model_directories(wildcards, GRID.seeds),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
@@ -51,6 +52,7 @@ rule direct_first:
 
 use rule direct_first as direct with:
     input:
+        **CORPUS_SUBSETS,
         model=lambda wildcards: model_directories(wildcards, GRID.seeds),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",

@@ -91,6 +91,7 @@ rule corpus:
         # everything, again. The capture of every model compares its tokenizer.
         tokenizer=[TOKENIZER] if TRAINED or HUB else [],
     output:
+        **CORPUS_SUBSETS,
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     log:

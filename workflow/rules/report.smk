@@ -50,6 +50,28 @@ rule neurons:
         "../scripts/neurons.py"
 
 
+if CORPUS_SUBSETS:
+
+    rule subsets:
+        input:
+            moments=cells(MOMENTS, shard=GRID.shards),
+            about=f"{CORPUS}/corpus.json",
+        output:
+            f"{RESULTS}/subsets.parquet",
+        log:
+            f"{RESULTS}/logs/subsets.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/subsets.tsv"
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=growing(8000),
+            runtime=growing(30),
+        script:
+            "../scripts/subsets.py"
+
+
 rule models:
     input:
         models=cells(MODEL_FACTS),
@@ -98,10 +120,11 @@ rule figures:
 
 rule report:
     input:
+        **CORPUS_SUBSETS,
+        # Any model's: all are scored on the same tokens.
         tables=expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
         figures=expand(f"{RESULTS}/figures/{{name}}.svg", name=FIGURES),
         about=f"{CORPUS}/corpus.json",
-        # Any model's: all are scored on the same tokens.
         moments=expand(MOMENTS, seed=GRID.seeds[0], step=GRID.steps[0], shard=GRID.shards),
         captions=CAPTIONS,
     output:

@@ -8,5 +8,6 @@ from universal_neurons.jobs import job
 with job(snakemake.log[0]):
     model = Path(*snakemake.input.tokenizer or [first_model(snakemake.config)])
     tokenizer = corpus.load_tokenizer(model)
-    about = corpus.make(snakemake.params.corpus, tokenizer, snakemake.output.tokens)
-    Path(snakemake.output.about).write_text(json.dumps(about, indent=1))
+    made = snakemake.output
+    about = corpus.make(snakemake.params.corpus, tokenizer, made.tokens, made.get("subsets"))
+    Path(made.about).write_text(json.dumps(about, indent=1))

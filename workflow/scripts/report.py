@@ -3,7 +3,7 @@ from pathlib import Path
 from universal_neurons.jobs import job
 from universal_neurons.report import read_benchmarks, write_report
 from universal_neurons.store import attributes_of, provenance, read_json
-from universal_neurons.summaries import read_tables
+from universal_neurons.summaries import read_tables, subset_preferences
 
 with job(snakemake.log[0]):
     given, results = snakemake.input, Path(snakemake.output[0]).parent
@@ -18,5 +18,6 @@ with job(snakemake.log[0]):
             snakemake.config, token_hash=corpus["sha256"], scored_tokens=scored_tokens
         ),
         out=Path(snakemake.output[0]),
+        subsets=subset_preferences(results) if given.get("subsets") else None,
         benchmarks=read_benchmarks(results / "benchmarks"),
     )

@@ -1,0 +1,182 @@
+"""Subsets of a corpus: every token keeps its own, and each one's statistics are its tokens'."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pipeline import EXCLUDED, gpt2, random_tokens
+from test_corpus import TEXTS, gpt2_tokenizer  # noqa: F401
+from tiny import CONTEXT, configure, make, snakemake
+
+from universal_neurons import capture, corpus, summaries
+from universal_neurons.errors import UserError
+from universal_neurons.subsets import Subsets
+from universal_neurons.universality import subsets_table
+
+
+def test_every_token_keeps_the_subset_of_its_document(tmp_path, gpt2_tokenizer):  # noqa: F811
+    """The two subsets use different words, so a token tells where it is from."""
+    lines = [
+        {"text": "cat " * 9, "meta": {"set": "animals"}},
+        {"text": "red blue " * 4, "meta": {"set": "colours"}},
+    ] * 20
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pd.DataFrame(lines).to_parquet(tmp_path / "b.parquet")
+    for name in ("a.jsonl", "b.parquet"):
+        documents = corpus.documents([tmp_path / name], subset_key="meta.set")
+        names = corpus.tokenise(
+            {None: documents},
+            gpt2_tokenizer,
+            8,
+            seed=0,
+            out=tmp_path / "tokens.npy",
+            subsets=tmp_path / "subsets.npy",
+        )
+        assert names == ["animals", "colours"]
+        tokens, labels = np.load(tmp_path / "tokens.npy"), np.load(tmp_path / "subsets.npy")
+        assert tokens.shape == labels.shape
+        cat = np.isin(tokens, gpt2_tokenizer.encode("cat cat"))
+        colour = np.isin(tokens, gpt2_tokenizer.encode("red blue red"))
+        assert (labels[cat] == 0).all()
+        assert (labels[colour] == 1).all()
+        assert cat.any()
+        assert colour.any()
+
+
+def test_several_corpora_are_subsets_by_name_in_equal_parts(tmp_path, gpt2_tokenizer):  # noqa: F811
+    def endless(text):
+        while True:
+            yield corpus.Document(text)
+
+    names = corpus.tokenise(
+        {"short": endless(TEXTS[0]), "long": endless(TEXTS[1])},
+        gpt2_tokenizer,
+        8,
+        seed=0,
+        out=tmp_path / "tokens.npy",
+        subsets=tmp_path / "subsets.npy",
+        enough=40_000,
+    )
+    assert names == ["short", "long"]
+    assert np.load(tmp_path / "subsets.npy").mean() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"text": "a", "meta": {}}, "a.jsonl:1 has no text 'meta.set'; it has text, meta"),
+        ({"text": "a", "meta": "x"}, "a.jsonl:1 has no text 'meta.set'"),
+        ({"text": "a", "meta": {"set": 3}}, "a.jsonl:1 has no text 'meta.set'"),
+    ],
+)
+def test_a_document_without_a_subset_is_named(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    with pytest.raises(UserError, match="corpus.subset_key: .*" + message):
+        list(corpus.documents([tmp_path / "a.jsonl"], subset_key="meta.set"))
+
+
+def test_a_field_of_unique_values_is_refused_as_subset(tmp_path, gpt2_tokenizer):  # noqa: F811
+    documents = (corpus.Document("a", str(i)) for i in range(1000))
+    with pytest.raises(UserError, match="corpus.subset_key: more than 256 subsets"):
+        corpus.tokenise({None: documents}, gpt2_tokenizer, 8, seed=0, out=tmp_path / "tokens.npy")
+
+
+@pytest.mark.parametrize("encoding", ["int8", "float32"])
+def test_statistics_of_subsets_are_those_of_their_tokens(tmp_path, encoding):
+    """Against float64 NumPy, from activations taken by a hook; two shards add up."""
+    model, tokens = gpt2(3), random_tokens(40)
+    labels = np.random.default_rng(1).integers(0, 3, tokens.shape).astype(np.int16)
+    labels[labels == 1] = 2  # the middle subset has no token
+    seen = [[] for _ in model.d_mlp]
+    with model.tap(lambda layer, x: seen[layer].append(x.double().numpy())), torch.no_grad():
+        model.module(torch.from_numpy(tokens))
+    calibration = capture.calibrate(
+        model,
+        tokens,
+        seed="a",
+        step=7,
+        exclude=EXCLUDED,
+        encoding=encoding,
+        headroom=0.5,
+        batch_tokens=100,
+    )
+    stores = []
+    for start, stop in ((0, 15), (15, 40)):
+        stores.append(tmp_path / f"moments{start}.zarr")
+        capture.capture(
+            model,
+            tokens,
+            seed="a",
+            step=7,
+            start=start,
+            stop=stop,
+            exclude=EXCLUDED,
+            calibration=calibration,
+            encoding=encoding,
+            batch_tokens=100,
+            activations=tmp_path / f"activations{start}.zarr",
+            moments=stores[-1],
+            attributes={},
+            subsets=Subsets(["b", "none", "a"], labels),
+        )
+    table = subsets_table(stores, ["b", "none", "a"])
+    assert list(table["subset"][:3]) == ["a", "b", "none"]
+    x = np.concatenate([np.concatenate(layer).reshape(tokens.size, -1) for layer in seen], 1)
+    for name, label in (("b", 0), ("a", 2)):
+        own = x[((labels == label) & ~np.isin(tokens, EXCLUDED)).ravel()]
+        found = table[table["subset"] == name]
+        assert (found["n_tokens"] == len(own)).all()
+        np.testing.assert_allclose(found["mean"], own.mean(0), atol=1e-5)
+        np.testing.assert_allclose(found["std"], own.std(0), atol=1e-5)
+        np.testing.assert_allclose(found["sparsity"], (own > 0).mean(0))
+    empty = table[table["subset"] == "none"]
+    assert (empty["n_tokens"] == 0).all()
+    assert empty[["mean", "std", "sparsity"]].isna().all(axis=None)
+
+
+def test_the_report_counts_where_neurons_are_most_active(tmp_path):
+    neurons = {"step": 5, "seed": "a", "layer": 0, "neuron": [0, 1, 2]}
+    universal = pd.DataFrame({**neurons, "universal": [True, False, True]})
+    universal.to_parquet(tmp_path / "universality.parquet")
+    means = {"code": [3.0, 0.0, 1.0], "law": [1.0, 2.0, 1.0], "none": [np.nan] * 3}
+    parts = [
+        pd.DataFrame(
+            {**neurons, "subset": name, "n_tokens": 0 if name == "none" else 9, "mean": mean}
+        ).assign(std=1.0)
+        for name, mean in means.items()
+    ]
+    earlier = parts[0].assign(step=1, mean=[9.0, 9.0, 9.0])
+    pd.concat([*parts, earlier]).to_parquet(tmp_path / "subsets.parquet")
+    found = summaries.subset_preferences(tmp_path).set_index("subset")
+    # Neuron 2 has the same mean everywhere and prefers nothing.
+    assert found["n_neurons"].to_dict() == {"code": 1, "law": 1}
+    assert found["n_universal"].to_dict() == {"code": 1, "law": 0}
+
+
+@pytest.mark.slow
+def test_a_workflow_over_two_corpora_has_a_table_of_subsets(tmp_path):
+    config = make(tmp_path)
+    rng = np.random.default_rng(0)
+    words = [chr(ord("a") + i) for i in range(26)]
+    for name in ("one", "two"):
+        text = " ".join(rng.choice(words, 3000))
+        (tmp_path / f"{name}.txt").write_text(text)
+    from test_bad_input import tokenizer
+
+    for model in Path(tmp_path, "models").glob("*/*"):
+        tokenizer(words).save_pretrained(model)
+    config["corpus"].update(source="text", path={"x": "one.txt", "y": "two.txt"})
+    configure(tmp_path, config)
+    done = snakemake(tmp_path, "--cores", "2", "--quiet")
+    assert done.returncode == 0, done.stdout
+    table = pd.read_parquet(tmp_path / "results/tiny/subsets.parquet")
+    assert set(table["subset"]) == {"x", "y"}
+    neurons = pd.read_parquet(tmp_path / "results/tiny/neurons.parquet")
+    assert len(table) == 2 * len(neurons)
+    assert table.groupby(["seed", "neuron", "layer"])["n_tokens"].sum().iloc[0] > 0.9 * 40 * CONTEXT
+    assert "Subsets of the corpus" in (tmp_path / "results/tiny/report.html").read_text()
