@@ -43,10 +43,13 @@ def hub(tmp_path_factory):
                 model = gpt2(number, layers=2 + i, vocab_size=260)
                 model.module.half().save_pretrained(folder)
                 running.add(f"org/{seed}", branch, folder)
-        (where / "text").mkdir()
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        (where / "text/train.jsonl").write_text(lines)
-        running.add("org/text", "main", where / "text", "datasets")
+        # Two data sets, whose documents name their subset as the Pile's do.
+        for i, name in enumerate(("text", "more")):
+            (where / name).mkdir()
+            lines = [{"text": t, "meta": {"set": "ab"[n % 2]}} for n, t in enumerate(texts[i::2])]
+            content = "".join(json.dumps(line) + "\n" for line in lines)
+            (where / name / "train.jsonl").write_text(content)
+            running.add(f"org/{name}", "main", where / name, "datasets")
         yield running
 
 
@@ -67,7 +70,8 @@ def run(hub, tmp_path_factory):
         },
         "corpus": {
             "source": "hub",
-            "dataset": "org/text",
+            "dataset": {"one": "org/text", "two": "org/more"},
+            "subset_key": "meta.set",
             "tokens": 60 * 16,
             "heldout_tokens": 20 * 16,
             "stream_tokens": 200 * 16,
@@ -92,8 +96,16 @@ def test_models_are_recorded_with_their_commits_and_wrong_revisions_flagged(hub,
     assert models.n_layers.to_dict()[("b", 10)] == 3
     assert models.duplicate_of.dropna().to_dict() == {("b", 40): "b/20"}
     about = json.loads((where / "results/far/corpus/corpus.json").read_text())
-    assert about["dataset_commit"] == hub.commit("org/text", "main", "datasets")
+    commits = [hub.commit(f"org/{name}", "main", "datasets") for name in ("text", "more")]
+    assert about["dataset_commit"] == ", ".join(commits)
     assert about["n_sequences"] >= 200
+
+
+def test_two_data_sets_of_documents_with_subsets_give_statistics_of_each(run):
+    table = pd.read_parquet(run[0] / "results/far/subsets.parquet")
+    assert set(table["subset"]) == {"one/a", "one/b", "two/a", "two/b"}
+    tokens = table[table["neuron"].eq(0) & table["layer"].eq(0)].groupby(["seed", "step"])
+    assert set(tokens["n_tokens"].sum()) <= set(range(50 * 16, 60 * 16 + 1))
 
 
 def test_heldout_loss_is_that_of_a_plain_transformers_evaluation(hub, run):

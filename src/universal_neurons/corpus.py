@@ -260,8 +260,8 @@ def tokenise(
     Parameters
     ----------
     parts
-        Documents of each corpus by its name, which is the subset of those that have none of their
-        own. After each document comes the tokenizer's end-of-text token.
+        Documents of each corpus by its name. That is their subset, with the document's own behind a
+        slash if it has one. After each document comes the tokenizer's end-of-text token.
     tokenizer
         A Hugging Face tokenizer with an end-of-text (EOS) token.
     context_length
@@ -300,17 +300,15 @@ def tokenise(
         tempfile.TemporaryFile(dir=out.parent) as raw,
         tempfile.TemporaryFile(dir=out.parent) as labels,
     ):
-        for done, (corpus, texts) in enumerate(parts.items(), start=1):
-            limit = None if enough is None else enough * done // len(parts)
+        for corpus, texts in parts.items():
+            # Bytes; what a batch was too long by is not at the expense of the next corpus.
+            limit = None if enough is None else raw.tell() + 4 * enough / len(parts)
             stream = iter(progress(texts, "documents"))
-            while (limit is None or raw.tell() // 4 < limit) and (
-                batch := list(islice(stream, BATCH))
-            ):
+            while (limit is None or raw.tell() < limit) and (batch := list(islice(stream, BATCH))):
                 ids = _encode(tokenizer, [document.text for document in batch])
                 for document, tokens in zip(batch, ids, strict=True):
                     np.asarray([*tokens, tokenizer.eos_token_id], np.int32).tofile(raw)
-                    subset = document.subset or corpus
-                    if subset is not None:
+                    if subset := "/".join(filter(None, (corpus, document.subset))):
                         label = names.setdefault(subset, len(names))
                         np.full(len(tokens) + 1, label, np.int16).tofile(labels)
                 if len(names) > MOST_SUBSETS:
