@@ -33,6 +33,7 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
+    check_writable(RESULTS)
     print(estimate.summary(GRID))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -40,9 +42,12 @@ def keep_memory() -> None:
 def job(log: str | Path | None) -> Iterator[None]:
     """Send the package's log messages to the terminal and the file `log` while a job runs.
 
-    A `UserError` ends the process with its message and exit code 1, without a traceback; any other
-    exception is logged with its traceback and raised again.
+    A `UserError`, a full disk or a folder that can't be written ends the process with a message and
+    exit code 1, without a traceback; any other exception is logged with its traceback and raised
+    again.
     """
+    # A full disk takes no log either; the terminal still gets the message.
+    logging.raiseExceptions = False
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log is not None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
@@ -63,10 +68,30 @@ def job(log: str | Path | None) -> Iterator[None]:
     except UserError as error:
         logger.error("error: %s", error)
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        if why := _disk_trouble(error, Path(log or ".").parent):
+            logger.error("error: %s", why)
+            sys.exit(1)
         logger.exception("unexpected error")
         raise
     logger.info("done in %.1f s", time.monotonic() - start)
+
+
+def _disk_trouble(error: BaseException | None, where: Path) -> str | None:
+    """What is wrong with the disk, if that is what an exception, or one behind it, is about."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        # Libraries that are not written in Python give the words only.
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            free = shutil.disk_usage(where).free
+            return (
+                f"the disk is full or the quota used up ({free / 1e6:,.0f} MB free at "
+                f"{where.resolve()}); make room and run the same command again: finished jobs stay"
+            )
+        if number == errno.EROFS or isinstance(error, PermissionError):
+            return f"can't write: {error}; run the same command again when it can be written"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def progress(

@@ -80,6 +80,24 @@ def again(path: str | Path) -> str:
     return f"remove it and run snakemake again:  rm -r {shlex.quote(str(path))}"
 
 
+def check_writable(folder: str | Path) -> None:
+    """Refuse a folder, or the place it would be made in, that can't be written.
+
+    Raises
+    ------
+    UserError
+        If it is on a read-only file system or belongs to somebody else.
+    """
+    there = Path(folder).absolute()
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        raise UserError(
+            f"{there}: can't be written; make it writable, or run in another folder (`snakemake "
+            "--directory`), then run the same command again: finished jobs stay"
+        )
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Turn what goes wrong while a store or file is read into a `UserError` that names it."""

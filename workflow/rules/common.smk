@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 from universal_neurons import corpus, estimate, hub
 from universal_neurons.config import resolve
 from universal_neurons.errors import UserError
+from universal_neurons.store import check_writable
 from universal_neurons.grid import METHOD_VERSION, Grid, model_path, parse_layers
 
 try:
