@@ -6,7 +6,7 @@ READY := .venv/ready
 # Kills of `make kill-test`.
 N ?= 50
 
-.PHONY: demo test test-slurm kill-test estimate bench lint format lock clean compare-published
+.PHONY: demo test test-slurm kill-test estimate status bench lint format lock clean compare-published
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
@@ -26,6 +26,11 @@ kill-test: $(READY)
 CONFIG ?= config.yaml
 estimate: $(READY)
 	$(BIN)/python -m universal_neurons.estimate $(CONFIG)
+
+# How far a run is: jobs done, running, waiting and failed, and room on disk: make status CONFIG=my.yaml
+status: $(READY)
+	@$(BIN)/snakemake --dry-run --cores 1 --configfile $(CONFIG) 2>&1 \
+	    | $(BIN)/python -m universal_neurons.status $(CONFIG)
 
 # Speed and accuracy on this machine, side by side with the older procedure: results/bench.json.
 bench: $(READY)

@@ -1,4 +1,4 @@
-"""A full disk, a folder that can't be written, two runs at once: said plainly, and nothing is lost."""
+"""A full disk, a folder that can't be written, two runs at once: said plainly, nothing is lost."""
 
 from __future__ import annotations
 
@@ -87,11 +87,10 @@ def test_a_second_run_in_the_same_folder_is_told_and_disturbs_nothing(tmp_path):
     [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device")],
 )
 def test_a_full_disk_is_named_however_a_library_says_it(tmp_path, capsys, error):
+    outer = ValueError("something else")
+    outer.__cause__ = error
     with pytest.raises(SystemExit), job(tmp_path / "job.log"):
-        try:
-            raise error
-        except Exception as inner:
-            raise ValueError("something else") from inner
+        raise outer
     for said in (capsys.readouterr().err, (tmp_path / "job.log").read_text()):
         assert "the disk is full" in said
         assert str(tmp_path) in said

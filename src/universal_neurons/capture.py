@@ -53,7 +53,7 @@ def forward(
         raise UserError(f"corpus.context_length: {length} is more than the model's {limit}")
     size = max(1, batch_tokens // length)
     starts = range(0, len(sequences), size)
-    for start in progress(starts, f"batches of {size * length} tokens"):
+    for start in progress(starts, "tokens", each=size * length):
         batch = sequences[start : start + size]
         if batch.min() < 0 or batch.max() >= model.vocab_size:
             raise UserError(

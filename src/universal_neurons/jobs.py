@@ -95,7 +95,7 @@ def _disk_trouble(error: BaseException | None, where: Path) -> str | None:
 
 
 def progress(
-    items: Iterable[T], what: str, *, total: int | None = None, every: float = 10.0
+    items: Iterable[T], what: str, *, total: int | None = None, each: int = 1, every: float = 10.0
 ) -> Iterator[T]:
     """Yield `items`, logging how many are done, the rate and the time left.
 
@@ -104,9 +104,11 @@ def progress(
     items
         What to iterate over.
     what
-        Plural noun for the log line, for example ``"sequences"``.
+        Plural noun for the log line, for example ``"tokens"``.
     total
         Number of items; taken from ``len(items)`` where it has one.
+    each
+        How many of them one item stands for.
     every
         Seconds between log lines.
     """
@@ -118,6 +120,8 @@ def progress(
         now = time.monotonic()
         if now - last >= every:
             rate = done / (now - start)
-            left = f" of {total}, {(total - done) / rate:.0f} s left" if total else ""
-            logger.info("%d%s %s, %.3g per second", done, left, what, rate)
+            of = f" of {total * each:,}" if total else ""
+            left = f", {(total - done) / rate:,.0f} s left" if total else ""
+            speed = f"{rate * each:,.3g}" if rate * each < 1000 else f"{rate * each:,.0f}"
+            logger.info("%s%s %s, %s per second%s", f"{done * each:,}", of, what, speed, left)
             last = now

@@ -239,7 +239,8 @@ def cross_sums(
     kernel = choose_kernel(kernel, 2 * a.n_tokens * d_a * sum(b.d_mlp))
     widest = max(a.d_mlp + b.d_mlp)
     blocks = a.row_blocks(block_tokens(widest))
-    for layer in layers:
+    for place, layer in enumerate(layers, start=1):
+        what = f"blocks of layer {layer} ({place} of {len(layers)})"
         tiles = [zeros(a.d_mlp[layer], d_b, a.encoding) for d_b in b.d_mlp]
         # None stands for the layer of `a`, which comes before those of `b`.
         order = [(rows, other) for rows in blocks for other in (None, *range(len(tiles)))]
@@ -248,9 +249,7 @@ def cross_sums(
             partial(read, a, layer, rows) if other is None else partial(read, b, other, rows)
             for rows, other in order
         ]
-        for (_, other), codes in zip(
-            progress(order, f"blocks of layer {layer}"), ahead(loads), strict=True
-        ):
+        for (_, other), codes in zip(progress(order, what), ahead(loads), strict=True):
             if other is None:
                 codes_a = codes
             else:

@@ -400,6 +400,7 @@ def screen(
     read = GroupReader(groups)
     for place, layer in enumerate(layers):
         own, rows = a.layers[layer], slice(int(starts[place]), int(starts[place + 1]))
+        what = f"blocks of layer {layer} ({place + 1} of {len(layers)})"
         spreads = [Spread(a.d_mlp[layer], d) for d in b.d_mlp]
         energy_a = np.zeros((GROUPS, a.d_mlp[layer]))
         energy_b = np.zeros((GROUPS, sum(b.d_mlp)))
@@ -410,9 +411,7 @@ def screen(
             else partial(read, b_stores, j, groups[g])
             for g, j in order
         ]
-        for (g, j), codes in zip(
-            progress(order, f"blocks of layer {layer}"), ahead(loads), strict=True
-        ):
+        for (g, j), codes in zip(progress(order, what), ahead(loads), strict=True):
             if j is None:
                 codes_a, sums_a = codes, _GroupSums.of(codes, a, own)
                 energy_a[g] = sums_a.energy
