@@ -6,7 +6,7 @@ READY := .venv/ready
 # Kills of `make kill-test`.
 N ?= 50
 
-.PHONY: demo test test-slurm kill-test estimate status bench lint format lock clean compare-published
+.PHONY: demo test test-slurm kill-test estimate status prune bench lint format lock clean compare-published
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
@@ -31,6 +31,12 @@ estimate: $(READY)
 status: $(READY)
 	@$(BIN)/snakemake --dry-run --cores 1 --configfile $(CONFIG) 2>&1 \
 	    | $(BIN)/python -m universal_neurons.status $(CONFIG)
+
+# Drops the activations, or WHAT=sums the partial sums, of a finished run.
+WHAT ?= activations
+prune: $(READY)
+	@$(BIN)/snakemake --dry-run --cores 1 --configfile $(CONFIG) 2>&1 \
+	    | $(BIN)/python -m universal_neurons.prune $(CONFIG) $(WHAT)
 
 # Speed and accuracy on this machine, side by side with the older procedure: results/bench.json.
 bench: $(READY)

@@ -54,7 +54,7 @@ CONFIG = {
         "shards": 2,
     },
     # So lightly trained models have no neuron above 0.5.
-    "universality": {"excess_threshold": 0.3},
+    "universality": {"excess_threshold": 0.05},
 }
 
 

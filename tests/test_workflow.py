@@ -186,34 +186,85 @@ def test_the_report_is_there_and_whole(local):
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.slow
-def test_nothing_is_planned_when_all_is_done(local):
-    assert planned(local[0]) == {}
+# What joins the tables of steps and seeds, and what is drawn of them.
+DRAWN = {"figures": 1, "report": 1}
+ABLATED = {"ablate": 2, "concatenate_ablation": 1, "models": 1, **DRAWN}
+SCORED = {"score": 2, "concatenate": 2, "persistence": 1, **ABLATED}
+JOINED = {**SCORED, "neurons": 1}
+# Three pairs of seeds, two steps, two shards. A change, and exactly what it makes Snakemake run.
+CHANGES = {
+    "nothing": ({}, {}),
+    "a further step": (
+        {"models": {"steps": [10, 20, 30]}},
+        {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
+        | {**JOINED, "score": 1, "ablate": 1},
+    ),
+    "a further seed": (
+        {"models": {"seeds": [*SEEDS, "late"]}},
+        {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6} | JOINED,
+    ),
+    "half as many tokens again, in a further shard": (
+        {"corpus": {"tokens": 90 * 16, "shards": 3}},
+        {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6} | JOINED,
+    ),
+    "fewer held-out tokens": ({"corpus": {"heldout_tokens": 10 * 16}}, {"selection": 1, **ABLATED}),
+    "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
+    "more controls": ({"ablation": {"controls": 21}}, ABLATED),
+    "a step less": (
+        {"models": {"steps": [20]}},
+        {"concatenate": 2, "concatenate_ablation": 1, "persistence": 1, "neurons": 1, "models": 1}
+        | DRAWN,
+    ),
+    "a seed less": ({"models": {"seeds": SEEDS[:2]}}, JOINED),
+}
 
 
 @pytest.mark.slow
-def test_a_further_step_runs_its_own_jobs_and_the_joins_only(local):
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
     where, config = local
-    configure(where, {**config, "models": {**config["models"], "steps": [10, 20, 30]}})
+    sections, expected = CHANGES[change]
+    configure(where, {**config, **{key: {**config[key], **sections[key]} for key in sections}})
     try:
-        assert planned(where) == {
-            "capture_first": 3,
-            "capture": 3,
-            "correlate": 6,
-            "rotated_std": 3,
-            "match": 3,
-            "score": 1,
-            "ablate": 1,
-            "concatenate": 2,
-            "concatenate_ablation": 1,
-            "persistence": 1,
-            "neurons": 1,
-            "models": 1,
-            "figures": 1,
-            "report": 1,
-        }
+        assert planned(where) == expected
     finally:
         configure(where, config)
+
+
+@pytest.mark.slow
+def test_touched_code_runs_nothing_and_a_touched_model_what_depends_on_it(local):
+    where, _ = local
+    for folder in ("workflow", "src"):
+        for file in (ROOT / folder).rglob("*.*"):
+            file.touch()
+    assert planned(where) == {}
+    weights = where / "my models/a/10/model.safetensors"
+    times = weights.stat()
+    weights.touch()
+    try:
+        of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1}
+        of_its_pairs = {"correlate": 4, "match": 2}
+        assert planned(where) == {**JOINED, **of_the_model, **of_its_pairs, "score": 1, "ablate": 1}
+    finally:
+        os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("report", DRAWN), ("match", {"match": 6, **SCORED})]
+)
+def test_a_new_version_of_the_method_runs_what_depends_on_it_and_says_why(
+    local, tmp_path, kind, expected
+):
+    where, _ = local
+    (tmp_path / "sitecustomize.py").write_text(
+        f"from universal_neurons import method\nmethod.METHOD_VERSION[{kind!r}] += 1\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    assert planned(where, **env) == expected
+    said = snakemake(where, "--dry-run", **env).stdout
+    rule = {"report": "figures"}.get(kind, kind)
+    assert "Params have changed since last execution" in said.partition(f"rule {rule}:")[2]
 
 
 @pytest.mark.slow
@@ -264,59 +315,6 @@ def test_screened_matches_are_the_exact_ones(local):
         assert set(exact.baseline_by) == {"all tokens"}
         jobs = planned(where, "results/screened/matches.parquet")
         assert jobs == {}
-    finally:
-        configure(where, config)
-
-
-@pytest.mark.slow
-def test_a_further_seed_runs_its_own_captures_and_pairs(local):
-    where, config = local
-    models = {**config["models"], "seeds": [*config["models"]["seeds"], "late"]}
-    configure(where, {**config, "models": models})
-    try:
-        jobs = planned(where)
-        expected = {"capture_first": 2, "capture": 2, "correlate": 12, "match": 6, "score": 2}
-        assert {rule: jobs[rule] for rule in expected} == expected
-        assert not {"corpus", "selection"} & set(jobs)
-    finally:
-        configure(where, config)
-
-
-@pytest.mark.slow
-def test_more_tokens_in_more_shards_reuse_the_old_shards(local):
-    where, config = local
-    # From 60 sequences in 2 shards to 90 in 3.
-    configure(where, {**config, "corpus": {**config["corpus"], "tokens": 90 * 16, "shards": 3}})
-    try:
-        jobs = planned(where)
-        assert jobs["capture"] == len(SEEDS) * len(STEPS)
-        assert jobs["correlate"] == len(STEPS) * 3
-        assert not {"corpus", "capture_first"} & set(jobs)
-    finally:
-        configure(where, config)
-
-
-@pytest.mark.slow
-def test_other_heldout_tokens_are_ablated_and_nothing_else(local):
-    where, config = local
-    configure(where, {**config, "corpus": {**config["corpus"], "heldout_tokens": 10 * 16}})
-    try:
-        jobs = planned(where)
-        assert jobs["selection"] == 1
-        assert jobs["ablate"] == len(STEPS)
-        assert not {"corpus", "capture_first", "capture", "correlate", "match"} & set(jobs)
-    finally:
-        configure(where, config)
-
-
-@pytest.mark.slow
-def test_another_threshold_measures_nothing_again(local):
-    where, config = local
-    configure(where, {**config, "universality": {"excess_threshold": 0.1}})
-    try:
-        assert not {"corpus", "capture_first", "capture", "correlate", "match"} & set(
-            planned(where)
-        )
     finally:
         configure(where, config)
 

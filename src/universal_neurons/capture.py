@@ -144,7 +144,7 @@ def capture(
     encoding: str,
     batch_tokens: int,
     activations: str | Path,
-    moments: str | Path,
+    moments: str | Path | None,
     attributes: Mapping[str, Any],
     subsets: Subsets | None = None,
 ) -> None:
@@ -174,7 +174,7 @@ def capture(
         Store to make, with, per layer i, ``layer{i}`` of shape (scored tokens, d_mlp), ``scale{i}``
         and ``offset{i}``; and ``token_id``, ``token_index`` of shape (scored tokens,).
     moments
-        Store to make: the parts that `moments.merge` takes.
+        Store to make, unless None: the parts that `moments.merge` takes.
     attributes
         Recorded with both.
     subsets
@@ -228,7 +228,8 @@ def capture(
             token_index.append(index)
             RowWriter.write_full(writers, threads)
         RowWriter.close([token_ids, token_index, *writers], threads)
-        write_arrays(moments, moment_arrays(layers, n_tokens).items(), attributes)
+        if moments is not None:
+            write_arrays(moments, moment_arrays(layers, n_tokens).items(), attributes)
 
 
 def shard_attributes(
@@ -473,8 +474,8 @@ def run(
         them), for all but the first shard ``calibration``, and ``subsets`` (.npy) if the corpus
         has any.
     outputs
-        Paths to make: ``activations``, ``moments``, ``within`` and, for the first shard,
-        ``calibration`` and ``model`` (JSON: digest and size of the model).
+        Paths to make: ``activations``; unless activations are restored ``moments`` and ``within``;
+        for the first shard ``calibration`` and ``model`` (JSON: digest and size of the model).
     seed, step
         The model's names.
     sequences
@@ -505,9 +506,10 @@ def run(
         encoding=options["encoding"],
         batch_tokens=options["batch_tokens"],
         activations=outputs["activations"],
-        moments=outputs["moments"],
+        moments=outputs.get("moments"),
         attributes=prepared.attributes,
         subsets=prepared.subsets,
     )
-    sums = within_sums(Activations(outputs["activations"]))
-    write_arrays(outputs["within"], sums, prepared.attributes)
+    if "within" in outputs:
+        sums = within_sums(Activations(outputs["activations"]))
+        write_arrays(outputs["within"], sums, prepared.attributes)

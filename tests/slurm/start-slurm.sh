@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# start-slurm.sh - start a throw-away SLURM cluster on this machine, loopback only.
+# start-slurm.sh - start a throw-away SLURM cluster on this machine.
 # Tried with SLURM 22.05 (Debian 12). The last node has a pretended GPU (/dev/null) and alone makes
 # the partition gpu.
 #
@@ -94,12 +94,13 @@ fi
 # --- configuration ------------------------------------------------------------------
 user=$(id -un) host=$(hostname -s)
 dbd_port=$((port + 1)) d_port=$((port + 2))
-# With NoInAddrAny daemons and srun bind to what the host name resolves to. That must be
-# 127.0.0.1: with Debian's usual 127.0.1.1 the daemons start but srun waits in vain.
-addr=127.0.0.1
-got=$(getent ahostsv4 "$host" | awk 'NR == 1 {print $1}') || true
-[ "$got" = $addr ] || die "host name '$host' resolves to '${got:-nothing}', not to $addr;" \
-    "let /etc/hosts say '$addr $host' first"
+# With NoInAddrAny daemons and srun bind to what the host name resolves to: 127.0.0.1, or the
+# machine's own address, as in a container. With Debian's usual 127.0.1.1 the daemons start but srun
+# waits in vain.
+addr=$(getent ahostsv4 "$host" | awk 'NR == 1 {print $1}') || true
+[[ " 127.0.0.1 $(hostname -I) " == *" $addr "* && -n $addr ]] ||
+    die "host name '$host' resolves to '${addr:-nothing}', not to this machine;" \
+        "let /etc/hosts say '127.0.0.1 $host' first"
 for ((p = port; p < d_port + nodes; p++)); do
     ! (exec 3<>"/dev/tcp/$addr/$p") 2>/dev/null || die "port $p is in use; choose others with -p"
 done
@@ -280,12 +281,12 @@ wait_for 20 "slurmctld does not answer" "$dir/log/slurmctld.log" \
 wait_for 40 "not all $nodes nodes are up" "$dir/log/slurmctld.log" \
     bash -c "[ \$(timeout 5 sinfo -hN -p main -t idle,alloc,mixed -o %N | wc -l) -eq $nodes ]"
 
-# --- loopback only? ---------------------------------------------------------------
+# --- nowhere else? ----------------------------------------------------------------
 if command -v ss >/dev/null; then
     for n in "${names[@]}"; do
         bad=$(ss -Hltnp | grep "pid=$(cat "$dir/run/$n.pid")," | awk '{print $4}' |
-            grep -v -E '^(127\.|\[::1\])' || true)
-        [ -z "$bad" ] || fail "$n listens on $bad, not only on loopback" "$dir/log/$n.out"
+            grep -v -E "^(127\.|\[::1\]|${addr//./\\.}:)" || true)
+        [ -z "$bad" ] || fail "$n listens on $bad, not only on $addr" "$dir/log/$n.out"
     done
 fi
 say "up: $nodes node(s) x $cpus CPUs, $mem MB each, ports from $port; use:  . $dir/env.sh"

@@ -8,6 +8,7 @@ rule capture_first:
     input:
         **CORPUS_SUBSETS,
         model=model_directories,
+        weights=weights_files,
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:
@@ -57,10 +58,29 @@ use rule capture_first as capture with:
         version=METHOD_VERSION["capture"],
 
 
+# Dropped activations, made once more for a seed that came later.
+use rule capture_first as restore with:
+    input:
+        model=model_directories,
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        calibration=CALIBRATION,
+    output:
+        activations=temp(directory(RESTORED)),
+    log:
+        f"{RESULTS}/logs/restore/seed{{seed}}/step{{step}}/shard{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/restore/seed{{seed}}/step{{step}}/shard{{shard}}.tsv"
+    params:
+        sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
+        capture=CAPTURE,
+        version=METHOD_VERSION["capture"],
+
+
 rule correlate:
     input:
-        a=ACTIVATIONS,
-        b=ACTIVATIONS.replace("{seed}", "{other}"),
+        a=activations_of("seed", "other"),
+        b=activations_of("other", "seed"),
     output:
         directory(SUMS),
     log:

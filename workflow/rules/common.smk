@@ -3,7 +3,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from universal_neurons import corpus, estimate, hub
+from universal_neurons import corpus, estimate, hub, prune
 from universal_neurons.config import resolve
 from universal_neurons.errors import UserError
 from universal_neurons.store import check_writable
@@ -46,6 +46,7 @@ MODEL = (
 CALIBRATION = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.zarr"
 MODEL_FACTS = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.json"
 ACTIVATIONS = f"{RESULTS}/activations/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
+RESTORED = ACTIVATIONS.replace("/activations/", "/restored/")
 MOMENTS = f"{RESULTS}/moments/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 WITHIN = f"{RESULTS}/within/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 ROTATIONS = f"{RESULTS}/rotations.zarr"
@@ -56,6 +57,9 @@ SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zar
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 ABLATION = f"{RESULTS}/tables/ablation/seeds{{seeds}}/step{{step}}.parquet"
+
+# Activations that were dropped (`make prune`).
+PRUNED = prune.read_pruned(RESULTS)
 
 # One caption per figure, which gives the figure its name, and one for the whole workflow.
 CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").glob("*.rst")))
@@ -88,6 +92,18 @@ def model_directories(wildcards, seeds=None):
     return [MODEL.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]
 
 
+def weights_files(wildcards, seeds=None):
+    """Files of weights in local model directories: a directory's own time says nothing of them."""
+    if TRAINED or HUB:
+        return []
+    return [
+        str(file)
+        for directory in model_directories(wildcards, seeds)
+        for file in sorted(Path(directory).glob("*"))
+        if file.suffix in (".safetensors", ".bin")
+    ]
+
+
 def hub_name(wildcards):
     """Repository and revision of a job's model on the Hub."""
     name = hub.name_of(config["models"], wildcards.seed, int(wildcards.step))
@@ -113,6 +129,20 @@ def screens(wildcards):
 def activation_store(path):
     """Activations as an output: kept, or deleted once their sums are made (`capture.keep`)."""
     return directory(path) if config["capture"]["keep"] else temp(directory(path))
+
+
+def activations_of(own, other):
+    """An input function: activations of a pair's seed `own`, of the job's shard or of all."""
+
+    def stores(wildcards):
+        step, found = int(wildcards.step), []
+        for shard in [int(wildcards.shard)] if "shard" in wildcards.keys() else GRID.shards:
+            cell, with_it = (wildcards[own], step, shard), (wildcards[other], step, shard)
+            pattern = RESTORED if prune.to_restore(PRUNED, cell, with_it) else ACTIVATIONS
+            found.append(pattern.format(seed=cell[0], step=step, shard=shard))
+        return found
+
+    return stores
 
 
 def of_seeds(pattern):

@@ -80,8 +80,8 @@ rule match:
 # Screened mode: all pairs on a sample of the tokens, then the candidates on all of them.
 rule screen:
     input:
-        a=shards(ACTIVATIONS),
-        b=shards(ACTIVATIONS.replace("{seed}", "{other}")),
+        a=activations_of("seed", "other"),
+        b=activations_of("other", "seed"),
         moments_a=shards(MOMENTS),
         moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
         calibration_a=CALIBRATION,
@@ -113,8 +113,8 @@ rule screen:
 rule refine:
     input:
         screens=screens,
-        a=shards(ACTIVATIONS),
-        b=shards(ACTIVATIONS.replace("{seed}", "{other}")),
+        a=activations_of("seed", "other"),
+        b=activations_of("other", "seed"),
         moments_a=shards(MOMENTS),
         moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
         calibration_a=CALIBRATION,
