@@ -25,9 +25,14 @@ COLUMNS = {
     "min_corr",
     "universality": "step seed layer neuron max_corr baseline_corr excess_corr universal",
     "persistence": "seed layer from_step to_step n_from n_to n_both persistence jaccard chance "
-    "p_value",
+    "p_value odds_ratio q_value",
     "ablation": "step seed layer kind neuron_set draw n_neurons clean_loss ablated_loss delta_loss "
-    "delta_loss_se kl",
+    "delta_loss_se kl mean_contribution mean_sparsity top1_change direct_delta_loss difference "
+    "difference_se permutation_p",
+    "trajectories": "seed layer neuron step universal label emergence_step next_layer next_neuron "
+    "next_corr self_corr",
+    "doses": "step seed kind dose neuron_set draw n_neurons delta_loss difference difference_se",
+    "effects": "step seed layer neuron excess_corr attributed_delta_loss delta_loss sampled",
     "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max",
     "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss",
 }
@@ -112,6 +117,11 @@ def test_tables_have_the_columns_and_one_row_per_cell(local, tables):
     assert len(tables["universality"]) == len(tables["neurons"]) == models * neurons
     assert len(tables["persistence"]) == len(SEEDS) * (layers + 1)
     assert len(tables["models"]) == models
+    assert len(tables["trajectories"]) == len(tables["effects"]) == models * neurons
+    assert set(tables["trajectories"].query("step == 20")["next_layer"]) == {-1}
+    same = tables["trajectories"].query("step == 10 and seed == '1'")
+    assert (same["next_neuron"] == same["neuron"]).all(), "seed 1 has one model at both steps"
+    np.testing.assert_allclose(same["self_corr"], 1, atol=1e-5)
     for name in ("matches", "universality", "neurons"):
         assert not tables[name].isna().any().any(), name
         assert tables[name].seed.map(type).eq(str).all()
@@ -205,7 +215,9 @@ def test_a_further_step_runs_its_own_jobs_and_the_joins_only(local):
             "score": 1,
             "ablate": 1,
             "concatenate": 2,
-            "concatenate_ablation": 1,
+            "concatenate_seeds": 3,
+            "trace": 1,
+            "trajectories": 1,
             "persistence": 1,
             "neurons": 1,
             "models": 1,

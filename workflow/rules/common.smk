@@ -29,6 +29,7 @@ TEXT = {
 
 RESULTS = f"results/{config['run']}"
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
+TABLES += ["trajectories", "doses", "effects"]
 
 # Paths by wildcards; {seed} and {other} are a pair.
 CORPUS = f"{RESULTS}/corpus"
@@ -50,7 +51,8 @@ MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.z
 SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
-ABLATION = f"{RESULTS}/tables/ablation/seeds{{seeds}}/step{{step}}.parquet"
+OF_SEEDS = f"{RESULTS}/tables/{{part}}/seeds{{seeds}}/step{{step}}.parquet"
+TRACE = OF_SEEDS.replace("{part}", "trace")
 
 # One caption per figure, which gives the figure its name, and one for the whole workflow.
 CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").glob("*.rst")))
@@ -70,6 +72,7 @@ wildcard_constraints:
     shard=r"\d+",
     layers=r"\d+-\d+",
     table="matches|universality",
+    part="ablation|doses|effects",
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
 
@@ -81,6 +84,11 @@ def growing(amount):
 def model_directories(wildcards, seeds=None):
     """Directories of a job's model, or of several seeds at its step."""
     return [MODEL.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]
+
+
+def next_step(wildcards):
+    """The step after a job's."""
+    return GRID.steps[GRID.steps.index(int(wildcards.step)) + 1]
 
 
 def hub_name(wildcards):
