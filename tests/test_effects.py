@@ -1,5 +1,7 @@
 """Single neurons and doses: estimates against exact ablations, and sets of a known size."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ def test_attribution_is_the_slope_of_the_loss_towards_the_mean(name):
     starts = np.cumsum([0, *model.d_mlp])
     for layer, neuron in ((0, 3), (1, 7), (2, 11)):
 
-        def towards(at, x, layer=layer, neuron=neuron):
+        def towards(share, at, x, layer=layer, neuron=neuron):
             if at != layer:
                 return None
             x = x.clone()
@@ -30,7 +32,7 @@ def test_attribution_is_the_slope_of_the_loss_towards_the_mean(name):
 
         losses = []
         for share in (0.01, -0.01):
-            with model.tap(towards), torch.no_grad():
+            with model.tap(partial(towards, share)), torch.no_grad():
                 losses.append(model.module(input_ids=ids, labels=ids).loss.item())
         slope = (losses[0] - losses[1]) / 0.02
         assert estimate[starts[layer] + neuron] == pytest.approx(slope, rel=0.02, abs=2e-4)
