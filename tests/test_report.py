@@ -87,6 +87,8 @@ def overlap(seed: str, n_from: int, n_both: int, p: float, chance: float = 0.05)
         "jaccard": np.nan,
         "chance": chance,
         "p_value": p,
+        "odds_ratio": 5.0,
+        "q_value": np.nan,
     }
 
 
