@@ -356,8 +356,8 @@ def _on_courses(trajectories: pd.DataFrame) -> str:
     named = [f"{counts[name]:,} {name}" for name in LABELS[1:]]
     ever = len(neurons) - counts["never"]
     sentences = [
-        f"{_of(ever, len(neurons))} neurons ({_percent(ever / len(neurons))}) are universal at some "
-        f"step: {_listed(named)}."
+        f"{_of(ever, len(neurons))} neurons ({_percent(ever / len(neurons))}) are universal at "
+        f"some step: {_listed(named)}."
     ]
     table = moves(trajectories)
     last = table[table["step"] == table["step"].max()].set_index("universal")
@@ -365,8 +365,8 @@ def _on_courses(trajectories: pd.DataFrame) -> str:
         own = last.loc[True]
         sentences.append(
             f"Of the neurons universal at step {int(own['step']):,}, {_percent(own['stayed'])} "
-            f"({_range(own['lowest'], own['highest'])} in single seeds) are their own best match in "
-            f"the same seed at the next step, against {_percent(own['chance'])} by chance; their "
+            f"({_range(own['lowest'], own['highest'])} in single seeds) are their own best match "
+            f"in the same seed at the next step, against {_percent(own['chance'])} by chance; their "
             f"median correlation with themselves is {_number(own['self_corr'], 2)}."
         )
     if {True, False} <= set(last.index):
@@ -387,8 +387,8 @@ def _on_doses(doses: pd.DataFrame) -> str:
         _number(largest[c], digits) for c in ("top", "control", "difference", "low", "high")
     )
     text = (
-        f"At the last step, ablating the {100 * largest['dose']:g}\u00a0% of neurons with the largest "
-        f"excess changes the loss by {top} nats per token, matched controls by {control}"
+        f"At the last step, ablating the {100 * largest['dose']:g}\u00a0% of neurons with the "
+        f"largest excess changes the loss by {top} nats per token, matched controls by {control}"
     )
     if pd.isna(largest["low"]):
         return f"{text}; the uncertainty of the difference is not known."
@@ -410,9 +410,9 @@ def _on_single(effects: pd.DataFrame) -> str:
         return "The estimated effects of single neurons do not vary."
     mean = float(np.mean(rhos))
     text = (
-        f"Over all neurons at the last step, excess correlation and the size of the estimated effect "
-        f"on the loss have a rank correlation of {_number(mean, 2)} (mean over {_seeds(len(rhos))}; "
-        f"{_number(min(rhos), 2)} to {_number(max(rhos), 2)})."
+        "Over all neurons at the last step, excess correlation and the size of the estimated "
+        f"effect on the loss have a rank correlation of {_number(mean, 2)} (mean over "
+        f"{_seeds(len(rhos))}; {_number(min(rhos), 2)} to {_number(max(rhos), 2)})."
     )
     if min(rhos) <= 0 <= max(rhos):
         text += " Its sign differs between seeds: not distinguishable from chance."
@@ -422,8 +422,8 @@ def _on_single(effects: pd.DataFrame) -> str:
         if len(rows) > 2 and rows["delta_loss"].nunique() > 1:
             agreement = spearmanr(rows["attributed_delta_loss"], rows["delta_loss"]).statistic
             text += (
-                f" Among {len(rows)} of {what}, the rank correlation of estimated and exact effects is "
-                f"{_number(agreement, 2)}."
+                f" Among {len(rows)} of {what}, the rank correlation of estimated and exact "
+                f"effects is {_number(agreement, 2)}."
             )
     return text
 
@@ -758,7 +758,9 @@ def _found_cost(tables: Tables) -> str:
     few = int((p < 0.05).sum())
     text += f"; permutation p < 0.05 in {_of(few, len(p))} {'seed' if len(p) == 1 else 'seeds'}"
     share = mine["direct_delta_loss"].mean() / mine["delta_loss"].mean()
-    return f"{text}; {_number(share, 2)} of the change is direct" if np.isfinite(share) else text
+    # The ratio means nothing where the change itself is not clear.
+    clear = row["universal"] > 2 * row["universal_se"]
+    return f"{text}; {_percent(share)} of the change is direct" if clear else text
 
 
 def _found_costly_layer(tables: Tables) -> str:

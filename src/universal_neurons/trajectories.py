@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def survival(trajectories: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row per ``emergence_step`` before the last and ``step`` from it on: ``n`` (neurons of
         the cohort), ``survival``, ``low``, ``high`` (95 %, Greenwood's variance on the log-log
-        scale; they treat neurons as independent) and ``chance``: the survival expected if at every
+        scale, NaN where all or none are left; they treat neurons as independent) and ``chance``: the survival expected if at every
         later step as many neurons of each seed and layer as are universal were drawn at random.
     """
     steps = np.sort(trajectories["step"].unique())
@@ -135,7 +136,8 @@ def survival(trajectories: pd.DataFrame) -> pd.DataFrame:
         time = np.where(ended, (~after).argmax(1) + 1, after.shape[1])
         data = CensoredData(uncensored=time[ended], right=time[~ended])
         curve = ecdf(data).sf
-        band = curve.confidence_interval(method="log-log")
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+            band = curve.confidence_interval(method="log-log")  # NaN where all or none are left
         by_chance = share[cohort, i + 1 :].cumprod(1).mean(0)
         rows.append((start, start, cohort.sum(), 1.0, 1.0, 1.0, 1.0))
         for k in range(1, after.shape[1] + 1):
