@@ -126,7 +126,10 @@ def test_seeds_do_not_influence_one_another_and_rows_may_come_in_any_order():
         parts.append(universality(sets, widths=[30, 20], seed=seed))
     separate = pd.concat([persistence(part) for part in parts], ignore_index=True)
     together = persistence(pd.concat(parts, ignore_index=True))
-    pd.testing.assert_frame_equal(together, separate)
+    # Only the correction for multiplicity looks at all seeds together.
+    assert (together["q_value"].isna() == separate["q_value"].isna()).all()
+    alone = separate.drop(columns="q_value")
+    pd.testing.assert_frame_equal(together.drop(columns="q_value"), alone)
     shuffled = persistence(pd.concat(parts).sample(frac=1, random_state=1))
     keys = ["seed", "layer", "from_step", "to_step"]
     pd.testing.assert_frame_equal(

@@ -366,8 +366,8 @@ def _on_courses(trajectories: pd.DataFrame) -> str:
         sentences.append(
             f"Of the neurons universal at step {int(own['step']):,}, {_percent(own['stayed'])} "
             f"({_range(own['lowest'], own['highest'])} in single seeds) are their own best match "
-            f"in the same seed at the next step, against {_percent(own['chance'])} by chance; their "
-            f"median correlation with themselves is {_number(own['self_corr'], 2)}."
+            f"in the same seed at the next step, against {_percent(own['chance'])} by chance; "
+            f"their median correlation with themselves is {_number(own['self_corr'], 2)}."
         )
     if {True, False} <= set(last.index):
         other = last.loc[False]

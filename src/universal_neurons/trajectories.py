@@ -116,8 +116,9 @@ def survival(trajectories: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row per ``emergence_step`` before the last and ``step`` from it on: ``n`` (neurons of
         the cohort), ``survival``, ``low``, ``high`` (95 %, Greenwood's variance on the log-log
-        scale, NaN where all or none are left; they treat neurons as independent) and ``chance``: the survival expected if at every
-        later step as many neurons of each seed and layer as are universal were drawn at random.
+        scale, NaN where all or none are left; they treat neurons as independent) and
+        ``chance``: the survival expected if at every later step as many neurons of each seed and
+        layer as are universal were drawn at random.
     """
     steps = np.sort(trajectories["step"].unique())
     columns = ["emergence_step", "step", "n", "survival", "low", "high", "chance"]
