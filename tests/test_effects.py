@@ -16,7 +16,7 @@ from universal_neurons.effects import attribution, effects
 def test_attribution_is_the_slope_of_the_loss_towards_the_mean(name):
     model, sequences = make(name), tokens()
     mean = neurons(model)["mean"]
-    estimate = attribution(model, sequences, mean)
+    estimate = attribution(model, sequences, mean, np.random.default_rng(0))[0]
     ids = torch.from_numpy(sequences)
     starts = np.cumsum([0, *model.d_mlp])
     for layer, neuron in ((0, 3), (1, 7), (2, 11)):
@@ -42,11 +42,36 @@ def test_batches_make_no_difference_and_the_model_is_left_alone():
     model, sequences = make(), tokens()
     mean = neurons(model)["mean"]
     before = hugging_face_loss(model.module, sequences)
-    whole = attribution(model, sequences, mean)
-    np.testing.assert_allclose(
-        attribution(model, sequences, mean, batch_tokens=1), whole, atol=1e-6
+    whole, parts = (
+        attribution(model, sequences, mean, np.random.default_rng(0), batch_tokens=size)
+        for size in (1000, 1)
     )
+    np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-6)
     assert hugging_face_loss(model.module, sequences) == before
+
+
+def test_the_second_order_is_that_of_the_divergence():
+    """KL(clean ‖ moved by a share s of the way) = s² times it, for small s."""
+    model, sequences = make(), tokens(n=600)
+    mean = neurons(model)["mean"]
+    estimate = attribution(model, sequences, mean, np.random.default_rng(0))[1]
+    ids = torch.from_numpy(sequences[:, :-1])
+    starts = np.cumsum([0, *model.d_mlp])
+
+    def towards(at, x, layer, neuron):
+        if at != layer:
+            return None
+        x = x.clone()
+        x[..., neuron] += 0.03 * (mean[starts[layer] + neuron] - x[..., neuron])
+        return x
+
+    with torch.no_grad():
+        clean = model.module(input_ids=ids).logits.double().log_softmax(-1)
+    for layer, neuron in ((0, 3), (1, 7), (2, 11)):
+        with model.tap(partial(towards, layer=layer, neuron=neuron)), torch.no_grad():
+            moved = model.module(input_ids=ids).logits.double().log_softmax(-1)
+        divergence = (clean.exp() * (clean - moved)).sum(-1).mean().item() / 0.03**2
+        assert estimate[starts[layer] + neuron] == pytest.approx(divergence, rel=0.25)
 
 
 def facts(model):

@@ -1,7 +1,8 @@
 """What every single neuron is worth to the loss: estimated for all, measured for a sample.
 
 Ablating N neurons one by one takes N passes over the text. To first order, one backward pass gives
-the effect of every one (attribution patching; Nanda 2023, Syed et al. 2310.10348).
+the effect of every one (attribution patching; Nanda 2023, Syed et al. 2310.10348); another one
+gives the second order.
 """
 
 from __future__ import annotations
@@ -24,27 +25,35 @@ def attribution(
     model: Model,
     sequences: NDArray[np.integer],
     mean: NDArray[np.float64],
+    rng: np.random.Generator,
     *,
     batch_tokens: int = 1024,
 ) -> NDArray[np.float64]:
-    """First-order effect of replacing each neuron alone by its mean, in nats per token.
+    """First- and second-order effect of replacing each neuron alone by its mean.
 
-    That is Σ_t (mean_i − x_ti) ∂L/∂x_ti over all positions t, L being the mean cross-entropy over
-    all next-token positions and x_ti the clean activation; later layers respond to the change.
+    With δ_ti = mean_i − x_ti the change at position t and L the cross-entropy summed over the
+    next-token positions of a sequence, the first order is Σ_t δ_ti ∂L/∂x_ti. It all but vanishes
+    in a trained model, which is near the minimum of its loss. The second order is ½ (Σ_t δ_ti
+    ∂L̂/∂x_ti)², L̂ being the cross-entropy of tokens drawn from the model's own predictions: its
+    mean over draws is the Gauss–Newton term, that is, the leading term of KL(clean ‖ ablated). In
+    both, later layers respond to the change.
 
     Parameters
     ----------
     model, sequences, mean, batch_tokens
         See `ablation.ablate`.
+    rng
+        Of the drawn tokens.
 
     Returns
     -------
     array
-        Shape (N,), float64, by layer, then neuron.
+        The two orders in nats per token, shape (2, N), float64, by layer, then neuron.
     """
     inputs, targets = sequences[:, :-1], sequences[:, 1:]
+    draws = torch.from_numpy(rng.random(targets.shape, dtype=np.float32)).to(model.device)
     means = torch.from_numpy(mean).to(model.device, torch.float32).split(model.d_mlp)
-    total = [torch.zeros(d, dtype=torch.float64, device=model.device) for d in model.d_mlp]
+    total = [torch.zeros(2, d, dtype=torch.float64, device=model.device) for d in model.d_mlp]
     seen: dict[int, torch.Tensor] = {}
 
     def watch(layer: int, x: torch.Tensor) -> torch.Tensor:
@@ -55,19 +64,25 @@ def attribution(
 
     with model.tap(watch), torch.enable_grad():
         for rows in batches(inputs, batch_tokens):
-            logits = model.module(input_ids=token_tensor(inputs[rows], model), use_cache=False)
-            loss = torch.nn.functional.cross_entropy(
-                logits.logits.flatten(0, 1).float(),
-                token_tensor(targets[rows], model).flatten(),
-                reduction="sum",
-            )
+            output = model.module(input_ids=token_tensor(inputs[rows], model), use_cache=False)
+            log_p = torch.log_softmax(output.logits.float(), -1)
+            cumulative = log_p.detach().exp().cumsum(-1)
+            drawn = torch.searchsorted(cumulative, draws[rows, :, None])
+            drawn = drawn.clamp(max=log_p.shape[-1] - 1)
+            true = token_tensor(targets[rows], model)[..., None]
             layers = sorted(seen)
-            gradients = torch.autograd.grad(loss, [seen[layer] for layer in layers])
-            for layer, gradient in zip(layers, gradients, strict=True):
-                gap = means[layer] - seen[layer].detach().float()
-                total[layer] += (gap * gradient.float()).flatten(0, 1).double().sum(0)
+            activations = [seen[layer] for layer in layers]
+            orders = [
+                torch.autograd.grad(-log_p.gather(-1, labels).sum(), activations, retain_graph=True)
+                for labels in (true, drawn)
+            ]
+            for layer, x, first, second in zip(layers, activations, *orders, strict=True):
+                gap = means[layer] - x.detach().float()
+                total[layer][0] += (gap * first.float()).flatten(0, 1).double().sum(0)
+                by_sequence = (gap * second.float()).double().sum(1)
+                total[layer][1] += 0.5 * (by_sequence**2).sum(0)
             seen.clear()
-    return torch.cat(total).cpu().numpy() / targets.size
+    return torch.cat(total, 1).cpu().numpy() / targets.size
 
 
 def effects(
@@ -93,8 +108,9 @@ def effects(
     Returns
     -------
     DataFrame
-        One row per neuron: ``step, seed, layer, neuron, excess_corr, attributed_delta_loss`` (see
-        `attribution`), ``delta_loss, delta_loss_se`` (exact, as in `ablation.ablate`; NaN but for
+        One row per neuron: ``step, seed, layer, neuron, excess_corr``, ``first_order`` and
+        ``second_order`` (see `attribution`), ``attributed_delta_loss`` (their sum),
+        ``delta_loss, delta_loss_se`` (exact, as in `ablation.ablate`; NaN but for
         the sample) and ``sampled`` (``top``, ``random`` or the empty string).
 
     Raises
@@ -102,11 +118,12 @@ def effects(
     UserError
         As `ablation.ablate` does.
     """
-    attributed = attribution(model, sequences, mean, batch_tokens=batch_tokens)
+    rng = generator(random_seed, seed, step, "effects")
+    orders = attribution(model, sequences, mean, rng, batch_tokens=batch_tokens)
+    attributed = orders.sum(0)
     order = np.argsort(-np.abs(attributed), kind="stable")
     n_top = min(SAMPLE // 2, len(order))
     rest = order[n_top:]
-    rng = generator(random_seed, seed, step, "effects")
     drawn = rng.choice(rest, min(SAMPLE - n_top, len(rest)), replace=False)
     chosen = np.concatenate([order[:n_top], drawn])
     layer = np.repeat(np.arange(len(model.d_mlp)), model.d_mlp)
@@ -132,6 +149,8 @@ def effects(
             "layer": layer,
             "neuron": np.concatenate([np.arange(d) for d in model.d_mlp]),
             "excess_corr": excess,
+            "first_order": orders[0],
+            "second_order": orders[1],
             "attributed_delta_loss": attributed,
             "delta_loss": exact[0],
             "delta_loss_se": exact[1],

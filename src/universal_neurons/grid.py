@@ -262,7 +262,7 @@ class Grid:
         """Operations of ablating one model: on average half of its layers run for every set.
 
         Doses, single neurons and attribution (a backward pass costs two forward ones) take about 28
-        passes more.
+        passes more, direct effects those of few blocks.
         """
         ablation = self.config["ablation"]
         sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (self._largest().n_layers + 1)
@@ -330,8 +330,8 @@ class Grid:
             "rotations": 6 * square,
             "rotated_std": 6 * square,
             "match": (6 + draws) * square,
-            # Activations and gradients of a batch of 1,024 tokens.
-            "ablate": 3 * weights + 4 * 1024 * (8 * shape.neurons + 4 * 50_000),
+            # Activations and gradients of a batch of 1,024 tokens, with their logits.
+            "ablate": 3 * weights + 4 * 1024 * (8 * shape.neurons + 6 * 50_000),
             "trace": 2 * weights
             + 3 * 4 * self.config["persistence"]["trace_tokens"] * shape.neurons,
             # Pickled weights and their copy.
