@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from universal_neurons.trajectories import trajectories
+
 STEPS = (50, 150, 300, 600, 1000)
 
 
@@ -28,7 +30,7 @@ def tables(
     kinds: Sequence[str] = ("mean",),
     controls: int = 20,
 ) -> dict[str, pd.DataFrame]:
-    """All six tables; with `universal` false no neuron ever passes the threshold."""
+    """All tables; with `universal` false no neuron ever passes the threshold."""
     rng = np.random.default_rng(0)
     grid = pd.MultiIndex.from_product(
         [list(steps), list(seeds), range(n_layers), range(d_mlp)],
@@ -42,6 +44,9 @@ def tables(
         "ablation": _ablation(universality, kinds, controls, rng),
         "neurons": _neurons(grid, rng),
         "models": _models(seeds, steps, n_layers, d_mlp),
+        "trajectories": _trajectories(universality, steps, rng),
+        "doses": _doses(seeds, steps, n_layers * d_mlp, rng),
+        "effects": _effects(universality, rng),
     }
 
 
@@ -106,13 +111,14 @@ def _persistence(universality, seeds, steps, n_layers):
         for start, end in combinations(steps, 2):
             for layer in range(-1, n_layers):
                 rows.append((seed, layer, start, end, *_overlap(sets[start], sets[end], layer)))
-    return pd.DataFrame(
-        rows,
-        columns=[
-            *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
-            *("persistence", "jaccard", "chance", "p_value"),
-        ],
-    )
+    columns = [
+        *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
+        *("persistence", "jaccard", "chance", "p_value"),
+    ]
+    table = pd.DataFrame(rows, columns=columns)
+    # Not corrected here, only present.
+    single = table["p_value"].where(table["layer"] >= 0)
+    return table.assign(odds_ratio=8.0, q_value=single)
 
 
 def _overlap(first, second, layer):
@@ -150,6 +156,11 @@ def _ablation(universality, kinds, controls, rng):
                         "delta_loss": delta,
                         "delta_loss_se": 0.05 * cost + 2e-5 if n else np.nan,
                         "kl": 0.8 * cost if n else np.nan,
+                        "top1_change": min(0.5, 0.01 * n) if n else np.nan,
+                        "direct_delta_loss": 0.4 * delta if draw < 4 else np.nan,
+                        "difference": delta / 2 if draw < 0 else np.nan,
+                        "difference_se": 2e-5 if n and draw < 0 else np.nan,
+                        "permutation_p": 1 / (1 + controls) if n and draw < 0 else np.nan,
                     }
                 )
     return pd.DataFrame(rows)
@@ -188,3 +199,55 @@ def _models(seeds, steps, n_layers, d_mlp):
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _trajectories(universality, steps, rng):
+    traces = universality[universality["step"] < max(steps)]
+    moved = rng.random(len(traces)) < 0.3
+    traces = traces.assign(
+        next_layer=traces["layer"],
+        next_neuron=traces["neuron"].where(~moved, (traces["neuron"] + 1) % 7),
+        next_corr=0.8,
+        self_corr=np.where(moved, 0.3, 0.8),
+    )
+    return trajectories(universality, traces)
+
+
+def _doses(seeds, steps, n, rng):
+    rows = []
+    for step in steps:
+        for seed in seeds:
+            for dose in (0.01, 0.03, 0.1):
+                for draw in range(-1, 3):
+                    delta = dose * (0.2 if draw < 0 else 0.1) + rng.normal(scale=1e-4)
+                    rows.append(
+                        {
+                            "step": step,
+                            "seed": seed,
+                            "kind": "mean",
+                            "dose": dose,
+                            "neuron_set": "top" if draw < 0 else "control",
+                            "draw": draw,
+                            "n_neurons": max(1, round(dose * n)),
+                            "delta_loss": delta,
+                            "delta_loss_se": 1e-4,
+                            "kl": 0.8 * delta,
+                            "top1_change": dose,
+                            "difference": 0.1 * dose if draw < 0 else np.nan,
+                            "difference_se": 1e-4 if draw < 0 else np.nan,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def _effects(universality, rng):
+    table = universality[["step", "seed", "layer", "neuron", "excess_corr"]]
+    effect = 1e-4 * np.exp(5 * table["excess_corr"]) * rng.normal(size=len(table))
+    place = table.groupby(["step", "seed"]).cumcount()
+    exact = (effect * (1 + 0.1 * rng.normal(size=len(table)))).where(place < 16)
+    return table.assign(
+        attributed_delta_loss=effect,
+        delta_loss=exact,
+        delta_loss_se=1e-6,
+        sampled=np.select([place < 8, place < 16], ["top", "random"], ""),
+    )

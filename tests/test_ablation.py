@@ -1,7 +1,6 @@
 """Replacing neurons: the ablated loss is that of edited weights, at a fraction of the work."""
 
 import copy
-import logging
 from collections import Counter
 
 import numpy as np
@@ -9,13 +8,12 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from universal_neurons import ablation
-from universal_neurons.ablation import ablate, matched_controls
+from universal_neurons.ablation import ablate
+from universal_neurons.controls import contribution, matched_controls
 from universal_neurons.errors import UserError
 from universal_neurons.models import ARCHITECTURES, Model
 
@@ -90,6 +88,7 @@ def neurons(model, seed=2):
         "universal": universal,
         "mean": rng.normal(size=n),
         "norm": np.exp(rng.normal(size=n)),
+        "sparsity": rng.uniform(0.1, 0.9, n),
     }
 
 
@@ -107,7 +106,7 @@ def edited(model, replaced, values):
         own = slice(start, start + len(weight))
         start = own.stop
         chosen = torch.from_numpy(np.flatnonzero(replaced[own]))
-        constant = torch.from_numpy(values[own][chosen]).float() @ weight[chosen]
+        constant = torch.from_numpy(values[own][chosen.numpy()]).float() @ weight[chosen]
         bias = constant if projection.bias is None else projection.bias + constant
         projection.bias = nn.Parameter(bias, requires_grad=False)
         weight[chosen] = 0
@@ -211,7 +210,10 @@ def test_the_batch_size_and_the_loss_block_change_nothing(monkeypatch):
     model = make()
     options = {"seed": "a", "step": 1, "controls": 2, "kinds": ablation.KINDS, **neurons(model)}
     whole = ablate(model, tokens(), batch_tokens=10_000, **options)
-    numbers = ["clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl"]
+    numbers = [
+        *("clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl", "direct_delta_loss"),
+        *("difference", "difference_se"),
+    ]
     monkeypatch.setattr(ablation, "LOSS_BLOCK", 7 * VOCABULARY)
     for batch_tokens in (1, 2 * 9):
         parts = ablate(model, tokens(), batch_tokens=batch_tokens, **options)
@@ -280,8 +282,10 @@ def test_nothing_before_the_replaced_neurons_is_computed_twice(monkeypatch):
     counting(type(model.blocks[0]))
     counting(type(model.blocks[0].attn))
     ablate(model, tokens(), seed="a", step=1, controls=2, **neurons(model))
-    # One clean pass; three neuron sets in each of three layers, and in all layers (from 0 on).
-    assert [calls[block] for block in model.blocks] == [1 + 6, 1 + 6 + 3, 1 + 6 + 3 + 3]
+    # One clean pass; three neuron sets in each of three layers, and in all layers (from 0 on);
+    # with later blocks frozen, the same once more in their own blocks only.
+    total, direct = [1 + 6, 1 + 6 + 3, 1 + 6 + 3 + 3], [6, 6, 6]
+    assert [calls[block] for block in model.blocks] == np.add(total, direct).tolist()
     assert [calls[block.attn] for block in model.blocks] == [1, 1 + 6, 1 + 6 + 3]
 
 
@@ -297,7 +301,9 @@ def test_a_layer_without_universal_neurons_is_a_row_without_deltas():
     assert empty["clean_loss"].notna().all()
     assert empty[["ablated_loss", "delta_loss", "delta_loss_se", "kl"]].isna().all(axis=None)
     others = table[table["layer"] != 1]
-    assert others.notna().all(axis=None)
+    contrast = ["difference", "difference_se", "permutation_p"]
+    assert others.drop(columns=contrast).notna().all(axis=None)
+    assert others[contrast].notna().all(axis=1).equals(others["neuron_set"] == "universal")
     assert (others.groupby(["layer", "kind"]).size() == 1 + 3).all()
     assert (others["n_neurons"] == np.where(others["layer"] == -1, 8, 4)).all()
 
@@ -321,7 +327,13 @@ def test_controls_are_replaced_as_the_universal_neurons_are():
     facts = neurons(model)
     table = ablate(model, sequences, seed="a", step=1, controls=2, **facts)
     drawn = matched_controls(
-        facts["universal"], facts["norm"], layers(model), draws=2, seed="a", step=1
+        facts["universal"],
+        contribution(model, facts["norm"]),
+        facts["sparsity"],
+        layers(model),
+        draws=2,
+        seed="a",
+        step=1,
     )
     for layer in (-1, 0, 2):
         for draw, control in enumerate(drawn):
@@ -346,7 +358,12 @@ def test_a_planted_important_neuron_costs_more_than_its_controls():
     n = sum(model.d_mlp)
     universal = np.zeros(n, bool)
     universal[model.d_mlp[0] + 5] = True
-    facts = {"universal": universal, "mean": np.zeros(n), "norm": np.ones(n)}
+    facts = {
+        "universal": universal,
+        "mean": np.zeros(n),
+        "norm": np.ones(n),
+        "sparsity": np.full(n, 0.5),
+    }
     table = ablate(model, text.numpy(), seed="a", step=1, controls=20, **facts)
     for layer in (-1, 1):
         rows = table[table["layer"] == layer].set_index("neuron_set")
@@ -385,94 +402,6 @@ def test_token_ids_beyond_the_vocabulary_are_refused():
         ablate(model, sequences, seed="a", step=1, **neurons(model))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    sizes=st.lists(
-        st.tuples(st.integers(0, 25), st.integers(0, 40)), min_size=1, max_size=4
-    ).filter(lambda sizes: sum(map(sum, sizes)) > 0),
-    dead=st.floats(0, 1),
-    seed=st.integers(0, 99),
-)
-def test_controls_are_as_many_other_neurons_of_the_same_layers(sizes, dead, seed):
-    rng = np.random.default_rng(seed)
-    layer = np.repeat(np.arange(len(sizes)), [sum(size) for size in sizes])
-    universal = np.concatenate([rng.permutation(np.arange(sum(size)) < size[0]) for size in sizes])
-    norm = np.exp(rng.normal(size=len(layer))) * (rng.random(len(layer)) > dead)
-    drawn = matched_controls(universal, norm, layer, draws=3, seed="a", step=1)
-    assert len(drawn) == 3
-    for control in drawn:
-        assert (np.diff(control) > 0).all()
-        assert not universal[control].any()
-        for one, (own, others) in enumerate(sizes):
-            here = control[layer[control] == one]
-            assert len(here) == min(own, others)
-            active = (~universal & (layer == one) & (norm > 0)).sum()
-            if active >= own:
-                assert (norm[here] > 0).all()
-
-
-def skewed(n=1000, seed=0):
-    """Neurons of one layer of which the large are more often universal."""
-    rng = np.random.default_rng(seed)
-    log_norm = rng.normal(size=n)
-    universal = rng.random(n) < 0.15 / (1 + np.exp(-3 * log_norm))
-    return universal, np.exp(log_norm), np.zeros(n, np.int64)
-
-
-def test_controls_have_the_norms_of_the_universal_neurons():
-    universal, norm, layer = skewed()
-    wanted = np.sort(np.log(norm[universal]))
-    rng = np.random.default_rng(1)
-
-    def distance(chosen):
-        return np.abs(np.sort(np.log(norm[chosen])) - wanted).mean()
-
-    for control in matched_controls(universal, norm, layer, draws=20, seed="a", step=1):
-        chance = rng.choice(np.flatnonzero(~universal), universal.sum(), replace=False)
-        assert distance(control) < 0.25 * distance(chance)
-        assert norm[control].mean() == pytest.approx(norm[universal].mean(), rel=0.15)
-
-
-def test_control_draws_differ_even_for_one_universal_neuron():
-    universal, norm, layer = skewed()
-    drawn = matched_controls(universal, norm, layer, draws=20, seed="a", step=1)
-    assert len({tuple(control) for control in drawn}) == 20
-    one = np.arange(1000) == np.flatnonzero(universal)[0]
-    drawn = matched_controls(one, norm, layer, draws=20, seed="a", step=1)
-    assert len({tuple(control) for control in drawn}) >= 8
-
-
-def test_controls_depend_on_the_model_the_layer_and_the_random_seed_alone():
-    universal, norm, layer = skewed()
-
-    def draw(draws=2, seed="a", step=1, random_seed=0, layer=layer):
-        sets = matched_controls(
-            universal, norm, layer, draws=draws, seed=seed, step=step, random_seed=random_seed
-        )
-        return sets[0].tolist()
-
-    first = draw()
-    assert draw() == draw(draws=5) == first
-    for other in (
-        draw(seed="b"),
-        draw(step=2),
-        draw(random_seed=1),
-        draw(layer=layer + 1),
-    ):
-        assert other != first
-    # Fixed by SHA-256 and not by Python's hash, which changes from process to process.
-    assert first[:5] == [2, 21, 25, 31, 34]
-
-
-def test_too_few_other_neurons_give_smaller_controls_and_a_warning(caplog):
-    universal = np.array([True, True, True, False, False, True, False, False])
-    layer = np.array([0, 0, 0, 0, 0, 1, 1, 1])
-    with caplog.at_level(logging.WARNING):
-        drawn = matched_controls(universal, np.ones(8), layer, draws=2, seed="a", step=7)
-    assert all(control[:2].tolist() == [3, 4] and len(control) == 3 for control in drawn)
-    assert "seed a, step 7, layer 0: 3 of 5 neurons are universal" in caplog.text
-
-
 def test_a_wholly_universal_layer_has_no_controls():
     model = make()
     facts = neurons(model)
@@ -481,3 +410,99 @@ def test_a_wholly_universal_layer_has_no_controls():
     assert table.loc[table["layer"] == 0, "neuron_set"].tolist() == ["universal"]
     pooled = table[table["layer"] == -1].set_index("draw")["n_neurons"]
     assert pooled.to_dict() == {-1: 24 + 8, 0: 8, 1: 8}
+
+
+def text_tokens(module, sequences):
+    with torch.no_grad():
+        return module(input_ids=torch.from_numpy(sequences)).logits[:, :-1]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
+def test_direct_effect_is_the_change_written_to_the_final_residual_stream(name):
+    model, sequences = make(name), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, controls=1, **facts)
+    ids = torch.from_numpy(sequences)
+    seen = {}
+    with model.tap(lambda layer, x: seen.update({layer: x})), torch.no_grad():
+        model.module(input_ids=ids)
+    starts = np.cumsum([0, *model.d_mlp])
+    for which in (-1, 0, 1, 2):
+        change = torch.zeros(())
+        for layer, projection in enumerate(model.projections):
+            if which not in (-1, layer):
+                continue
+            own = slice(starts[layer], starts[layer + 1])
+            chosen = torch.from_numpy(np.flatnonzero(facts["universal"][own]))
+            mean = torch.from_numpy(facts["mean"][own]).float()
+            weight = projection.weight.T if isinstance(projection, nn.Linear) else projection.weight
+            change = change + (mean[chosen] - seen[layer][..., chosen]) @ weight[chosen]
+        handle = model.blocks[-1].register_forward_hook(
+            lambda _, inputs, out, change=change: (
+                (out[0] + change, *out[1:]) if isinstance(out, tuple) else out + change
+            )
+        )
+        expected = hugging_face_loss(model.module, sequences)
+        handle.remove()
+        row = universal_rows(table).loc[which]
+        assert row["clean_loss"] + row["direct_delta_loss"] == pytest.approx(expected, rel=2e-6)
+    # Nothing comes after the last layer, but something after the first.
+    rows = universal_rows(table)
+    assert rows.loc[2, "direct_delta_loss"] == pytest.approx(rows.loc[2, "delta_loss"], abs=1e-6)
+    assert abs(rows.loc[0, "direct_delta_loss"] - rows.loc[0, "delta_loss"]) > 1e-4
+
+
+def test_direct_effects_are_measured_for_the_universal_sets_and_a_few_controls():
+    model = make()
+    table = ablate(model, tokens(), seed="a", step=1, controls=6, **neurons(model))
+    measured = table["direct_delta_loss"].notna()
+    assert measured.equals(table["draw"] < ablation.DIRECT_CONTROLS)
+
+
+def test_changed_predictions_are_those_of_the_edited_model():
+    model, sequences = make(), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, controls=0, **facts)
+    before = text_tokens(model.module, sequences).argmax(-1)
+    after = text_tokens(edited(model, facts["universal"], facts["mean"]), sequences).argmax(-1)
+    share = (before != after).float().mean().item()
+    assert 0 < share < 1
+    assert universal_rows(table).loc[-1, "top1_change"] == pytest.approx(share)
+
+
+def test_differences_are_paired_by_sequence():
+    model, sequences = make(), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, controls=2, **facts)
+    drawn = matched_controls(
+        facts["universal"],
+        contribution(model, facts["norm"]),
+        facts["sparsity"],
+        layers(model),
+        draws=2,
+        seed="a",
+        step=1,
+    )
+    sets = [facts["universal"], *(np.isin(np.arange(sum(model.d_mlp)), one) for one in drawn)]
+    losses = np.array(
+        [
+            [hugging_face_loss(edited(model, one, facts["mean"]), s) for s in sequences[:, None]]
+            for one in sets
+        ]
+    )
+    paired = losses[0] - losses[1:].mean(0)
+    row = universal_rows(table).loc[-1]
+    assert row["difference"] == pytest.approx(paired.mean(), rel=1e-3)
+    expected = paired.std(ddof=1) / np.sqrt(len(paired))
+    assert row["difference_se"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_permutation_p_counts_the_controls_that_cost_as_much():
+    model = make()
+    table = ablate(model, tokens(), seed="a", step=1, controls=5, **neurons(model))
+    for layer in (-1, 0, 1, 2):
+        rows = table[table["layer"] == layer]
+        own = rows.loc[rows["neuron_set"] == "universal"].iloc[0]
+        controls = rows.loc[rows["neuron_set"] == "control", "delta_loss"]
+        as_large = (controls >= own["delta_loss"]).sum()
+        assert own["permutation_p"] == (1 + as_large) / 6

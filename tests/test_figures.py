@@ -81,6 +81,7 @@ def test_figures_say_when_nothing_is_universal(nothing):
     assert "nothing can persist" in said["persistence"]
     assert "no universal neurons to ablate" in said["ablation"]
     assert "no universal neurons to ablate" in said["ablation_layers"]
+    assert "nothing can persist" in said["survival"]
 
 
 def test_one_step_has_no_persistence_and_says_so():

@@ -23,6 +23,7 @@ def grid(shape=SMALL, seeds=("0", "1", "2"), **corpus):
         "capture": {"store": True, "encoding": "int8"},
         "correlate": {"mode": "exact", "sample": 0.1, "memory_gb": 8},
         "baseline": {"draws": 5},
+        "persistence": {"trace_tokens": 500},
         "ablation": {"kinds": ["mean"], "controls": 20},
     }  # fmt: skip
     return Grid(config, dict.fromkeys(seeds, shape))

@@ -16,6 +16,7 @@ COLUMNS = {
     "seed": "str",
     **dict.fromkeys(["layer", "from_step", "to_step", "n_from", "n_to", "n_both"], "int64"),
     **dict.fromkeys(["persistence", "jaccard", "chance", "p_value"], "float64"),
+    **dict.fromkeys(["odds_ratio", "q_value"], "float64"),
 }
 
 
@@ -125,7 +126,10 @@ def test_seeds_do_not_influence_one_another_and_rows_may_come_in_any_order():
         parts.append(universality(sets, widths=[30, 20], seed=seed))
     separate = pd.concat([persistence(part) for part in parts], ignore_index=True)
     together = persistence(pd.concat(parts, ignore_index=True))
-    pd.testing.assert_frame_equal(together, separate)
+    # Only the correction for multiplicity looks at all seeds together.
+    assert (together["q_value"].isna() == separate["q_value"].isna()).all()
+    alone = separate.drop(columns="q_value")
+    pd.testing.assert_frame_equal(together.drop(columns="q_value"), alone)
     shuffled = persistence(pd.concat(parts).sample(frac=1, random_state=1))
     keys = ["seed", "layer", "from_step", "to_step"]
     pd.testing.assert_frame_equal(
@@ -186,3 +190,28 @@ def test_steps_with_different_neurons_are_refused(change):
     table = table.iloc[1:] if change == "missing" else pd.concat([table, table.iloc[:1]])
     with pytest.raises(ValueError, match="seed 0: every step must have each neuron once"):
         persistence(table)
+
+
+def test_odds_ratio_is_that_of_the_two_by_two_table_with_a_half_added():
+    result = persistence(universality({1: {0: {0, 1, 2}}, 2: {0: {1, 2, 3, 4}}}, widths=[20]))
+    row = result[result["layer"] == 0].iloc[0]
+    assert row["odds_ratio"] == pytest.approx((2.5 * 15.5) / (1.5 * 2.5))
+    same = persistence(universality({1: {0: {0}}, 2: {0: {0}}}, widths=[20]))
+    assert np.isfinite(same["odds_ratio"]).all()
+
+
+def test_q_values_are_those_of_benjamini_and_hochberg_over_layers_seeds_and_steps():
+    rng = np.random.default_rng(0)
+    parts = [
+        universality(
+            {s: {k: set(rng.choice(30, 9)) for k in (0, 1)} for s in (1, 2, 3)}, [30, 30], seed
+        )
+        for seed in "abc"
+    ]
+    result = persistence(pd.concat(parts, ignore_index=True))
+    assert result.loc[result["layer"] == -1, "q_value"].isna().all()
+    single = result[result["layer"] != -1].sort_values("p_value")
+    n = len(single)
+    raw = single["p_value"].to_numpy() * n / np.arange(1, n + 1)
+    expected = np.minimum.accumulate(raw[::-1])[::-1].clip(max=1)
+    np.testing.assert_allclose(single["q_value"], expected)

@@ -87,6 +87,8 @@ def overlap(seed: str, n_from: int, n_both: int, p: float, chance: float = 0.05)
         "jaccard": np.nan,
         "chance": chance,
         "p_value": p,
+        "odds_ratio": 5.0,
+        "q_value": np.nan,
     }
 
 
@@ -354,3 +356,58 @@ def test_percentages_are_not_rounded_to_none_or_all(demo):
     table = universality({(1, "a"): 1, (1, "b"): 0}, n=20_000)
     text = headline({**demo, "universality": table}, "Universal neurons")
     assert "under 0.01 % of neurons (1 of 40,000" in text
+
+
+def claims(tables):
+    table = next(t for t in report.short_tables(tables) if t.title == "Published claims")
+    return {row["published claim"].split(" (")[0]: row["this run"] for row in table.rows}
+
+
+def test_claims_are_answered_with_the_runs_own_numbers(demo):
+    found = {claim: text.replace("\u00a0", " ") for claim, text in claims(demo).items()}
+    last = demo["universality"].query("step == 1000")["universal"].mean()
+    assert found["1 to 5 % of neurons are universal"].startswith(f"{100 * last:.1f} %")
+    assert "they rise from" in found["universal neurons appear early and rise in number"]
+    assert "by chance" in found["they persist far above chance"]
+    assert (
+        "permutation p < 0.05 in 5 of 5" in found["ablating them costs more than ablating others"]
+    )
+    assert "largest in layer" in found["most of all in layer 0"]
+    # Two layers have no middle.
+    assert found["most so in the first and last layers"].startswith("cannot be said from this run")
+
+
+def test_poor_runs_leave_claims_open():
+    for case in ({"universal": False}, {"steps": [5]}):
+        found = claims(synthetic.tables(**case))
+        assert "cannot be said from this run" in found["they persist far above chance"]
+    nothing = claims(synthetic.tables(universal=False))
+    for claim in ("ablating them costs more than ablating others", "most of all in layer 0"):
+        assert "cannot be said from this run" in nothing[claim]
+
+
+def test_a_difference_within_its_interval_is_not_called_one(demo):
+    doses = demo["doses"].assign(difference_se=1.0)
+    text = headline({**demo, "doses": doses}, "Doses")
+    assert "not distinguishable from chance" in text
+    clear = headline(demo, "Doses")
+    assert "not distinguishable" not in clear
+    assert "10 % of neurons" in clear
+
+
+def test_single_neurons_are_judged_by_the_agreement_of_seeds(demo):
+    text = headline(demo, "Single neurons")
+    assert "not distinguishable" not in text
+    rng = np.random.default_rng(0)
+    noise = demo["effects"].assign(excess_corr=rng.normal(size=len(demo["effects"])))
+    assert "not distinguishable from chance" in headline(
+        {**demo, "effects": noise}, "Single neurons"
+    )
+
+
+def test_courses_are_counted_once_per_neuron(demo):
+    table = demo["trajectories"]
+    counts = table[table["step"] == 1000]["label"].value_counts()
+    text = headline(demo, "Courses of neurons")
+    for name in ("emergent", "maintained", "transient", "lost"):
+        assert f"{counts.get(name, 0):,} {name}" in text

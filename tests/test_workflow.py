@@ -25,9 +25,14 @@ COLUMNS = {
     "min_corr",
     "universality": "step seed layer neuron max_corr baseline_corr excess_corr universal",
     "persistence": "seed layer from_step to_step n_from n_to n_both persistence jaccard chance "
-    "p_value",
+    "p_value odds_ratio q_value",
     "ablation": "step seed layer kind neuron_set draw n_neurons clean_loss ablated_loss delta_loss "
-    "delta_loss_se kl",
+    "delta_loss_se kl mean_contribution mean_sparsity top1_change direct_delta_loss difference "
+    "difference_se permutation_p",
+    "trajectories": "seed layer neuron step universal label emergence_step next_layer next_neuron "
+    "next_corr self_corr",
+    "doses": "step seed kind dose neuron_set draw n_neurons delta_loss difference difference_se",
+    "effects": "step seed layer neuron excess_corr attributed_delta_loss delta_loss sampled",
     "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max",
     "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss",
 }
@@ -112,6 +117,11 @@ def test_tables_have_the_columns_and_one_row_per_cell(local, tables):
     assert len(tables["universality"]) == len(tables["neurons"]) == models * neurons
     assert len(tables["persistence"]) == len(SEEDS) * (layers + 1)
     assert len(tables["models"]) == models
+    assert len(tables["trajectories"]) == len(tables["effects"]) == models * neurons
+    assert set(tables["trajectories"].query("step == 20")["next_layer"]) == {-1}
+    same = tables["trajectories"].query("step == 10 and seed == '1'")
+    assert (same["next_neuron"] == same["neuron"]).all(), "seed 1 has one model at both steps"
+    np.testing.assert_allclose(same["self_corr"], 1, atol=1e-5)
     for name in ("matches", "universality", "neurons"):
         assert not tables[name].isna().any().any(), name
         assert tables[name].seed.map(type).eq(str).all()
@@ -188,8 +198,8 @@ def test_the_report_is_there_and_whole(local):
 
 # What joins the tables of steps and seeds, and what is drawn of them.
 DRAWN = {"figures": 1, "report": 1}
-ABLATED = {"ablate": 2, "concatenate_ablation": 1, "models": 1, **DRAWN}
-SCORED = {"score": 2, "concatenate": 2, "persistence": 1, **ABLATED}
+ABLATED = {"ablate": 2, "concatenate_seeds": 3, "models": 1, **DRAWN}
+SCORED = {"score": 2, "concatenate": 2, "persistence": 1, "trajectories": 1, **ABLATED}
 JOINED = {**SCORED, "neurons": 1}
 # Three pairs of seeds, two steps, two shards. A change, and exactly what it makes Snakemake run.
 CHANGES = {
@@ -197,25 +207,26 @@ CHANGES = {
     "a further step": (
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
-        | {**JOINED, "score": 1, "ablate": 1},
+        | {**JOINED, "score": 1, "ablate": 1, "trace": 1},
     ),
     "a further seed": (
         {"models": {"seeds": [*SEEDS, "late"]}},
-        {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6} | JOINED,
+        {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
+        | {**JOINED, "trace": 1},
     ),
     "half as many tokens again, in a further shard": (
         {"corpus": {"tokens": 90 * 16, "shards": 3}},
-        {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6} | JOINED,
+        {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
+        | {**JOINED, "trace": 1},
     ),
     "fewer held-out tokens": ({"corpus": {"heldout_tokens": 10 * 16}}, {"selection": 1, **ABLATED}),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
     "more controls": ({"ablation": {"controls": 21}}, ABLATED),
     "a step less": (
         {"models": {"steps": [20]}},
-        {"concatenate": 2, "concatenate_ablation": 1, "persistence": 1, "neurons": 1, "models": 1}
-        | DRAWN,
+        {key: JOINED[key] for key in JOINED if key not in ("score", "ablate")},
     ),
-    "a seed less": ({"models": {"seeds": SEEDS[:2]}}, JOINED),
+    "a seed less": ({"models": {"seeds": SEEDS[:2]}}, {**JOINED, "trace": 1}),
 }
 
 
@@ -242,7 +253,7 @@ def test_touched_code_runs_nothing_and_a_touched_model_what_depends_on_it(local)
     times = weights.stat()
     weights.touch()
     try:
-        of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1}
+        of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
         of_its_pairs = {"correlate": 4, "match": 2}
         assert planned(where) == {**JOINED, **of_the_model, **of_its_pairs, "score": 1, "ablate": 1}
     finally:

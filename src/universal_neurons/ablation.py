@@ -1,20 +1,17 @@
 """What a model's predictions lose when its universal neurons are taken out.
 
 Neurons of one layer, or of all layers, are replaced during the forward pass over held-out
-sequences, and the loss is compared with the clean one. The same is done with control sets:
-non-universal neurons of the same layers and counts with similar activation norms (arXiv 2508.00903
-ablates by the mean; 2401.12181 by zero and mean).
+sequences, and the loss is compared with the clean one. The same is done with control sets (see
+`controls`; arXiv 2508.00903 ablates by the mean, 2401.12181 by zero and mean). Beside this total
+effect, the direct one leaves out what later blocks make of the change.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,20 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from universal_neurons import moments
+from universal_neurons.controls import contribution, generator, matched_controls
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
-from universal_neurons.models import Model, load
-from universal_neurons.store import attributes_of, read_arrays
-
-logger = logging.getLogger(__name__)
+from universal_neurons.models import Model
 
 KINDS = ("mean", "zero", "resample")
 ALL_LAYERS = -1
 
-# A control neuron is drawn from this many neighbours in activation norm: few enough to be similar,
-# enough for 20 draws to differ even for one universal neuron.
-NEIGHBOURS = 20
+# Control sets whose direct effect is measured too: of all sets it would cost half as much again as
+# the total effects do.
+DIRECT_CONTROLS = 4
 
 # Held-out tokens whose activations stand for a neuron's distribution when resampling: 150 MB for
 # GPT-2 Small in float32.
@@ -45,86 +39,6 @@ RESAMPLE_TOKENS = 1024
 # Logits turned into losses at a time. Temporaries above some 10 MB are handed back to the system
 # after every use, and faulting their pages in again costs four times the arithmetic.
 LOSS_BLOCK = 2**21
-
-
-def matched_controls(
-    universal: NDArray[np.bool_],
-    norm: NDArray[np.float64],
-    layer: NDArray[np.integer],
-    *,
-    draws: int,
-    seed: str,
-    step: int,
-    random_seed: int = 0,
-) -> list[NDArray[np.int64]]:
-    """Draw sets of non-universal neurons like the universal ones in layer, count and norm.
-
-    In every layer, each universal neuron (in random order) gets one of the `NEIGHBOURS`
-    non-universal neurons nearest to it in log norm, without replacement within a draw. Neurons
-    that are never active (norm 0) are drawn only where a layer has too few others.
-
-    Parameters
-    ----------
-    universal, norm, layer
-        Shape (N,), over the neurons of one model: whether it is universal, the root mean square
-        of its activation over the scored tokens, and its layer.
-    draws
-        Number of control sets.
-    seed, step
-        The model; with `random_seed`, the layer and the draw they fix the random numbers.
-
-    Returns
-    -------
-    list
-        Per draw the sorted indices (int64) of the controls, all layers together. Where a layer has
-        fewer non-universal than universal neurons, all of them are taken and a warning is logged.
-    """
-    floor = np.finfo(np.float64).tiny
-    log_norm = np.log(np.maximum(norm, floor))
-    drawn: list[list[NDArray[np.int64]]] = [[] for _ in range(draws)]
-    for one in np.unique(layer):
-        own = np.flatnonzero(universal & (layer == one))
-        pool = np.flatnonzero(~universal & (layer == one))
-        active = pool[norm[pool] > 0]
-        if len(active) >= len(own):
-            pool = active
-        if draws and len(pool) < len(own):
-            logger.warning(
-                "seed %s, step %d, layer %d: %d of %d neurons are universal, so its control sets "
-                "have only %d neurons",
-                *(seed, step, one, len(own), len(own) + len(pool), len(pool)),
-            )
-        pool = pool[np.argsort(log_norm[pool], kind="stable")]
-        for draw, parts in enumerate(drawn):
-            rng = _generator(random_seed, seed, step, one, draw)
-            parts.append(_draw_matched(log_norm, own, pool, rng))
-    return [np.sort(np.concatenate(parts)) for parts in drawn]
-
-
-def _draw_matched(
-    log_norm: NDArray[np.float64],
-    own: NDArray[np.int64],
-    pool: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """One control for each of `own` from `pool`, which is sorted by log norm."""
-    chosen = []
-    free, free_norm = pool, log_norm[pool]
-    for neuron in rng.permutation(own)[: len(pool)]:
-        place = np.searchsorted(free_norm, log_norm[neuron])
-        first = max(0, place - NEIGHBOURS)
-        distance = np.abs(free_norm[first : place + NEIGHBOURS] - log_norm[neuron])
-        nearest = np.argsort(distance, kind="stable")[:NEIGHBOURS]
-        pick = first + rng.choice(nearest)
-        chosen.append(free[pick])
-        free, free_norm = np.delete(free, pick), np.delete(free_norm, pick)
-    return np.asarray(chosen, np.int64)
-
-
-def _generator(*key: object) -> np.random.Generator:
-    """Random numbers fixed by the words and numbers of `key`, the same in every process."""
-    digest = hashlib.sha256("\n".join(map(str, key)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
 def ablate(
@@ -136,6 +50,7 @@ def ablate(
     universal: NDArray[np.bool_],
     mean: NDArray[np.float64],
     norm: NDArray[np.float64],
+    sparsity: NDArray[np.float64],
     kinds: Sequence[str] = ("mean",),
     controls: int = 20,
     random_seed: int = 0,
@@ -149,9 +64,10 @@ def ablate(
         The model of `seed` at `step`.
     sequences
         Held-out token ids, shape (sequences, context length ≥ 2).
-    universal, mean, norm
-        Shape (N,), over the model's neurons by layer, then neuron: whether it is universal, the
-        mean and the root mean square of its activation over the scored tokens.
+    universal, mean, norm, sparsity
+        Shape (N,), over the model's neurons by layer, then neuron: whether it is universal; over
+        the scored tokens, the mean and the root mean square of its activation and the fraction of
+        tokens at which it is above 0.
     kinds
         What a neuron's activation is replaced with: ``mean`` its mean, ``zero`` zero, ``resample``
         its own clean activation at another held-out token. For the latter, `RESAMPLE_TOKENS`
@@ -159,7 +75,7 @@ def ablate(
         all neuron sets share the draw, so that they can be compared, and the batch size has no
         part in it.
     controls
-        Number of control sets, see `matched_controls`.
+        Number of control sets, see `controls.matched_controls`.
     random_seed
         Of the controls and the resampled tokens, beside `seed` and `step`.
     batch_tokens
@@ -173,12 +89,24 @@ def ablate(
 
         - ``step, seed, layer, kind``;
         - ``neuron_set`` (``universal`` or ``control``), ``draw`` (−1 for the universal set);
-        - ``n_neurons``, ``mean_norm`` (the mean of the set's activation norms);
+        - ``n_neurons``, and means over the set that show how well controls match: ``mean_norm``,
+          ``mean_contribution`` (see `controls.contribution`) and ``mean_sparsity``;
         - ``clean_loss``, ``ablated_loss``, ``delta_loss``: cross-entropy in nats per token over
           every next-token position;
         - ``delta_loss_se``: standard error of ``delta_loss`` over sequences, from the paired
           differences (NaN for one sequence);
-        - ``kl``: KL(clean ‖ ablated) of the predictions, mean over the same positions, in nats.
+        - ``kl``: KL(clean ‖ ablated) of the predictions, mean over the same positions, in nats;
+        - ``top1_change``: share of these positions whose likeliest token is another one;
+        - ``direct_delta_loss``: ``delta_loss`` with all later blocks frozen: every block sees its
+          clean input and the changes of the ablated blocks' outputs are added to the last one's
+          (universal sets and the first `DIRECT_CONTROLS` draws; NaN elsewhere);
+        - ``difference``, ``difference_se``: of a universal set, ``delta_loss`` less the mean of its
+          control sets', and the standard error of that over sequences, from the paired differences
+          (the sets are fixed; how controls vary is seen in their rows);
+        - ``permutation_p``: of a universal set, (1 + control sets with as large or a larger
+          ``delta_loss``) / (1 + control sets): exact if it is exchangeable with its controls.
+
+        The last three are NaN for control sets and without any.
 
         A layer without universal neurons has, for each kind, one row with ``n_neurons`` 0, the
         clean loss and otherwise NaN; no control sets. An empty control set has no row.
@@ -189,73 +117,175 @@ def ablate(
         If a token id is beyond the model's vocabulary, or a prediction is not finite.
     """
     n_neurons = sum(model.d_mlp)
-    if not len(universal) == len(mean) == len(norm) == n_neurons:
-        raise ValueError(f"universal, mean and norm must have the model's {n_neurons} neurons")
+    if not len(universal) == len(mean) == len(norm) == len(sparsity) == n_neurons:
+        raise ValueError(f"all facts must be about the model's {n_neurons} neurons")
     if unknown := set(kinds).difference(KINDS):
         raise ValueError(f"unknown kinds {sorted(unknown)}; known are {', '.join(KINDS)}")
-    _check_tokens(model, sequences)
 
     layer = np.repeat(np.arange(len(model.d_mlp)), model.d_mlp)
+    size = contribution(model, norm)
     drawn = matched_controls(
-        universal, norm, layer, draws=controls, seed=seed, step=step, random_seed=random_seed
+        universal,
+        size,
+        sparsity,
+        layer,
+        draws=controls,
+        seed=seed,
+        step=step,
+        random_seed=random_seed,
     )
     sets = list(_neuron_sets(universal, drawn, layer))
-    replacement = _Replacement(model, mean)
+    replacement = Replacement(model, mean)
     if "resample" in kinds and universal.any():
-        replacement.sample(sequences, batch_tokens, _generator(random_seed, seed, step, "resample"))
+        replacement.sample(sequences, batch_tokens, generator(random_seed, seed, step, "resample"))
     runs = [
-        _Run(s, kind, _by_layer(s.neurons, model)) for s in sets for kind in kinds if len(s.neurons)
-    ]
-
-    # Row 0 is the clean pass.
-    loss = np.empty((1 + len(runs), len(sequences)))
-    kl = np.empty_like(loss)
-    batches = list(_batches(sequences, batch_tokens))
-    passes = (one for rows in batches for one in _passes(model, sequences, rows, runs, replacement))
-    total = len(batches) * len(loss)
-    for i, rows, batch_loss, batch_kl in progress(passes, "forward passes", total=total):
-        if not np.isfinite(batch_loss).all():
-            what = f"with neurons of layer {runs[i - 1].neurons.layer} replaced" if i else "clean"
-            raise UserError(f"seed {seed}, step {step}: predictions are NaN or infinite ({what})")
-        loss[i, rows], kl[i, rows] = batch_loss, batch_kl
-
-    effects = {
-        (run.neurons, run.kind): _effect(loss[0], loss[1 + i], kl[1 + i])
-        for i, run in enumerate(runs)
-    }
-    return pd.DataFrame(
-        {
-            "step": step,
-            "seed": seed,
-            "layer": s.layer,
-            "kind": kind,
-            "neuron_set": s.name,
-            "draw": s.draw,
-            "n_neurons": len(s.neurons),
-            "mean_norm": norm[s.neurons].mean() if len(s.neurons) else np.nan,
-            "clean_loss": loss[0].mean(),
-            **effects.get((s, kind), NO_EFFECT),
-        }
-        for s in sets
+        Run(one, kind, direct)
+        for one in sets
         for kind in kinds
+        for direct in (False, True)
+        if len(one.neurons) and not (direct and one.draw >= DIRECT_CONTROLS)
+    ]
+    measured = measure(
+        model,
+        sequences,
+        runs,
+        replacement,
+        name=f"seed {seed}, step {step}",
+        batch_tokens=batch_tokens,
     )
+    total = {(r.neurons, r.kind): i for i, r in enumerate(runs) if not r.direct}
+    direct = {(r.neurons, r.kind): measured.delta[i].mean() for i, r in enumerate(runs) if r.direct}
+    rows = []
+    for one in sets:
+        own = one.neurons
+        means = {
+            name: values[own].mean() if len(own) else np.nan
+            for name, values in (("norm", norm), ("contribution", size), ("sparsity", sparsity))
+        }
+        for kind in kinds:
+            effect = measured.effect(total.get((one, kind)))
+            against = [
+                i
+                for (other, with_kind), i in total.items()
+                if (other.layer, other.name, with_kind) == (one.layer, "control", kind)
+            ]
+            rows.append(
+                {
+                    "step": step,
+                    "seed": seed,
+                    "layer": one.layer,
+                    "kind": kind,
+                    "neuron_set": one.name,
+                    "draw": one.draw,
+                    "n_neurons": len(own),
+                    **{f"mean_{name}": value for name, value in means.items()},
+                    "clean_loss": measured.clean.mean(),
+                    **effect,
+                    "direct_delta_loss": direct.get((one, kind), np.nan),
+                    **(
+                        measured.contrast(total.get((one, kind)), against)
+                        if one.name == "universal"
+                        else NO_CONTRAST
+                    ),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
-NO_EFFECT = dict.fromkeys(("ablated_loss", "delta_loss", "delta_loss_se", "kl"), np.nan)
+NO_EFFECT = dict.fromkeys(
+    ("ablated_loss", "delta_loss", "delta_loss_se", "kl", "top1_change"), np.nan
+)
+NO_CONTRAST = dict.fromkeys(("difference", "difference_se", "permutation_p"), np.nan)
 
 
-def _effect(
-    clean: NDArray[np.float64], ablated: NDArray[np.float64], kl: NDArray[np.float64]
-) -> dict[str, float]:
-    """Columns of one row from the losses and divergences of every sequence."""
-    delta = ablated - clean
-    n = len(delta)
-    return {
-        "ablated_loss": ablated.mean(),
-        "delta_loss": delta.mean(),
-        "delta_loss_se": delta.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan,
-        "kl": kl.mean(),
-    }
+@dataclass(frozen=True)
+class Measured:
+    """What clean and ablated predictions of every held-out sequence are.
+
+    Attributes
+    ----------
+    clean
+        Mean loss of every sequence in nats per token, shape (sequences,).
+    delta, kl, top1
+        Of every run and sequence: change of the loss, KL(clean ‖ ablated), share of positions whose
+        likeliest token changes; shape (runs, sequences), float64.
+    """
+
+    clean: NDArray[np.float64]
+    delta: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    top1: NDArray[np.float64]
+
+    def effect(self, run: int | None) -> dict[str, float]:
+        """The columns of one run; NaN without one."""
+        if run is None:
+            return NO_EFFECT
+        return {
+            "ablated_loss": (self.clean + self.delta[run]).mean(),
+            "delta_loss": self.delta[run].mean(),
+            "delta_loss_se": _standard_error(self.delta[run]),
+            "kl": self.kl[run].mean(),
+            "top1_change": self.top1[run].mean(),
+        }
+
+    def contrast(self, run: int | None, controls: Sequence[int]) -> dict[str, float]:
+        """A run against its control runs; NaN without either."""
+        if run is None or not controls:
+            return NO_CONTRAST
+        difference = self.delta[run] - self.delta[list(controls)].mean(0)
+        as_large = (self.delta[list(controls)].mean(1) >= self.delta[run].mean()).sum()
+        return {
+            "difference": difference.mean(),
+            "difference_se": _standard_error(difference),
+            "permutation_p": (1 + as_large) / (1 + len(controls)),
+        }
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    """Of the mean over sequences; NaN for one."""
+    n = len(values)
+    return values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+
+
+def measure(
+    model: Model,
+    sequences: NDArray[np.integer],
+    runs: Sequence[Run],
+    replacement: Replacement,
+    *,
+    name: str,
+    batch_tokens: int = 1024,
+) -> Measured:
+    """Run the model over all sequences, clean and with every ablation.
+
+    Parameters
+    ----------
+    model, sequences, batch_tokens
+        See `ablate`.
+    runs
+        What is ablated, how.
+    replacement
+        The values that take the place of the clean ones.
+    name
+        Of the model, for messages.
+
+    Raises
+    ------
+    UserError
+        If a token id is beyond the model's vocabulary, or a prediction is not finite.
+    """
+    _check_tokens(model, sequences)
+    # Loss, divergence and changed predictions; row 0 is the clean pass.
+    sums = np.empty((1 + len(runs), 3, len(sequences)))
+    parts = list(batches(sequences, batch_tokens))
+    passes = (one for rows in parts for one in _passes(model, sequences, rows, runs, replacement))
+    for i, rows, values in progress(passes, "forward passes", total=len(parts) * len(sums)):
+        if not np.isfinite(values[0]).all():
+            what = f"with neurons of layer {runs[i - 1].neurons.layer} replaced" if i else "clean"
+            raise UserError(f"{name}: predictions are NaN or infinite ({what})")
+        sums[i, :, rows] = values
+    clean = sums[0, 0]
+    return Measured(clean, sums[1:, 0] - clean, sums[1:, 1], sums[1:, 2])
 
 
 def _check_tokens(model: Model, sequences: NDArray[np.integer]) -> None:
@@ -267,7 +297,7 @@ def _check_tokens(model: Model, sequences: NDArray[np.integer]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _NeuronSet:
+class NeuronSet:
     """Neurons (sorted indices among the model's N) that are replaced together."""
 
     layer: int
@@ -277,27 +307,27 @@ class _NeuronSet:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One ablation: which neurons, how, and their indices within each layer that has any."""
+class Run:
+    """One ablation: which neurons, how, and whether all later blocks are frozen."""
 
-    neurons: _NeuronSet
+    neurons: NeuronSet
     kind: str
-    by_layer: Mapping[int, torch.Tensor]
+    direct: bool = False
 
 
 def _neuron_sets(
     universal: NDArray[np.bool_],
     controls: Sequence[NDArray[np.int64]],
     layer: NDArray[np.integer],
-) -> Iterator[_NeuronSet]:
+) -> Iterator[NeuronSet]:
     """The universal neurons and their controls, of all layers and of each."""
     for one in (ALL_LAYERS, *np.unique(layer).tolist()):
         here = np.full(len(layer), True) if one == ALL_LAYERS else layer == one
         own = np.flatnonzero(universal & here)
-        yield _NeuronSet(one, "universal", -1, own)
+        yield NeuronSet(one, "universal", -1, own)
         for draw, control in enumerate(controls):
             if here[control].any():
-                yield _NeuronSet(one, "control", draw, control[here[control]])
+                yield NeuronSet(one, "control", draw, control[here[control]])
 
 
 def _by_layer(neurons: NDArray[np.int64], model: Model) -> dict[int, torch.Tensor]:
@@ -311,7 +341,7 @@ def _by_layer(neurons: NDArray[np.int64], model: Model) -> dict[int, torch.Tenso
     }
 
 
-class _Replacement:
+class Replacement:
     """The activations that take the place of the clean ones.
 
     Parameters
@@ -347,9 +377,9 @@ class _Replacement:
             parts[layer].append(x.reshape(-1, x.shape[-1])[taken])
 
         with self._model.tap(keep), torch.inference_mode():
-            for rows in _batches(inputs, batch_tokens):
+            for rows in batches(inputs, batch_tokens):
                 taken = torch.from_numpy(chosen[rows].ravel()).to(self._model.device)
-                base(input_ids=_ids(inputs[rows], self._model), use_cache=False)
+                base(input_ids=token_tensor(inputs[rows], self._model), use_cache=False)
         self._sampled = [torch.cat(part) for part in parts]
         donor = rng.integers(n_tokens, size=(len(sequences), sequences.shape[1] - 1))
         self._donor = torch.from_numpy(donor).to(self._model.device)
@@ -371,13 +401,15 @@ class _Replacement:
         return x
 
 
-def _batches(sequences: NDArray[np.integer], batch_tokens: int) -> Iterator[slice]:
+def batches(sequences: NDArray[np.integer], batch_tokens: int) -> Iterator[slice]:
+    """Slices of as many whole sequences as have `batch_tokens`, at least one."""
     size = max(1, batch_tokens // sequences.shape[1])
     for start in range(0, len(sequences), size):
         yield slice(start, min(start + size, len(sequences)))
 
 
-def _ids(batch: NDArray[np.integer], model: Model) -> torch.Tensor:
+def token_tensor(batch: NDArray[np.integer], model: Model) -> torch.Tensor:
+    """Token ids as the model takes them."""
     return torch.from_numpy(batch.astype(np.int64)).to(model.device)
 
 
@@ -386,37 +418,44 @@ def _passes(
     model: Model,
     sequences: NDArray[np.integer],
     rows: slice,
-    runs: Sequence[_Run],
-    replacement: _Replacement,
-) -> Iterator[tuple[int, slice, NDArray[np.float64], NDArray[np.float64]]]:
+    runs: Sequence[Run],
+    replacement: Replacement,
+) -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
     """Run the model over a batch of sequences, clean and with every ablation.
 
     Yields
     ------
-    run, rows, loss, kl
-        0 for the clean pass, 1 + the number of the run otherwise; the sequences; the mean loss and
-        KL divergence of each.
+    run, rows, values
+        0 for the clean pass, 1 + the number of the run otherwise; the sequences; their mean loss,
+        KL divergence and changed predictions, shape (3, sequences).
     """
-    tokens = _ids(sequences[rows], model)
+    tokens = token_tensor(sequences[rows], model)
     # The last token predicts nothing that could be checked.
     inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
     with _record(model) as calls:
         clean = _Predictions(_logits(model, inputs), targets)
     known = _known_outputs(model, calls)
-    yield 0, rows, *_by_sequence(clean.loss, torch.zeros_like(clean.loss), inputs)
+    nothing = torch.zeros_like(clean.loss)
+    yield 0, rows, _by_sequence((clean.loss, nothing, nothing), inputs)
     for i, run in enumerate(runs, start=1):
-        with _replay(known[min(run.by_layer)]), model.tap(_edit(run, replacement, rows)):
+        by_layer = _by_layer(run.neurons.neurons, model)
+        unchanged = (
+            _frozen(model, list(by_layer), calls, known)
+            if run.direct
+            else _replay(known[min(by_layer)])
+        )
+        with unchanged, model.tap(_edit(run.kind, by_layer, replacement, rows)):
             logits = _logits(model, inputs)
-        yield i, rows, *_by_sequence(*clean.compare(logits), inputs)
+        yield i, rows, _by_sequence(clean.compare(logits), inputs)
 
 
 def _edit(
-    run: _Run, replacement: _Replacement, rows: slice
+    kind: str, by_layer: Mapping[int, torch.Tensor], replacement: Replacement, rows: slice
 ) -> Callable[[int, torch.Tensor], torch.Tensor | None]:
     def on_layer(layer: int, x: torch.Tensor) -> torch.Tensor | None:
-        if layer not in run.by_layer:
+        if layer not in by_layer:
             return None
-        return replacement(run.kind, layer, run.by_layer[layer], rows, x)
+        return replacement(kind, layer, by_layer[layer], rows, x)
 
     return on_layer
 
@@ -426,12 +465,10 @@ def _logits(model: Model, inputs: torch.Tensor) -> torch.Tensor:
     return model.module(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
 
 
-def _by_sequence(
-    loss: torch.Tensor, kl: torch.Tensor, inputs: torch.Tensor
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means over each sequence's tokens, in float64."""
-    means = torch.stack((loss, kl)).double().view(2, *inputs.shape).mean(-1).cpu().numpy()
-    return means[0], means[1]
+def _by_sequence(measures: Sequence[torch.Tensor], inputs: torch.Tensor) -> NDArray[np.float64]:
+    """Means over each sequence's tokens, in float64, shape (measures, sequences)."""
+    by_token = torch.stack(tuple(measures)).double().view(len(measures), *inputs.shape)
+    return by_token.mean(-1).cpu().numpy()
 
 
 Calls = list[tuple[nn.Module, Any]]
@@ -505,6 +542,55 @@ def _replay(outputs: Mapping[nn.Module, Any]) -> Iterator[None]:
             del module.forward
 
 
+@contextmanager
+def _frozen(
+    model: Model, layers: Sequence[int], calls: Calls, known: Sequence[Mapping[nn.Module, Any]]
+) -> Iterator[None]:
+    """Let every block see its clean input, and add the changes of `layers` to the last output.
+
+    Blocks other than `layers` don't run. In a model whose blocks add to a residual stream, the last
+    output is then what it would be if later blocks made nothing of the change.
+    """
+    order = [module for module, _ in calls]
+    clean = [calls[order.index(block)][1] for block in model.blocks]
+    changed = set(layers)
+    replayed = {
+        block: output
+        for layer, (block, output) in enumerate(zip(model.blocks, clean, strict=True))
+        if layer not in changed
+    }
+    blocks = set(model.blocks)
+    for layer in changed:
+        replayed |= {part: out for part, out in known[layer].items() if part not in blocks}
+    changes: list[torch.Tensor] = []
+
+    def collecting(layer: int) -> Callable:
+        def hook(_: nn.Module, inputs: tuple, output: Any) -> Any:
+            if layer in changed:
+                changes.append(_hidden(output) - _hidden(clean[layer]))
+            if layer < len(clean) - 1:
+                return clean[layer]
+            total = _hidden(clean[layer]) + sum(changes)
+            return (total, *output[1:]) if isinstance(output, tuple) else total
+
+        return hook
+
+    handles = [
+        block.register_forward_hook(collecting(layer)) for layer, block in enumerate(model.blocks)
+    ]
+    try:
+        with _replay(replayed):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hidden(output: Any) -> torch.Tensor:
+    """The residual stream in what a block returns: some also return what they would cache."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 class _Predictions:
     """The clean model's predictions of a batch, to compare ablated ones with.
 
@@ -526,19 +612,27 @@ class _Predictions:
         self._p = torch.empty_like(logits, dtype=torch.float32)
         self._negentropy = torch.empty_like(self._p[:, 0])
         self.loss = torch.empty_like(self._negentropy)
+        self._likeliest = torch.empty_like(targets)
         for rows, log_q in _log_softmax(logits):
             torch.exp(log_q, out=self._p[rows])
             self._negentropy[rows] = torch.linalg.vecdot(self._p[rows], log_q)
             self.loss[rows] = self._losses(rows, log_q)
+            self._likeliest[rows] = log_q.argmax(-1)
 
-    def compare(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy, and KL(clean ‖ ablated) = Σ p ln p − Σ p ln q, of every token."""
-        loss, kl = torch.empty_like(self.loss), torch.empty_like(self.loss)
+    def compare(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of every token: cross-entropy, KL(clean ‖ ablated) = Σ p ln p − Σ p ln q, other top-1.
+
+        The last is 1 where another token than the clean model's likeliest has become likelier.
+        """
+        loss, kl, other = (torch.empty_like(self.loss) for _ in range(3))
         for rows, log_q in _log_softmax(logits):
             cross = torch.linalg.vecdot(self._p[rows], log_q)
             kl[rows] = self._negentropy[rows] - cross
             loss[rows] = self._losses(rows, log_q)
-        return loss, kl
+            # A maximum is found several times faster than where it is.
+            before = log_q.gather(1, self._likeliest[rows, None])[:, 0]
+            other[rows] = (log_q.amax(-1) > before).float()
+        return loss, kl, other
 
     def _losses(self, rows: slice, log_q: torch.Tensor) -> torch.Tensor:
         return -log_q.gather(1, self._targets[rows, None])[:, 0]
@@ -549,61 +643,3 @@ def _log_softmax(logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     for start in range(0, len(logits), size):
         rows = slice(start, start + size)
         yield rows, torch.log_softmax(logits[rows].float(), -1)
-
-
-def ablate_models(
-    directories: Mapping[str, str | Path],
-    sequences: NDArray[np.integer],
-    *,
-    step: int,
-    universality: pd.DataFrame,
-    moment_stores: Sequence[str | Path],
-    load_options: Mapping[str, str],
-    options: Mapping[str, Any],
-) -> pd.DataFrame:
-    """Run `ablate` on the models of several seeds at one step, one after the other.
-
-    Parameters
-    ----------
-    directories
-        Model directory of every seed.
-    sequences
-        See `ablate`.
-    step
-        The step they were saved at.
-    universality
-        With ``seed, layer, neuron, universal`` at that step.
-    moment_stores
-        Moments of all shards of the models, as `capture.capture` writes them.
-    load_options
-        See `models.load`.
-    options
-        The resolved section ``ablation`` of the configuration.
-
-    Returns
-    -------
-    DataFrame
-        See `ablate`.
-    """
-    parts: dict[str, list[dict[str, NDArray]]] = {seed: [] for seed in directories}
-    for store in moment_stores:
-        parts[attributes_of(store)["seed"]].append(read_arrays(store))
-    tables = []
-    for seed, directory in directories.items():
-        logger.info("seed %s, step %d", seed, step)
-        sums = moments.merge(parts[seed])
-        own = universality[universality.seed == seed].sort_values(["layer", "neuron"])
-        table = ablate(
-            load(directory, **load_options),
-            sequences,
-            seed=seed,
-            step=step,
-            universal=own.universal.to_numpy(),
-            mean=moments.moments(sums)["mean"],
-            norm=moments.rms(sums),
-            kinds=options["kinds"],
-            controls=options["controls"],
-            random_seed=options["seed"],
-        )
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)

@@ -138,6 +138,10 @@ def stages(grid: Grid) -> list[Stage]:
     found.append(
         Stage("ablate", len(grid.ablation_blocks()) * len(grid.steps), ablated, 0, "model")
     )
+    intervals = len(grid.steps) - 1
+    if intervals:
+        traced = len(grid.seeds) * intervals * grid.trace_operations()
+        found.append(Stage("trace", len(grid.ablation_blocks()) * intervals, traced, 0, "float32"))
     return found
 
 

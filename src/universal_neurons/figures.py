@@ -38,11 +38,15 @@ from universal_neurons.summaries import (
     ablation_contrasts,
     ablation_over_seeds,
     consecutive,
+    doses_over_seeds,
+    emerged,
+    moves,
     persistence_over_seeds,
     pooled_counts,
     read_tables,
     universal_counts,
 )
+from universal_neurons.trajectories import survival as survival_curves
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -355,6 +359,151 @@ def ablation_layers(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def survival(trajectories: pd.DataFrame) -> Figure:
+    """Kaplan–Meier curves of staying universal, one per emergence step, beside chance.
+
+    Parameters
+    ----------
+    trajectories
+        See `trajectories.survival`.
+    """
+    curves = survival_curves(trajectories)
+    if curves.empty:
+        return _message("no universal neuron before the last step: nothing can persist")
+    steps = sorted(set(trajectories["step"]))
+    cohorts = sorted(set(curves["emergence_step"]))
+    shown = _spread(cohorts, MAX_NAMED)
+    figure = Figure(figsize=(5.8, 3.2), layout="constrained")
+    ax = figure.subplots()
+    for start, color in zip(shown, _step_colors(len(shown)), strict=True):
+        rows = curves[curves["emergence_step"] == start]
+        ax.plot(rows["step"], rows["survival"], color=color, lw=1.6, marker="o", ms=3)
+        ax.fill_between(rows["step"], rows["low"], rows["high"], color=color, alpha=0.18, lw=0)
+        ax.plot(rows["step"], rows["chance"], color=color, lw=1, ls="--")
+    ax.set(ylabel="universal without a break", ylim=(-0.03, 1.03))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    _step_axis(ax, steps)
+    _key(ax, "emerged at", shown, _step_colors(len(shown)))
+    return figure
+
+
+def emergence_layers(trajectories: pd.DataFrame) -> Figure:
+    """Share of every layer's neurons that have been universal by a step.
+
+    Parameters
+    ----------
+    trajectories
+        Columns layer, step, emergence_step.
+    """
+    table = emerged(trajectories)
+    layers = sorted(set(table["layer"]))
+    figure = Figure(figsize=(5.8, 3.2), layout="constrained")
+    ax = figure.subplots()
+    for layer, color in zip(layers, _layer_colors(len(layers)), strict=True):
+        line = table[table["layer"] == layer]
+        ax.plot(line["step"], line["share"], color=color, lw=1.6, marker="o", ms=3)
+    ax.set_ylabel("has been universal")
+    _percent_axis([ax])
+    _step_axis(ax, sorted(set(table["step"])))
+    _key(ax, "layer", layers, _layer_colors(len(layers)))
+    return figure
+
+
+def moved(trajectories: pd.DataFrame) -> Figure:
+    """Whether neurons are still their own best match at the next step.
+
+    Parameters
+    ----------
+    trajectories
+        See `summaries.moves`.
+    """
+    table = moves(trajectories)
+    if table.empty:
+        return _message("one step only: nothing can move")
+    figure = Figure(figsize=(7.4, 3.1), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for universal, color in ((True, VERMILLION), (False, BLUE)):
+        rows = table[table["universal"] == universal]
+        left.plot(rows["step"], rows["stayed"], color=color, marker="o", ms=3)
+        left.fill_between(rows["step"], rows["lowest"], rows["highest"], color=color, alpha=0.18)
+        right.plot(rows["step"], rows["self_corr"], color=color, marker="o", ms=3)
+    left.axhline(table["chance"].iloc[0], color=BLACK, lw=1, ls="--")
+    left.set(ylabel="best match is the neuron itself", ylim=(-0.03, 1.03))
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    right.set(ylabel="median correlation with itself")
+    for ax in (left, right):
+        _step_axis(ax, sorted(set(table["step"])), "step (to the next)")
+    lines = {"universal": (VERMILLION, "-"), "others": (BLUE, "-"), "chance": (BLACK, "--")}
+    _figure_key(figure, lines)
+    return figure
+
+
+def dose_curve(doses: pd.DataFrame) -> Figure:
+    """Loss change by the share of neurons ablated, from the top of excess correlation.
+
+    Parameters
+    ----------
+    doses
+        The doses table; its last step is drawn.
+    """
+    table = doses_over_seeds(doses)
+    largest = table[["top", "control"]].abs().to_numpy().max()
+    factor, unit = (1e3, "10⁻³ nats per token") if largest < 0.1 else (1.0, "nats per token")
+    figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+    ax = figure.subplots()
+    ax.axhline(0, color=BLACK, lw=0.8)
+    half = (table["high"] - table["low"]) / 2
+    spread = 2 * table["control_sd"].fillna(0)
+    for name, color, error in (("control", BLUE, spread), ("top", VERMILLION, half.fillna(0))):
+        values = factor * table[name]
+        ax.errorbar(table["dose"], values, factor * error, color=color, marker="o", ms=4, capsize=2)
+    ax.set_xscale("log")
+    ax.set_xticks(table["dose"], [f"{100 * dose:g} %" for dose in table["dose"]])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="neurons ablated", ylabel=f"loss change\n({unit})")
+    _figure_key(figure, {"top by excess": (VERMILLION, "-"), "matched controls": (BLUE, "-")})
+    return figure
+
+
+def single_effects(effects: pd.DataFrame) -> Figure:
+    """Excess against the size of every neuron's estimated effect, and estimates against exact.
+
+    Parameters
+    ----------
+    effects
+        The effects table; its last step is drawn.
+    """
+    last = effects[effects["step"] == effects["step"].max()]
+    figure = Figure(figsize=(7.4, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    size = last["attributed_delta_loss"].abs()
+    some = size > 0
+    left.plot(
+        last.loc[some, "excess_corr"], size[some], ls="", marker=".", ms=2, color=GREY, alpha=0.3,
+        rasterized=True,
+    )  # fmt: skip
+    groups = np.ceil(last["excess_corr"].rank(pct=True) * 10)
+    middle = pd.DataFrame({"excess": last["excess_corr"], "size": size}).groupby(groups)
+    medians = middle.median()
+    low, high = (middle["size"].quantile(q) for q in (0.25, 0.75))
+    if some.any():
+        left.set_yscale("log")
+    left.fill_between(medians["excess"], low, high, color=VERMILLION, alpha=0.2, lw=0)
+    left.plot(medians["excess"], medians["size"], color=VERMILLION, marker="o", ms=3)
+    left.set(xlabel="excess correlation", ylabel="|estimated effect| (nats per token)")
+    exact = last[last["delta_loss"].notna()]
+    for sampled, color in (("top", VERMILLION), ("random", BLUE)):
+        rows = exact[exact["sampled"] == sampled]
+        right.plot(
+            rows["delta_loss"], rows["attributed_delta_loss"], ls="", marker=".", color=color
+        )
+    right.axline((0, 0), slope=1, color=BLACK, lw=0.8, ls="--")
+    right.set(xlabel="exact effect (nats per token)", ylabel="estimated effect")
+    right.tick_params(axis="x", rotation=30)
+    _named_lines(right, {"largest estimates": (VERMILLION, 2), "random": (BLUE, 2)})
+    return figure
+
+
 def loss(models: pd.DataFrame) -> Figure:
     """Held-out loss of every seed by step.
 
@@ -416,6 +565,21 @@ FIGURES: dict[str, Spec] = {
         ("persistence",),
         lambda tables, _: persistence_layers(tables["persistence"]),
     ),
+    "survival": Spec(
+        "Survival of universal neurons",
+        ("trajectories",),
+        lambda tables, _: survival(tables["trajectories"]),
+    ),
+    "emergence_layers": Spec(
+        "Emergence by layer",
+        ("trajectories",),
+        lambda tables, _: emergence_layers(tables["trajectories"]),
+    ),
+    "moved": Spec(
+        "Does the function move to another index?",
+        ("trajectories",),
+        lambda tables, _: moved(tables["trajectories"]),
+    ),
     "ablation": Spec(
         "Ablation of universal neurons",
         ("ablation",),
@@ -425,6 +589,16 @@ FIGURES: dict[str, Spec] = {
         "Ablation by layer and step",
         ("ablation",),
         lambda tables, _: ablation_layers(tables["ablation"]),
+    ),
+    "dose_curve": Spec(
+        "Ablation of the top of all neurons",
+        ("doses",),
+        lambda tables, _: dose_curve(tables["doses"]),
+    ),
+    "single_effects": Spec(
+        "Effect of single neurons",
+        ("effects",),
+        lambda tables, _: single_effects(tables["effects"]),
     ),
     "loss": Spec(
         "Held-out loss by step",

@@ -243,17 +243,31 @@ class Grid:
         groups = (self.seeds[i : i + size] for i in range(0, len(self.seeds), size))
         return ["+".join(group) for group in groups]
 
+    def trace_sequences(self) -> int:
+        """Scored sequences that neurons are traced to the next step on."""
+        corpus, wanted = self.config["corpus"], self.config["persistence"]["trace_tokens"]
+        return max(1, min(wanted, corpus["tokens"]) // corpus["context_length"])
+
+    def trace_operations(self) -> float:
+        """Operations of tracing one model: two forward passes and all pairs of neurons."""
+        tokens = self.trace_sequences() * self.config["corpus"]["context_length"]
+        return 2 * tokens * (self.forward_operations() + self._largest().neurons ** 2)
+
     def forward_operations(self) -> float:
         """Operations per token: a block has about 12 weights per squared width, d_mlp = 4 width."""
         shape = self._largest()
         return 2 * 12 * shape.n_layers * (shape.d_mlp / 4) ** 2
 
     def ablation_operations(self) -> float:
-        """Operations of ablating one model: on average half of its layers run for every set."""
+        """Operations of ablating one model: on average half of its layers run for every set.
+
+        Doses, single neurons and attribution (a backward pass costs two forward ones) take about 28
+        passes more, direct effects those of few blocks.
+        """
         ablation = self.config["ablation"]
         sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (self._largest().n_layers + 1)
         tokens = self.config["corpus"]["heldout_tokens"]
-        return tokens * self.forward_operations() * (1 + sets / 2)
+        return tokens * self.forward_operations() * (28 + sets / 2)
 
     def _pair_operations(self) -> float:
         """Operations of comparing all neurons of two models on all tokens."""
@@ -286,6 +300,7 @@ class Grid:
             "refine": 0.1 * self._pair_operations(),
             "match": 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
             "ablate": seeds * self.ablation_operations(),
+            "trace": seeds * self.trace_operations(),
         }[rule]
 
     def threads(self, rule: str) -> int:
@@ -315,7 +330,10 @@ class Grid:
             "rotations": 6 * square,
             "rotated_std": 6 * square,
             "match": (6 + draws) * square,
-            "ablate": 3 * weights,
+            # Activations and gradients of a batch of 1,024 tokens, with their logits.
+            "ablate": 3 * weights + 4 * 1024 * (8 * shape.neurons + 6 * 50_000),
+            "trace": 2 * weights
+            + 3 * 4 * self.config["persistence"]["trace_tokens"] * shape.neurons,
             # Pickled weights and their copy.
             "fetch": 2 * weights,
         }[rule]

@@ -12,7 +12,8 @@ METHOD_VERSION = {
     "match": 1,
     "screen": 1,
     "score": 1,
-    "ablate": 1,
-    "persist": 1,
-    "report": 1,
+    "ablate": 2,
+    "persist": 2,
+    "trace": 1,
+    "report": 2,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
+from scipy.stats import false_discovery_control, hypergeom
 
 ALL_LAYERS = -1
 
@@ -32,7 +32,13 @@ def persistence(universality: pd.DataFrame) -> pd.DataFrame:
         - ``jaccard``: n_both / |union|, NaN if the union is empty;
         - ``chance``: n_to / N of the layer's N neurons, the persistence expected of a random set;
         - ``p_value``: probability that n_to neurons drawn at random from the N have at least
-          n_both in common with the n_from (hypergeometric upper tail), NaN if n_from is 0.
+          n_both in common with the n_from (hypergeometric upper tail), NaN if n_from is 0;
+        - ``odds_ratio``: odds of being universal at to_step of the n_from over those of the others,
+          with ½ added to all four counts (Haldane 1956, Anscombe 1956), so that it is finite; NaN
+          if n_from is 0;
+        - ``q_value``: Benjamini–Hochberg q-value of p_value over all rows of single layers of the
+          table, all seeds and pairs of steps; NaN for the rows of all layers, which repeat them,
+          and where p_value is.
 
         Seeds come in their order of first appearance. A single step gives no rows.
 
@@ -42,7 +48,12 @@ def persistence(universality: pd.DataFrame) -> pd.DataFrame:
         If the steps of a seed don't have the same neurons, or a row comes twice.
     """
     seeds = universality.groupby("seed", sort=False, observed=True)
-    return pd.concat([_of_seed(str(seed), table) for seed, table in seeds], ignore_index=True)
+    table = pd.concat([_of_seed(str(seed), part) for seed, part in seeds], ignore_index=True)
+    tested = (table["layer"] != ALL_LAYERS) & table["p_value"].notna()
+    q_value = np.full(len(table), np.nan)
+    if tested.any():
+        q_value[tested] = false_discovery_control(table.loc[tested, "p_value"])
+    return table.assign(q_value=q_value)
 
 
 def _of_seed(seed: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -85,6 +96,10 @@ def _of_layer(
     size = both.diagonal()
     n_from, n_to, n_both, n_neurons = size[i], size[j], both[i, j], sets.shape[1]
     p_value = hypergeom.sf(n_both - 1, n_neurons, n_from, n_to)
+    neither = n_neurons - n_from - n_to + n_both
+    odds_ratio = (
+        (n_both + 0.5) * (neither + 0.5) / ((n_from - n_both + 0.5) * (n_to - n_both + 0.5))
+    )
     return pd.DataFrame(
         {
             "seed": pd.Series([seed] * len(i), dtype="str"),
@@ -98,6 +113,7 @@ def _of_layer(
             "jaccard": _ratio(n_both, n_from + n_to - n_both),
             "chance": n_to / n_neurons,
             "p_value": np.where(n_from > 0, p_value, np.nan),
+            "odds_ratio": np.where(n_from > 0, odds_ratio, np.nan),
         }
     )
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import yaml
 from docutils.core import publish_parts
 from markupsafe import Markup
+from scipy.stats import spearmanr
 
 from universal_neurons.errors import UserError
 from universal_neurons.figures import FIGURES
@@ -27,10 +29,13 @@ from universal_neurons.summaries import (
     ablation_contrasts,
     ablation_over_seeds,
     consecutive,
+    doses_over_seeds,
+    moves,
     persistence_over_seeds,
     pooled_counts,
     universal_counts,
 )
+from universal_neurons.trajectories import LABELS
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -181,7 +186,10 @@ def headlines(tables: Tables, threshold: float) -> list[Headline]:
     return [
         Headline("Universal neurons", _on_emergence(tables["universality"], threshold)),
         Headline("Persistence", _on_persistence(tables["persistence"])),
+        Headline("Courses of neurons", _on_courses(tables["trajectories"])),
         *_on_ablation(tables["ablation"]),
+        Headline("Doses", _on_doses(tables["doses"])),
+        Headline("Single neurons", _on_single(tables["effects"])),
         Headline("Held-out loss", _on_loss(tables["models"])),
     ]
 
@@ -245,6 +253,7 @@ def short_tables(
 ) -> list[ShortTable]:
     """The tables of the report, summarised over seeds."""
     shorts = [
+        _claims_table(tables),
         _universal_table(tables["universality"]),
         _persistence_table(tables["persistence"]),
         _ablation_table(tables["ablation"]),
@@ -343,6 +352,87 @@ def _overlap(row: pd.Series) -> str:
         f"{text} Seed by seed, so large an overlap would be unlikely by chance (p < 0.05, "
         f"hypergeometric test) in {significant} of {n}."
     )
+
+
+def _on_courses(trajectories: pd.DataFrame) -> str:
+    """What becomes of neurons, and whether their functions stay at their index."""
+    if trajectories["step"].nunique() == 1:
+        return "Courses need at least two steps; this run has one."
+    neurons = trajectories[trajectories["step"] == trajectories["step"].max()]
+    counts = neurons["label"].value_counts().reindex(LABELS, fill_value=0)
+    named = [f"{counts[name]:,} {name}" for name in LABELS[1:]]
+    ever = len(neurons) - counts["never"]
+    sentences = [
+        f"{_of(ever, len(neurons))} neurons ({_percent(ever / len(neurons))}) are universal at "
+        f"some step: {_listed(named)}."
+    ]
+    table = moves(trajectories)
+    last = table[table["step"] == table["step"].max()].set_index("universal")
+    if True in last.index:
+        own = last.loc[True]
+        sentences.append(
+            f"Of the neurons universal at step {int(own['step']):,}, {_percent(own['stayed'])} "
+            f"({_range(own['lowest'], own['highest'])} in single seeds) are their own best match "
+            f"in the same seed at the next step, against {_percent(own['chance'])} by chance; "
+            f"their median correlation with themselves is {_number(own['self_corr'], 2)}."
+        )
+    if {True, False} <= set(last.index):
+        other = last.loc[False]
+        sentences.append(
+            f"Of the other neurons it is {_percent(other['stayed'])}, with a median of "
+            f"{_number(other['self_corr'], 2)}."
+        )
+    return " ".join(sentences)
+
+
+def _on_doses(doses: pd.DataFrame) -> str:
+    """The loss change of the top of all neurons at the last step, whatever the threshold."""
+    table = doses_over_seeds(doses)
+    largest = table.iloc[-1]
+    digits = _decimals((largest["high"] - largest["low"]) / 4)
+    top, control, difference, low, high = (
+        _number(largest[c], digits) for c in ("top", "control", "difference", "low", "high")
+    )
+    text = (
+        f"At the last step, ablating the {100 * largest['dose']:g}\u00a0% of neurons with the "
+        f"largest excess changes the loss by {top} nats per token, matched controls by {control}"
+    )
+    if pd.isna(largest["low"]):
+        return f"{text}; the uncertainty of the difference is not known."
+    interval = f"difference {difference}, 95\u00a0% interval {low} to {high}"
+    if largest["low"] <= 0 <= largest["high"]:
+        return f"{text} ({interval}): not distinguishable from chance."
+    return f"{text} ({interval})."
+
+
+def _on_single(effects: pd.DataFrame) -> str:
+    """Whether excess goes with effect neuron by neuron, and how good the estimates are."""
+    last = effects[effects["step"] == effects["step"].max()]
+    rhos = [
+        spearmanr(own["excess_corr"], own["attributed_delta_loss"].abs()).statistic
+        for _, own in last.groupby("seed", observed=True)
+        if own["excess_corr"].nunique() > 1 and own["attributed_delta_loss"].abs().nunique() > 1
+    ]
+    if not rhos:
+        return "The estimated effects of single neurons do not vary."
+    mean = float(np.mean(rhos))
+    text = (
+        "Over all neurons at the last step, excess correlation and the size of the estimated "
+        f"effect on the loss have a rank correlation of {_number(mean, 2)} (mean over "
+        f"{_seeds(len(rhos))}; {_number(min(rhos), 2)} to {_number(max(rhos), 2)})."
+    )
+    if min(rhos) <= 0 <= max(rhos):
+        text += " Its sign differs between seeds: not distinguishable from chance."
+    exact = last[last["delta_loss"].notna()]
+    for name, what in (("top", "the largest estimates"), ("random", "neurons drawn at random")):
+        rows = exact[exact["sampled"] == name]
+        if len(rows) > 2 and rows["delta_loss"].nunique() > 1:
+            agreement = spearmanr(rows["attributed_delta_loss"], rows["delta_loss"]).statistic
+            text += (
+                f" Among {len(rows)} of {what}, the rank correlation of estimated and exact "
+                f"effects is {_number(agreement, 2)}."
+            )
+    return text
 
 
 def _on_ablation(ablation: pd.DataFrame) -> list[Headline]:
@@ -553,6 +643,146 @@ def _on_controls(ablation: pd.DataFrame) -> list[str]:
             "a larger loss change of universal neurons may be due to their number."
         )
     return remarks
+
+
+UNKNOWN = "cannot be said from this run"
+
+
+def _claims_table(tables: Tables) -> ShortTable:
+    """What the papers say, beside what this run shows."""
+    claims = [
+        ("1 to 5 % of neurons are universal (2401.12181)", _found_share(tables)),
+        ("universal neurons appear early and rise in number (2508.00903)", _found_rise(tables)),
+        ("they persist far above chance (2508.00903)", _found_persistence(tables)),
+        ("most so in the first and last layers (2508.00903)", _found_persistent_layers(tables)),
+        ("ablating them costs more than ablating others (2508.00903)", _found_cost(tables)),
+        ("most of all in layer 0 (2508.00903)", _found_costly_layer(tables)),
+    ]
+    rows = [{"published claim": claim, "this run": found} for claim, found in claims]
+    note = (
+        "Published for GPT-2 of 12 layers and more, at a threshold of 0.5; pooled over seeds here."
+    )
+    return ShortTable("Published claims", note, rows, frozenset({"published claim", "this run"}))
+
+
+def _found_share(tables: Tables) -> str:
+    pooled = pooled_counts(universal_counts(tables["universality"]))
+    now = pooled[pooled["layer"] == ALL_LAYERS].sort_values("step").iloc[-1]
+    return f"{_percent(now['fraction'])} at the last step, at the threshold of this run"
+
+
+def _found_rise(tables: Tables) -> str:
+    pooled = pooled_counts(universal_counts(tables["universality"]))
+    overall = pooled[pooled["layer"] == ALL_LAYERS].set_index("step").sort_index()
+    if len(overall) < 2:
+        return f"{UNKNOWN}: one step only"
+    counts = overall["n_universal"]
+    some = counts[counts > 0]
+    if some.empty:
+        return f"{UNKNOWN}: no neuron is universal"
+    first, last = counts.index[0], counts.index[-1]
+    verb = "rise" if counts[last] > counts[first] else "do not rise"
+    always = "" if counts.is_monotonic_increasing else ", not at every step"
+    shares = f"{_percent(overall['fraction'][first])} to {_percent(overall['fraction'][last])}"
+    steady = always if verb == "rise" else ""
+    return f"first found at step {some.index[0]:,}; they {verb} from {shares}{steady}"
+
+
+def _found_persistence(tables: Tables) -> str:
+    persistence = tables["persistence"]
+    if persistence.empty:
+        return f"{UNKNOWN}: one step only"
+    single = persistence["q_value"].dropna()
+    overall = persistence_over_seeds(persistence[persistence["layer"] == ALL_LAYERS])
+    judged = consecutive(overall)[lambda table: table["n_from"] > 0]
+    if judged.empty:
+        return f"{UNKNOWN}: no neuron is universal before the last step"
+    row = judged.iloc[-1]
+    text = (
+        f"{_percent(row['pooled'])} from step {int(row['from_step']):,} to "
+        f"{int(row['to_step']):,}, {_percent(row['pooled_chance'])} by chance"
+    )
+    if row["n_significant"] == 0:
+        text += ": not distinguishable from chance"
+    if len(single):
+        passing = int((single < 0.05).sum())
+        text += f"; {_of(passing, len(single))} overlaps of single layers have q < 0.05"
+    return text
+
+
+def _found_persistent_layers(tables: Tables) -> str:
+    persistence = tables["persistence"]
+    summary = consecutive(persistence_over_seeds(persistence)) if len(persistence) else persistence
+    layers = sorted(set(tables["universality"]["layer"]))
+    if len(layers) < 3:
+        return f"{UNKNOWN}: {_plural(len(layers), 'layer has', 'layers have')} no middle"
+    if persistence.empty:
+        return f"{UNKNOWN}: one step only"
+    last = summary[summary["to_step"] == summary["to_step"].max()].set_index("layer")
+    pooled = last["pooled"].drop(ALL_LAYERS).dropna()
+    if len(pooled) < 3:
+        return f"{UNKNOWN}: too few layers have universal neurons before the last step"
+    order = pooled.sort_values(ascending=False)
+    return (
+        f"layers {order.index[0]} and {order.index[1]} have the largest persistence "
+        f"({_percent(order.iloc[0])}, {_percent(order.iloc[1])}), layer {order.index[-1]} the "
+        f"smallest ({_percent(order.iloc[-1])})"
+    )
+
+
+def _last_ablation(tables: Tables) -> pd.DataFrame:
+    """`ablation_over_seeds` of the first kind at the last step that has contrasts."""
+    contrasts = ablation_contrasts(tables["ablation"])
+    if contrasts.empty:
+        return contrasts
+    summary = ablation_over_seeds(contrasts[contrasts["kind"] == contrasts["kind"].iloc[0]])
+    return summary[summary["step"] == summary["step"].max()].set_index("layer")
+
+
+def _found_cost(tables: Tables) -> str:
+    summary = _last_ablation(tables)
+    if ALL_LAYERS not in summary.index:
+        return f"{UNKNOWN}: no universal neurons with controls"
+    row = summary.loc[ALL_LAYERS]
+    text = (
+        f"{_number(row['universal'], 4)} against {_number(row['control'], 4)} nats per token of "
+        f"matched controls"
+    )
+    if pd.isna(row["low"]):
+        return f"{text}; its uncertainty is not known"
+    if row["low"] <= 0 <= row["high"]:
+        text += ": not distinguishable from chance"
+    ablation = tables["ablation"]
+    mine = ablation[
+        (ablation["layer"] == ALL_LAYERS)
+        & (ablation["step"] == row["step"])
+        & (ablation["neuron_set"] == "universal")
+        & (ablation["kind"] == row["kind"])
+    ]
+    p = mine["permutation_p"].dropna()
+    if p.empty:
+        return text
+    few = int((p < 0.05).sum())
+    text += f"; permutation p < 0.05 in {_of(few, len(p))} {'seed' if len(p) == 1 else 'seeds'}"
+    share = mine["direct_delta_loss"].mean() / mine["delta_loss"].mean()
+    # The ratio means nothing where the change itself is not clear.
+    clear = row["universal"] > 2 * row["universal_se"]
+    return f"{text}; {_percent(share)} of the change is direct" if clear else text
+
+
+def _found_costly_layer(tables: Tables) -> str:
+    summary = _last_ablation(tables)
+    single = summary.drop(index=ALL_LAYERS, errors="ignore")
+    if len(single) < 2:
+        return f"{UNKNOWN}: too few layers with universal neurons and controls"
+    most = single["difference"].idxmax()
+    row = single.loc[most]
+    text = (
+        f"the difference to controls is largest in layer {most} ({_number(row['difference'], 4)})"
+    )
+    if pd.isna(row["low"]) or row["low"] <= 0 <= row["high"]:
+        text += ", but not distinguishable from chance"
+    return text
 
 
 def _universal_table(universality: pd.DataFrame) -> ShortTable:

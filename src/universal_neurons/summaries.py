@@ -24,13 +24,26 @@ COLUMNS = {
     "universality": ["step", "seed", "layer", "excess_corr", "universal"],
     "persistence": [
         *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
-        *("persistence", "jaccard", "chance", "p_value"),
+        *("persistence", "jaccard", "chance", "p_value", "odds_ratio", "q_value"),
     ],
     "ablation": [
         *("step", "seed", "layer", "kind", "neuron_set", "draw", "n_neurons"),
         *("clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl"),
+        *("top1_change", "direct_delta_loss", "difference", "difference_se", "permutation_p"),
     ],
     "neurons": ["step", "seed", "layer", "std"],
+    "trajectories": [
+        *("seed", "layer", "neuron", "step", "universal", "label", "emergence_step"),
+        *("next_layer", "next_neuron", "self_corr"),
+    ],
+    "doses": [
+        *("step", "seed", "dose", "neuron_set", "draw", "n_neurons"),
+        *("delta_loss", "difference", "difference_se"),
+    ],
+    "effects": [
+        *("step", "seed", "layer", "excess_corr", "attributed_delta_loss"),
+        *("delta_loss", "sampled"),
+    ],
     "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
 }
 # Read where a table has them.
@@ -38,12 +51,12 @@ OPTIONAL = {"neurons": ["dead", "clipped"]}
 
 
 def read_tables(results: str | Path) -> dict[str, pd.DataFrame]:
-    """Read the result tables of a run, of `matches` the last step only.
+    """Read the result tables of a run, of `matches` and `effects` the last step only.
 
     Parameters
     ----------
     results
-        Directory ``results/<run>`` with the six Parquet files.
+        Directory ``results/<run>`` with the Parquet files of `COLUMNS`.
 
     Returns
     -------
@@ -67,7 +80,7 @@ def read_tables(results: str | Path) -> dict[str, pd.DataFrame]:
             raise UserError(f"{path} has no column {', '.join(missing)}")
         columns = COLUMNS[name] + [c for c in OPTIONAL.get(name, []) if c in present]
         filters = None
-        if name == "matches":
+        if name in ("matches", "effects"):
             steps = read_table(path, ["step"])["step"]
             filters = [("step", "==", steps.max())] if len(steps) else None
         table = read_table(path, columns, filters)
@@ -299,3 +312,76 @@ def ablation_over_seeds(contrasts: pd.DataFrame) -> pd.DataFrame:
     certain = summary["control"] > 2 * summary["control_se"]
     summary["ratio"] = (summary["universal"] / summary["control"]).where(certain)
     return summary.reset_index()
+
+
+def moves(trajectories: pd.DataFrame) -> pd.DataFrame:
+    """Whether neurons are their own best match at the next step, universal ones and others.
+
+    Parameters
+    ----------
+    trajectories
+        Columns seed, layer, neuron, step, universal, next_layer, next_neuron, self_corr.
+
+    Returns
+    -------
+    DataFrame
+        One row per step but the last and ``universal``: n (neurons with a best match), stayed
+        (share whose best match has the same layer and index), lowest and highest (of any one
+        seed), self_corr (median correlation with the neuron of the same layer and index) and
+        chance (one in the neurons of a model).
+    """
+    known = trajectories[trajectories["next_layer"] >= 0]
+    size = trajectories.groupby(["seed", "step"], observed=True).size().mean()
+    same = (known["next_layer"] == known["layer"]) & (known["next_neuron"] == known["neuron"])
+    known = known.assign(stayed=same)
+    by_seed = known.groupby(["step", "universal", "seed"], observed=True)["stayed"].mean()
+    range_of = by_seed.groupby(["step", "universal"]).agg(lowest="min", highest="max")
+    pooled = known.groupby(["step", "universal"]).agg(
+        n=("stayed", "size"), stayed=("stayed", "mean"), self_corr=("self_corr", "median")
+    )
+    return pooled.join(range_of).assign(chance=1 / size).reset_index()
+
+
+def emerged(trajectories: pd.DataFrame) -> pd.DataFrame:
+    """Share of a layer's neurons that have been universal at a step or before it.
+
+    Returns
+    -------
+    DataFrame
+        One row per layer and step: layer, step, share (pooled over seeds).
+    """
+    after = trajectories["emergence_step"].between(0, trajectories["step"])
+    table = trajectories.assign(share=after)
+    return table.groupby(["layer", "step"])["share"].mean().reset_index()
+
+
+def doses_over_seeds(doses: pd.DataFrame) -> pd.DataFrame:
+    """Average the dose curves of the last step over seeds.
+
+    Returns
+    -------
+    DataFrame
+        One row per dose: dose, n_neurons (mean), top, control (loss changes), control_sd (of
+        control sets, pooled over seeds), difference, low and high (95 %, from the paired standard
+        error over held-out sequences, which all seeds share, and the spread of the control sets,
+        independent between seeds).
+    """
+    last = doses[doses["step"] == doses["step"].max()]
+    top = last[last["neuron_set"] == "top"].groupby("dose")
+    control = last[last["neuron_set"] == "control"]
+    spread = control.groupby(["dose", "seed"], observed=True)["delta_loss"].var()
+    table = pd.DataFrame(
+        {
+            "n_neurons": top["n_neurons"].mean(),
+            "top": top["delta_loss"].mean(),
+            "control": control.groupby("dose")["delta_loss"].mean(),
+            "control_sd": np.sqrt(spread.groupby("dose").mean()),
+            "difference": top["difference"].mean(),
+        }
+    )
+    draws = control.groupby("dose")["draw"].nunique()
+    variance = table["control_sd"] ** 2 * (1 + 1 / draws) / top.size()
+    error = np.sqrt(variance + top["difference_se"].mean() ** 2)
+    return table.assign(
+        low=table["difference"] - 1.96 * error, high=table["difference"] + 1.96 * error
+    ).reset_index()

@@ -1,4 +1,4 @@
-# Loss on held-out tokens with universal neurons and matched controls ablated.
+# Loss on held-out tokens with universal neurons, matched controls, doses and single neurons ablated.
 
 
 rule ablate:
@@ -9,7 +9,9 @@ rule ablate:
         moments=of_seeds(MOMENTS),
         universality=BY_STEP.replace("{table}", "universality"),
     output:
-        ABLATION,
+        ablation=OF_SEEDS.replace("{part}", "ablation"),
+        doses=OF_SEEDS.replace("{part}", "doses"),
+        effects=OF_SEEDS.replace("{part}", "effects"),
     log:
         f"{RESULTS}/logs/ablate/seeds{{seeds}}/step{{step}}.log",
     benchmark:

@@ -8,7 +8,7 @@ rule capture_first:
     input:
         **CORPUS_SUBSETS,
         model=model_directories,
-        weights=weights_files,
+        weights=lambda wildcards: weights_files(model_directories(wildcards)),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:

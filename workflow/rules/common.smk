@@ -30,6 +30,7 @@ TEXT = {
 
 RESULTS = f"results/{config['run']}"
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
+TABLES += ["trajectories", "doses", "effects"]
 if corpus.has_subsets(config["corpus"]):
     TABLES.append("subsets")
 
@@ -56,7 +57,8 @@ MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.z
 SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
-ABLATION = f"{RESULTS}/tables/ablation/seeds{{seeds}}/step{{step}}.parquet"
+OF_SEEDS = f"{RESULTS}/tables/{{part}}/seeds{{seeds}}/step{{step}}.parquet"
+TRACE = OF_SEEDS.replace("{part}", "trace")
 
 # Activations that were dropped (`make prune`).
 PRUNED = prune.read_pruned(RESULTS)
@@ -79,6 +81,7 @@ wildcard_constraints:
     shard=r"\d+",
     layers=r"\d+-\d+",
     table="matches|universality",
+    part="ablation|doses|effects",
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
 
@@ -92,16 +95,17 @@ def model_directories(wildcards, seeds=None):
     return [MODEL.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]
 
 
-def weights_files(wildcards, seeds=None):
+def weights_files(directories):
     """Files of weights in local model directories: a directory's own time says nothing of them."""
     if TRAINED or HUB:
         return []
-    return [
-        str(file)
-        for directory in model_directories(wildcards, seeds)
-        for file in sorted(Path(directory).glob("*"))
-        if file.suffix in (".safetensors", ".bin")
-    ]
+    files = (file for directory in directories for file in sorted(Path(directory).glob("*")))
+    return [str(file) for file in files if file.suffix in (".safetensors", ".bin")]
+
+
+def next_step(wildcards):
+    """The step after a job's."""
+    return GRID.steps[GRID.steps.index(int(wildcards.step)) + 1]
 
 
 def hub_name(wildcards):

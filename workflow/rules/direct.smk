@@ -20,7 +20,7 @@ rule direct_first:
     input:
         **CORPUS_SUBSETS,
         model=lambda wildcards: model_directories(wildcards, GRID.seeds),
-        weights=lambda wildcards: weights_files(wildcards, GRID.seeds),
+        weights=lambda wildcards: weights_files(model_directories(wildcards, GRID.seeds)),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:

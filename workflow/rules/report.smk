@@ -20,15 +20,15 @@ rule concatenate:
         "../scripts/concatenate.py"
 
 
-use rule concatenate as concatenate_ablation with:
+use rule concatenate as concatenate_seeds with:
     input:
-        expand(ABLATION, seeds=GRID.ablation_blocks(), step=GRID.steps),
+        expand(OF_SEEDS, seeds=GRID.ablation_blocks(), step=GRID.steps, allow_missing=True),
     output:
-        f"{RESULTS}/ablation.parquet",
+        f"{RESULTS}/{{part}}.parquet",
     log:
-        f"{RESULTS}/logs/concatenate/ablation.log",
+        f"{RESULTS}/logs/concatenate/{{part}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/concatenate/ablation.tsv"
+        f"{RESULTS}/benchmarks/concatenate/{{part}}.tsv"
 
 
 rule neurons:

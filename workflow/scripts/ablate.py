@@ -1,6 +1,6 @@
 import numpy as np
 
-from universal_neurons import ablation
+from universal_neurons.interventions import intervene
 from universal_neurons.jobs import job
 from universal_neurons.store import check_same_run, provenance, read_json
 from universal_neurons.tables import read_table, write_table
@@ -10,7 +10,7 @@ with job(snakemake.log[0]):
     check_same_run(given.moments)
     selection = read_json(given.selection)
     heldout = slice(selection["heldout_start"], selection["heldout_stop"])
-    table = ablation.ablate_models(
+    tables = intervene(
         dict(zip(wildcards.seeds.split("+"), given.models, strict=True)),
         np.load(given.tokens, mmap_mode="r")[heldout],
         step=int(wildcards.step),
@@ -19,4 +19,6 @@ with job(snakemake.log[0]):
         load_options=snakemake.params.load,
         options=snakemake.params.ablation,
     )
-    write_table(snakemake.output[0], table, provenance(snakemake.config, "ablate"))
+    about = provenance(snakemake.config, "ablate")
+    for name, table in tables.items():
+        write_table(snakemake.output[name], table, about)

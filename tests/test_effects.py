@@ -1,0 +1,132 @@
+"""Single neurons and doses: estimates against exact ablations, and sets of a known size."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from test_ablation import edited, hugging_face_loss, make, neurons, tokens
+
+from universal_neurons import effects as module
+from universal_neurons.doses import CONTROLS, DOSES, doses
+from universal_neurons.effects import attribution, effects
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_attribution_is_the_slope_of_the_loss_towards_the_mean(name):
+    model, sequences = make(name), tokens()
+    mean = neurons(model)["mean"]
+    estimate = attribution(model, sequences, mean, np.random.default_rng(0))[0]
+    ids = torch.from_numpy(sequences)
+    starts = np.cumsum([0, *model.d_mlp])
+    for layer, neuron in ((0, 3), (1, 7), (2, 11)):
+
+        def towards(share, at, x, layer=layer, neuron=neuron):
+            if at != layer:
+                return None
+            x = x.clone()
+            gap = mean[starts[layer] + neuron] - x[..., neuron]
+            # The last position predicts nothing.
+            x[:, :-1, neuron] += share * gap[:, :-1]
+            return x
+
+        losses = []
+        for share in (0.01, -0.01):
+            with model.tap(partial(towards, share)), torch.no_grad():
+                losses.append(model.module(input_ids=ids, labels=ids).loss.item())
+        slope = (losses[0] - losses[1]) / 0.02
+        assert estimate[starts[layer] + neuron] == pytest.approx(slope, rel=0.02, abs=2e-4)
+
+
+def test_batches_make_no_difference_and_the_model_is_left_alone():
+    model, sequences = make(), tokens()
+    mean = neurons(model)["mean"]
+    before = hugging_face_loss(model.module, sequences)
+    whole, parts = (
+        attribution(model, sequences, mean, np.random.default_rng(0), batch_tokens=size)
+        for size in (1000, 1)
+    )
+    np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-6)
+    assert hugging_face_loss(model.module, sequences) == before
+
+
+def test_the_second_order_is_that_of_the_divergence():
+    """KL(clean ‖ moved by a share s of the way) = s² times it, for small s."""
+    model, sequences = make(), tokens(n=600)
+    mean = neurons(model)["mean"]
+    estimate = attribution(model, sequences, mean, np.random.default_rng(0))[1]
+    ids = torch.from_numpy(sequences[:, :-1])
+    starts = np.cumsum([0, *model.d_mlp])
+
+    def towards(at, x, layer, neuron):
+        if at != layer:
+            return None
+        x = x.clone()
+        x[..., neuron] += 0.03 * (mean[starts[layer] + neuron] - x[..., neuron])
+        return x
+
+    with torch.no_grad():
+        clean = model.module(input_ids=ids).logits.double().log_softmax(-1)
+    for layer, neuron in ((0, 3), (1, 7), (2, 11)):
+        with model.tap(partial(towards, layer=layer, neuron=neuron)), torch.no_grad():
+            moved = model.module(input_ids=ids).logits.double().log_softmax(-1)
+        divergence = (clean.exp() * (clean - moved)).sum(-1).mean().item() / 0.03**2
+        assert estimate[starts[layer] + neuron] == pytest.approx(divergence, rel=0.25)
+
+
+def facts(model):
+    made = neurons(model)
+    excess = np.random.default_rng(5).normal(size=len(made["mean"]))
+    return excess, {k: made[k] for k in ("mean", "norm", "sparsity")}
+
+
+def test_the_sample_is_ablated_exactly():
+    model, sequences = make(), tokens()
+    excess, made = facts(model)
+    options = {"seed": "a", "step": 1, "excess": excess, "mean": made["mean"]}
+    table = effects(model, sequences, **options)
+    assert len(table) == sum(model.d_mlp)
+    np.testing.assert_array_equal(table["excess_corr"], excess)
+    sample = table[table["sampled"] != ""]
+    assert len(sample) == module.SAMPLE
+    assert (table["delta_loss"].notna() == (table["sampled"] != "")).all()
+    largest = table["attributed_delta_loss"].abs().nlargest(module.SAMPLE // 2).index
+    assert set(table.index[table["sampled"] == "top"]) == set(largest)
+    clean = hugging_face_loss(model.module, sequences)
+    for i in sample.index[:4]:
+        replaced = np.arange(len(table)) == i
+        exact = hugging_face_loss(edited(model, replaced, made["mean"]), sequences) - clean
+        assert table.loc[i, "delta_loss"] == pytest.approx(exact, abs=3e-6)
+
+
+def test_small_effects_are_what_the_first_order_says():
+    model, sequences = make(), tokens()
+    for projection in model.projections:
+        projection.weight *= 0.02
+    excess, made = facts(model)
+    table = effects(model, sequences, seed="a", step=1, excess=excess, mean=made["mean"])
+    sample = table[table["sampled"] == "top"]
+    np.testing.assert_allclose(
+        sample["attributed_delta_loss"], sample["delta_loss"], rtol=0.1, atol=1e-6
+    )
+
+
+def test_doses_take_the_top_of_all_neurons_by_excess():
+    model, sequences = make(), tokens()
+    excess, made = facts(model)
+    table = doses(model, sequences, seed="a", step=1, excess=excess, **made)
+    top = table[table["neuron_set"] == "top"].set_index("dose")
+    assert top.index.tolist() == list(DOSES)
+    assert (table.groupby("dose").size() == 1 + CONTROLS).all()
+    clean = hugging_face_loss(model.module, sequences)
+    order = np.argsort(-excess)
+    for dose, row in top.iterrows():
+        replaced = np.isin(np.arange(len(excess)), order[: max(1, round(dose * len(excess)))])
+        assert row["n_neurons"] == replaced.sum()
+        exact = hugging_face_loss(edited(model, replaced, made["mean"]), sequences) - clean
+        assert row["delta_loss"] == pytest.approx(exact, abs=3e-6)
+        controls = table[(table["dose"] == dose) & (table["neuron_set"] == "control")]
+        assert (controls["n_neurons"] == row["n_neurons"]).all()
+        assert row["difference"] == pytest.approx(
+            row["delta_loss"] - controls["delta_loss"].mean(), abs=1e-9
+        )

@@ -1,0 +1,127 @@
+"""Courses of neurons: labels by hand, survival against an own product, traces of planted moves."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pipeline import gpt2, random_tokens
+
+from universal_neurons.errors import UserError
+from universal_neurons.models import Model
+from universal_neurons.trace import trace
+from universal_neurons.trajectories import NEXT, label, survival, trajectories
+
+COURSES = {
+    "000": "never",
+    "001": "emergent",
+    "011": "maintained",
+    "111": "maintained",
+    "110": "lost",
+    "100": "transient",
+    "010": "transient",
+    "101": "transient",
+}
+
+
+def matrix(courses):
+    return np.array([[digit == "1" for digit in course] for course in courses]).T
+
+
+def test_every_course_has_its_label():
+    assert dict(zip(COURSES, label(matrix(COURSES)), strict=True)) == COURSES
+    longer = {"1101": "transient", "0110": "lost", "1011": "transient", "0011": "maintained"}
+    assert dict(zip(longer, label(matrix(longer)), strict=True)) == longer
+
+
+def universality(courses, seeds="a"):
+    return pd.DataFrame(
+        [
+            (seed, 10 * (t + 1), 0, neuron, digit == "1")
+            for seed in seeds
+            for neuron, course in enumerate(courses)
+            for t, digit in enumerate(course)
+        ],
+        columns=["seed", "step", "layer", "neuron", "universal"],
+    )
+
+
+NOTHING = pd.DataFrame(columns=["seed", "layer", "neuron", "step", *NEXT])
+
+
+def test_there_is_a_row_per_neuron_and_step_with_its_emergence():
+    table = trajectories(universality(COURSES).sample(frac=1, random_state=0), NOTHING)
+    assert len(table) == 3 * len(COURSES)
+    first = table[table["step"] == 10].set_index("neuron")
+    assert first["emergence_step"].tolist() == [-1, 30, 20, 10, 10, 10, 20, 10]
+    assert first["label"].tolist() == list(COURSES.values())
+    assert (table[["next_layer", "next_neuron"]] == -1).all(axis=None)
+    assert table[["next_corr", "self_corr"]].isna().all(axis=None)
+
+
+def test_survival_is_the_product_of_kaplan_and_meier():
+    courses = ["1111"] * 5 + ["1110"] * 2 + ["1100", "1101", "1000"] + ["0111"] * 3 + ["0100"]
+    curves = survival(trajectories(universality(courses), NOTHING))
+    first = curves[curves["emergence_step"] == 10]
+    assert first["step"].tolist() == [10, 20, 30, 40]
+    np.testing.assert_allclose(first["survival"], [1, 9 / 10, 7 / 10, 5 / 10])
+    second = curves[curves["emergence_step"] == 20]
+    np.testing.assert_allclose(second["survival"], [1, 3 / 4, 3 / 4])
+    inside = first[first["survival"] < 1]
+    assert (inside["low"] < inside["survival"]).all()
+    assert (inside["survival"] < inside["high"]).all()
+    # Of 14 neurons, 13, 11 and 9 are universal at the later steps.
+    shares = matrix(courses)[1:].mean(1)
+    np.testing.assert_allclose(first["chance"], [1, *np.cumprod(shares)])
+
+
+def test_redrawn_neurons_survive_as_chance_says():
+    rng = np.random.default_rng(0)
+    courses = ["".join("01"[int(x)] for x in rng.random(3) < 0.4) for _ in range(4000)]
+    curves = survival(trajectories(universality(courses), NOTHING))
+    np.testing.assert_allclose(curves["survival"], curves["chance"], atol=0.05)
+
+
+def permuted(model, orders):
+    """The same model with the neurons of every layer in another order."""
+    for block, order in zip(model.blocks, orders, strict=True):
+        order = torch.from_numpy(order)
+        block.mlp.c_fc.weight[:] = block.mlp.c_fc.weight[:, order]
+        block.mlp.c_fc.bias[:] = block.mlp.c_fc.bias[order]
+        block.mlp.c_proj.weight[:] = block.mlp.c_proj.weight[order]
+    return model
+
+
+def test_a_trace_finds_where_planted_neurons_have_moved():
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(40) for _ in range(2)]
+    table = trace(gpt2(1), permuted(gpt2(1), orders), random_tokens(), exclude=(0, 7))
+    assert (table["next_layer"] == table["layer"]).all()
+    for layer, order in enumerate(orders):
+        rows = table[table["layer"] == layer]
+        assert rows["next_neuron"].tolist() == np.argsort(order).tolist()
+    np.testing.assert_allclose(table["next_corr"], 1, atol=1e-4)
+    stayed = table["next_neuron"] == table["neuron"]
+    assert (table.loc[~stayed, "self_corr"] < 0.99).all()
+
+
+def activations(model: Model, tokens, exclude):
+    seen = {}
+    with model.tap(lambda layer, x: seen.update({layer: x})), torch.no_grad():
+        model.module(input_ids=torch.from_numpy(tokens))
+    keep = ~np.isin(tokens, exclude).ravel()
+    return [seen[i].flatten(0, 1).double().numpy()[keep] for i in range(len(model.d_mlp))]
+
+
+def test_traces_are_pearson_correlations_over_scored_tokens():
+    one, two, tokens = gpt2(1), gpt2(2), random_tokens(n_sequences=300)
+    table = trace(one, two, tokens, exclude=(0, 7))
+    a, b = (np.hstack(activations(m, tokens, (0, 7))) for m in (one, two))
+    full = np.corrcoef(a.T, b.T)[:80, 80:]
+    np.testing.assert_allclose(table["next_corr"], full.max(1), atol=1e-5)
+    np.testing.assert_allclose(table["self_corr"], full.diagonal(), atol=1e-5)
+    assert (40 * table["next_layer"] + table["next_neuron"]).tolist() == full.argmax(1).tolist()
+
+
+def test_a_sample_without_scored_tokens_is_refused():
+    with pytest.raises(UserError, match="persistence.trace_tokens: no token"):
+        trace(gpt2(1), gpt2(2), np.full((2, 8), 7), exclude=(7,))

@@ -1,0 +1,10 @@
+from universal_neurons.jobs import job
+from universal_neurons.store import provenance
+from universal_neurons.tables import read_table, write_table
+from universal_neurons.trajectories import read_traces, trajectories
+
+with job(snakemake.log[0]):
+    columns = ["seed", "step", "layer", "neuron", "universal"]
+    universality = read_table(snakemake.input.universality, columns)
+    table = trajectories(universality, read_traces(snakemake.input.traces))
+    write_table(snakemake.output[0], table, provenance(snakemake.config, "persist"))
