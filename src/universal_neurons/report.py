@@ -757,7 +757,7 @@ def _found_cost(tables: Tables) -> str:
         return text
     few = int((p < 0.05).sum())
     text += f"; permutation p < 0.05 in {_of(few, len(p))} {'seed' if len(p) == 1 else 'seeds'}"
-    share = mine["direct_delta_loss"].mean() / mine["delta_loss"].mean()
+    share = float(mine["direct_delta_loss"].mean() / mine["delta_loss"].mean())
     # The ratio means nothing where the change itself is not clear.
     clear = row["universal"] > 2 * row["universal_se"]
     return f"{text}; {_percent(share)} of the change is direct" if clear else text
@@ -768,11 +768,8 @@ def _found_costly_layer(tables: Tables) -> str:
     single = summary.drop(index=ALL_LAYERS, errors="ignore")
     if len(single) < 2:
         return f"{UNKNOWN}: too few layers with universal neurons and controls"
-    most = single["difference"].idxmax()
-    row = single.loc[most]
-    text = (
-        f"the difference to controls is largest in layer {most} ({_number(row['difference'], 4)})"
-    )
+    row = single.sort_values("difference").iloc[-1]
+    text = f"the difference to controls is largest in layer {row.name} ({_number(row['difference'], 4)})"
     if pd.isna(row["low"]) or row["low"] <= 0 <= row["high"]:
         text += ", but not distinguishable from chance"
     return text
