@@ -124,11 +124,11 @@ def _draw_matched(
 ) -> NDArray[np.int64]:
     """One control for each of `own` from `pool`."""
     distance = ((place[own, None] - place[None, pool]) ** 2).sum(-1)
-    chosen = []
+    chosen: list[int] = []
     for i in rng.permutation(len(own))[: len(pool)]:
         n_free = len(pool) - len(chosen)
         nearest = np.argsort(distance[i], kind="stable")[: min(NEIGHBOURS, n_free)]
-        pick = rng.choice(nearest)
+        pick = int(rng.choice(nearest))
         chosen.append(pick)
         distance[:, pick] = np.inf
     return pool[np.asarray(chosen, np.int64)]

@@ -65,7 +65,11 @@ def intervene(
         facts = moments.moments(sums)
         model = load(directory, **load_options)
         about: dict[str, Any] = {"seed": seed, "step": step, "random_seed": options["seed"]}
-        sizes = {"norm": moments.rms(sums), "sparsity": facts["sparsity"], "mean": facts["mean"]}
+        sizes: dict[str, Any] = {
+            "norm": moments.rms(sums),
+            "sparsity": facts["sparsity"],
+            "mean": facts["mean"],
+        }
         excess = own.excess_corr.to_numpy()
         tables["ablation"].append(
             ablate(

@@ -424,12 +424,12 @@ def _on_single(effects: pd.DataFrame) -> str:
     if min(rhos) <= 0 <= max(rhos):
         text += " Its sign differs between seeds: not distinguishable from chance."
     exact = last[last["delta_loss"].notna()]
-    for name, what in (("top", "the largest estimates"), ("random", "neurons drawn at random")):
+    for name, what in (("top", "neurons of largest estimate"), ("random", "others at random")):
         rows = exact[exact["sampled"] == name]
         if len(rows) > 2 and rows["delta_loss"].nunique() > 1:
             agreement = spearmanr(rows["attributed_delta_loss"], rows["delta_loss"]).statistic
             text += (
-                f" Among {len(rows)} of {what}, the rank correlation of estimated and exact "
+                f" Among {len(rows)} {what}, the rank correlation of estimated and exact "
                 f"effects is {_number(agreement, 2)}."
             )
     return text
@@ -743,7 +743,7 @@ def _found_cost(tables: Tables) -> str:
     summary = _last_ablation(tables)
     if ALL_LAYERS not in summary.index:
         return f"{UNKNOWN}: no universal neurons with controls"
-    row = summary.loc[ALL_LAYERS]
+    row = summary.loc[[ALL_LAYERS]].iloc[0]
     text = (
         f"{_number(row['universal'], 4)} against {_number(row['control'], 4)} nats per token of "
         f"matched controls"
@@ -764,7 +764,7 @@ def _found_cost(tables: Tables) -> str:
         return text
     few = int((p < 0.05).sum())
     text += f"; permutation p < 0.05 in {_of(few, len(p))} {'seed' if len(p) == 1 else 'seeds'}"
-    share = mine["direct_delta_loss"].mean() / mine["delta_loss"].mean()
+    share = float(mine["direct_delta_loss"].mean() / mine["delta_loss"].mean())
     # The ratio means nothing where the change itself is not clear.
     clear = row["universal"] > 2 * row["universal_se"]
     return f"{text}; {_percent(share)} of the change is direct" if clear else text
@@ -775,11 +775,9 @@ def _found_costly_layer(tables: Tables) -> str:
     single = summary.drop(index=ALL_LAYERS, errors="ignore")
     if len(single) < 2:
         return f"{UNKNOWN}: too few layers with universal neurons and controls"
-    most = single["difference"].idxmax()
-    row = single.loc[most]
-    text = (
-        f"the difference to controls is largest in layer {most} ({_number(row['difference'], 4)})"
-    )
+    row = single.sort_values("difference").iloc[-1]
+    difference = _number(row["difference"], 4)
+    text = f"the difference to controls is largest in layer {row.name} ({difference})"
     if pd.isna(row["low"]) or row["low"] <= 0 <= row["high"]:
         text += ", but not distinguishable from chance"
     return text
