@@ -243,20 +243,23 @@ def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
 
 
 @pytest.mark.slow
-def test_touched_code_runs_nothing_and_a_touched_model_what_depends_on_it(local):
+def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(local):
     where, _ = local
     for folder in ("workflow", "src"):
         for file in (ROOT / folder).rglob("*.*"):
             file.touch()
-    assert planned(where) == {}
     weights = where / "my models/a/10/model.safetensors"
-    times = weights.stat()
-    weights.touch()
+    for file in (weights, where / "tokens.npy"):
+        file.touch()
+    assert planned(where) == {}
+    content, times = weights.read_bytes(), weights.stat()
+    weights.write_bytes(content[:-1] + b"x")
     try:
         of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
         of_its_pairs = {"correlate": 4, "match": 2}
         assert planned(where) == {**JOINED, **of_the_model, **of_its_pairs, "score": 1, "ablate": 1}
     finally:
+        weights.write_bytes(content)
         os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
