@@ -68,11 +68,18 @@ def _universality(grid, steps, threshold, universal, rng):
     if not universal:
         excess = excess.clip(upper=0.9 * threshold)
     baseline = 0.15 + 0.03 * rng.random(len(grid))
+    others = grid["seed"].nunique() - 1
+    # Groups have one neuron of each seed: here some of the same index.
+    grouped = grid["neuron"] < 4
     return grid.assign(
         max_corr=baseline + excess,
         baseline_corr=baseline,
         excess_corr=excess,
         universal=excess > threshold,
+        n_matched=np.where(excess > threshold, others, others // 2),
+        n_mutual=np.where(grouped, others, 0),
+        in_group=grouped,
+        leave_one_out=np.where(excess > threshold, 0.75, np.nan),
     )
 
 

@@ -68,6 +68,10 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "neuron": np.arange(n),
                     "excess_corr": np.where(universal, 0.4, 0.1),
                     "universal": universal,
+                    "n_matched": 0,
+                    "n_mutual": 0,
+                    "in_group": False,
+                    "leave_one_out": np.nan,
                 }
             )
         )
@@ -411,3 +415,28 @@ def test_courses_are_counted_once_per_neuron(demo):
     text = headline(demo, "Courses of neurons")
     for name in ("emergent", "maintained", "transient", "lost"):
         assert f"{counts.get(name, 0):,} {name}" in text
+
+
+def test_groups_are_counted_once_for_all_seeds(demo):
+    last = demo["universality"].query("step == 1000")
+    groups = last["in_group"].sum() // 5
+    assert groups > 1
+    text = headline(demo, "Groups")
+    assert f"{groups:,} groups of 5 neurons" in text
+    assert "left out in 75" in text
+    none = demo["universality"].assign(in_group=False, leave_one_out=np.nan)
+    text = headline({**demo, "universality": none}, "Groups")
+    assert text == "At the last step no neurons are each other's best match in all seeds."
+
+
+def test_notions_are_compared_by_their_sets(demo):
+    table = summaries.agreement(demo["universality"])
+    last = demo["universality"].query("step == 1000")
+    assert table.loc["universal", "count"] == last["universal"].sum()
+    one, two = (set(last.index[last[name]]) for name in ("universal", "in_group"))
+    assert 0 < len(one & two) < len(one | two)
+    assert table.loc["universal", "in a group"] == len(one & two) / len(one | two)
+    assert table.loc["in a group", "in a group"] == 1
+    nothing = summaries.agreement(demo["universality"].assign(in_group=False))
+    assert np.isnan(nothing.loc["in a group", "in a group"])
+    assert nothing.loc["in a group", "universal"] == 0

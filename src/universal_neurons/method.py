@@ -11,7 +11,7 @@ METHOD_VERSION = {
     "rotate": 1,
     "match": 1,
     "screen": 1,
-    "score": 1,
+    "score": 2,
     "ablate": 2,
     "persist": 2,
     "trace": 1,

@@ -28,6 +28,7 @@ from universal_neurons.summaries import (
     ALL_LAYERS,
     ablation_contrasts,
     ablation_over_seeds,
+    agreement,
     consecutive,
     doses_over_seeds,
     moves,
@@ -185,6 +186,7 @@ def headlines(tables: Tables, threshold: float) -> list[Headline]:
     """
     return [
         Headline("Universal neurons", _on_emergence(tables["universality"], threshold)),
+        Headline("Groups", _on_groups(tables["universality"])),
         Headline("Persistence", _on_persistence(tables["persistence"])),
         Headline("Courses of neurons", _on_courses(tables["trajectories"])),
         *_on_ablation(tables["ablation"]),
@@ -255,6 +257,7 @@ def short_tables(
     shorts = [
         _claims_table(tables),
         _universal_table(tables["universality"]),
+        _agreement_table(tables["universality"]),
         _persistence_table(tables["persistence"]),
         _ablation_table(tables["ablation"]),
         _models_table(tables["models"]),
@@ -352,6 +355,29 @@ def _overlap(row: pd.Series) -> str:
         f"{text} Seed by seed, so large an overlap would be unlikely by chance (p < 0.05, "
         f"hypergeometric test) in {significant} of {n}."
     )
+
+
+def _on_groups(universality: pd.DataFrame) -> str:
+    """Neurons that every seed has, without a threshold, and how well matches foretell a seed."""
+    last = universality[universality["step"] == universality["step"].max()]
+    n_seeds, members = last["seed"].nunique(), last[last["in_group"]]
+    n_groups = len(members) // n_seeds
+    if n_groups == 0:
+        text = "At the last step no neurons are each other's best match in all seeds."
+    else:
+        universal = int(members["universal"].sum())
+        text = (
+            f"At the last step {_plural(n_groups, 'group', 'groups')} of {n_seeds} neurons, one of "
+            f"each seed, {'is' if n_groups == 1 else 'are'} each other's best match throughout "
+            f"(groups.parquet); {_of(universal, len(members))} of these neurons are universal."
+        )
+    foretold = last["leave_one_out"].dropna()
+    if len(foretold):
+        text += (
+            f" A neuron called universal by the other seeds has a match in a seed left out in "
+            f"{_percent(foretold.mean())} of the cases (mean over {len(foretold):,} neurons)."
+        )
+    return text
 
 
 def _on_courses(trajectories: pd.DataFrame) -> str:
@@ -800,6 +826,23 @@ def _universal_table(universality: pd.DataFrame) -> ShortTable:
         rows.append(row)
     return ShortTable(
         "Universal neurons by step and layer", "Share of neurons, pooled over seeds.", rows
+    )
+
+
+def _agreement_table(universality: pd.DataFrame) -> ShortTable:
+    table = agreement(universality)
+    rows = [
+        {"notion": str(name), "neurons": f"{int(row['count']):,}"}
+        | {other: _number(row[other], 2) for other in table.index}
+        for name, row in table.iterrows()
+    ]
+    return ShortTable(
+        "Notions of a universal neuron",
+        "Neurons of all seeds at the last step, and the Jaccard index of every two notions. "
+        "Matched: excess correlation above the threshold. Mutual: each the other's best match. In "
+        "a group: one of as many neurons as seeds, every two of them mutual matches.",
+        rows,
+        frozenset({"notion"}),
     )
 
 

@@ -21,7 +21,10 @@ ALL_LAYERS = -1
 # The columns used here, by table: the others of a large run are not read.
 COLUMNS = {
     "matches": ["step", "seed", "other_seed", "layer", "best_layer"],
-    "universality": ["step", "seed", "layer", "excess_corr", "universal"],
+    "universality": [
+        *("step", "seed", "layer", "excess_corr", "universal"),
+        *("n_matched", "n_mutual", "in_group", "leave_one_out"),
+    ],
     "persistence": [
         *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
         *("persistence", "jaccard", "chance", "p_value", "odds_ratio", "q_value"),
@@ -117,6 +120,39 @@ def subset_preferences(results: str | Path) -> pd.DataFrame:
     counts = best.groupby("subset")["universal"].agg(n_neurons="size", n_universal="sum")
     tokens = table.groupby("subset")["n_tokens"].first()
     return tokens[tokens > 0].to_frame().join(counts).fillna(0).astype(int).reset_index()
+
+
+def agreement(universality: pd.DataFrame) -> pd.DataFrame:
+    """How far notions of a universal neuron agree at the last step.
+
+    Parameters
+    ----------
+    universality
+        Columns ``step, seed, universal, n_matched, n_mutual, in_group``.
+
+    Returns
+    -------
+    DataFrame
+        One row per notion, its name the index: ``count`` (neurons of all seeds), and for every
+        notion a column with the Jaccard index of the two sets (NaN if both are empty).
+    """
+    last = universality[universality["step"] == universality["step"].max()]
+    others = last["seed"].nunique() - 1
+    sets = {
+        "universal": last["universal"].to_numpy(bool),
+        "matched in every other seed": (last["n_matched"] == others).to_numpy(),
+        "mutual match in every other seed": (last["n_mutual"] == others).to_numpy(),
+        "in a group": last["in_group"].to_numpy(bool),
+    }
+    rows = {
+        name: {"count": one.sum()}
+        | {other: (one & two).sum() / max((one | two).sum(), 1) for other, two in sets.items()}
+        for name, one in sets.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    empty = [name for name, one in sets.items() if not one.any()]
+    table.loc[empty, empty] = np.nan
+    return table
 
 
 def universal_counts(universality: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ TEXT = {
 
 RESULTS = f"results/{config['run']}"
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
-TABLES += ["trajectories", "doses", "effects"]
+TABLES += ["groups", "trajectories", "doses", "effects"]
 if corpus.has_subsets(config["corpus"]):
     TABLES.append("subsets")
 
@@ -47,7 +47,7 @@ MODEL = (
 CALIBRATION = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.zarr"
 MODEL_FACTS = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.json"
 ACTIVATIONS = f"{RESULTS}/activations/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
-RESTORED = ACTIVATIONS.replace("/activations/", "/restored/")
+RESTORED = f"{RESULTS}/restored/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 MOMENTS = f"{RESULTS}/moments/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 WITHIN = f"{RESULTS}/within/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 ROTATIONS = f"{RESULTS}/rotations.zarr"
@@ -80,7 +80,7 @@ wildcard_constraints:
     step="|".join(map(str, GRID.steps)),
     shard=r"\d+",
     layers=r"\d+-\d+",
-    table="matches|universality",
+    table="matches|universality|groups",
     part="ablation|doses|effects",
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 

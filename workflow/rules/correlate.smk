@@ -144,6 +144,7 @@ rule score:
     output:
         matches=BY_STEP.replace("{table}", "matches"),
         universality=BY_STEP.replace("{table}", "universality"),
+        groups=BY_STEP.replace("{table}", "groups"),
     log:
         f"{RESULTS}/logs/score/step{{step}}.log",
     benchmark:

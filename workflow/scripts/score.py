@@ -1,12 +1,13 @@
-from universal_neurons import universality
+from universal_neurons import notions, universality
 from universal_neurons.jobs import job
 from universal_neurons.store import check_same_run, provenance
 from universal_neurons.tables import write_table
 
 with job(snakemake.log[0]):
     check_same_run(snakemake.input)
-    about = provenance(snakemake.config, "score")
+    about, threshold = provenance(snakemake.config, "score"), snakemake.params.threshold
     matches = universality.matches_table(snakemake.input, int(snakemake.wildcards.step))
-    scores = universality.universality_table(matches, snakemake.params.threshold)
-    write_table(snakemake.output.matches, matches, about)
-    write_table(snakemake.output.universality, scores, about)
+    scores = universality.universality_table(matches, threshold)
+    tables = notions.add_notions(matches, scores, threshold)
+    for path, table in zip(snakemake.output, tables, strict=True):
+        write_table(path, table, about)
