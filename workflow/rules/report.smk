@@ -14,7 +14,7 @@ rule concatenate:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=growing(8000),
+        mem_mb=growing(4000),
         runtime=growing(30),
     script:
         "../scripts/concatenate.py"
@@ -29,6 +29,9 @@ use rule concatenate as concatenate_seeds with:
         f"{RESULTS}/logs/concatenate/{{part}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/concatenate/{{part}}.tsv"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
 
 
 rule neurons:
