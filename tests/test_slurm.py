@@ -102,7 +102,7 @@ def finish(process: subprocess.Popen[str], seconds: int = 1500) -> tuple[int, st
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     where = tmp_path_factory.mktemp("slurm")
     # Nodes may claim more than the machine has; jobs ask for more than a tiny grid takes.
-    options = ["-i", "-n", "2", "-c", "4", "-m", "40000", *(["-g"] if CGROUPS else [])]
+    options = ["-i", "-n", "2", "-c", "8", "-m", "40000", *(["-g"] if CGROUPS else [])]
     subprocess.run([SLURM / "start-slurm.sh", *options, where], check=True)
     try:
         yield Cluster(where)
