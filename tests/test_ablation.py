@@ -322,11 +322,9 @@ def test_without_any_universal_neuron_only_the_clean_model_is_run():
     np.testing.assert_allclose(table["clean_loss"], expected, rtol=1e-6)
 
 
-def test_controls_are_replaced_as_the_universal_neurons_are():
-    model, sequences = make(), tokens()
-    facts = neurons(model)
-    table = ablate(model, sequences, seed="a", step=1, controls=2, **facts)
-    drawn = matched_controls(
+def drawn_controls(model, facts):
+    """The two control sets that `ablate` draws for seed a at step 1."""
+    return matched_controls(
         facts["universal"],
         contribution(model, facts["norm"]),
         facts["sparsity"],
@@ -335,6 +333,13 @@ def test_controls_are_replaced_as_the_universal_neurons_are():
         seed="a",
         step=1,
     )
+
+
+def test_controls_are_replaced_as_the_universal_neurons_are():
+    model, sequences = make(), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, controls=2, **facts)
+    drawn = drawn_controls(model, facts)
     for layer in (-1, 0, 2):
         for draw, control in enumerate(drawn):
             replaced = np.isin(np.arange(sum(model.d_mlp)), control)
@@ -474,15 +479,7 @@ def test_differences_are_paired_by_sequence():
     model, sequences = make(), tokens()
     facts = neurons(model)
     table = ablate(model, sequences, seed="a", step=1, controls=2, **facts)
-    drawn = matched_controls(
-        facts["universal"],
-        contribution(model, facts["norm"]),
-        facts["sparsity"],
-        layers(model),
-        draws=2,
-        seed="a",
-        step=1,
-    )
+    drawn = drawn_controls(model, facts)
     sets = [facts["universal"], *(np.isin(np.arange(sum(model.d_mlp)), one) for one in drawn)]
     losses = np.array(
         [

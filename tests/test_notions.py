@@ -67,7 +67,7 @@ def test_mutual_partners_and_groups_are_those_of_a_search_over_all_neurons(seed)
         for i, j, k in np.ndindex(sizes["a"], sizes["b"], sizes["c"])
         if {(("a", i), ("b", j)), (("a", i), ("c", k)), (("b", j), ("c", k))} <= edges
     }
-    groups = groups_table(matches, scores)
+    groups = groups_table(matches, scores, partners)
     starts = {s: np.cumsum([0, *widths]) for s, widths in D_MLP.items()}
     found = {
         tuple(starts[row.seed][row.layer] + row.neuron for row in group.itertuples())
@@ -85,7 +85,8 @@ def test_a_group_knows_its_weakest_link_and_the_strongest_group_comes_first():
         for matrix in corr.values():
             matrix[i, i] = strength
     corr["b", "c"][2, 2] = 0.6
-    groups = groups_table(*tables(corr))
+    matches, scores = tables(corr)
+    groups = groups_table(matches, scores, mutual_partners(matches))
     strong = groups[groups.group == 0]
     assert list(strong.seed) == ["a", "b", "c"]
     assert list(zip(strong.layer, strong.neuron, strict=True)) == [(0, 2), (1, 0), (0, 2)]

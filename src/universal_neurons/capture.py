@@ -410,8 +410,7 @@ def prepare(
     """
     about = read_json(inputs["about"])
     corpus.check_digest(tokens, about)
-    exclude = options["exclude_token_ids"]
-    exclude = about["special_token_ids"] if exclude == "auto" else exclude
+    exclude = corpus.excluded(options["exclude_token_ids"], about)
     corpus.select(about, **corpus.selection_options(config))
     corpus.check_tokenizer(Path(inputs["model"]), about)
     model = load(inputs["model"], dtype=options["dtype"], device=options["device"])

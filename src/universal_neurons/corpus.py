@@ -15,7 +15,7 @@ import io
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -441,6 +441,11 @@ def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
         "vocabulary_sha256": vocabulary_digest(tokenizer),
         "special_token_ids": special_token_ids(tokenizer) if tokenizer is not None else [],
     }
+
+
+def excluded(option: str | Sequence[int], about: Mapping[str, Any]) -> list[int]:
+    """The token ids that `exclude_token_ids` (auto or a list) stands for in a corpus."""
+    return about["special_token_ids"] if isinstance(option, str) else list(option)
 
 
 def check_length(config: Mapping[str, Any]) -> None:

@@ -15,7 +15,6 @@ from universal_neurons.ablation import ablate
 from universal_neurons.doses import doses
 from universal_neurons.effects import effects
 from universal_neurons.models import load
-from universal_neurons.store import attributes_of, read_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +53,11 @@ def intervene(
     dict
         The tables ``ablation``, ``doses`` and ``effects`` of all seeds.
     """
-    parts: dict[str, list[dict[str, NDArray]]] = {seed: [] for seed in directories}
-    for store in moment_stores:
-        parts[attributes_of(store)["seed"]].append(read_arrays(store))
+    moments_of = moments.read(moment_stores)
     tables: dict[str, list[pd.DataFrame]] = {"ablation": [], "doses": [], "effects": []}
     for seed, directory in directories.items():
         logger.info("seed %s, step %d", seed, step)
-        sums = moments.merge(parts[seed])
+        _, sums = moments_of[step, seed]
         own = universality[universality.seed == seed].sort_values(["layer", "neuron"])
         facts = moments.moments(sums)
         model = load(directory, **load_options)

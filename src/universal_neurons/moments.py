@@ -7,9 +7,12 @@ to all shards: the differences below then lose no digits to cancellation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from universal_neurons.store import attributes_of, read_arrays
 
 Sums = Mapping[str, NDArray]
 
@@ -39,6 +42,29 @@ def merge(parts: Iterable[Sums]) -> dict[str, NDArray]:
     total["high"] = np.max([part["high"] for part in parts], axis=0)
     total["centre"] = centre
     return total
+
+
+def read(stores: Iterable[str | Path]) -> dict[tuple[int, str], tuple[list[int], Sums]]:
+    """Read and add the moments of all shards of several models.
+
+    Parameters
+    ----------
+    stores
+        As `capture.capture` writes them.
+
+    Returns
+    -------
+    dict
+        By (step, seed), sorted: the number of neurons of every layer, and the added sums.
+    """
+    shards: dict[tuple[int, str], list[Sums]] = {}
+    d_mlp: dict[tuple[int, str], list[int]] = {}
+    for path in stores:
+        attributes = attributes_of(path)
+        model = attributes["step"], attributes["seed"]
+        shards.setdefault(model, []).append(read_arrays(path))
+        d_mlp[model] = attributes["d_mlp"]
+    return {model: (d_mlp[model], merge(shards[model])) for model in sorted(shards)}
 
 
 def std(sums: Sums) -> NDArray[np.float64]:

@@ -56,7 +56,7 @@ def rows_of_pairs(matches: pd.DataFrame) -> Partners:
     return grouped.indices
 
 
-def groups_table(matches: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def groups_table(matches: pd.DataFrame, scores: pd.DataFrame, partners: Partners) -> pd.DataFrame:
     """Groups of neurons, one of each seed, every two of which are mutual best matches (cliques).
 
     Parameters
@@ -65,6 +65,8 @@ def groups_table(matches: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         One step's, see `mutual_partners`, with ``best_corr``.
     scores
         The step's ``step, seed, layer, neuron, excess_corr, universal``, sorted by the first four.
+    partners
+        Of the matches, see `mutual_partners`.
 
     Returns
     -------
@@ -73,7 +75,6 @@ def groups_table(matches: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         and of the group ``group_mean_corr`` and ``group_min_corr``, the mean and smallest
         correlation between its members. Groups are numbered by the former, the largest first.
     """
-    partners = mutual_partners(matches)
     seeds = list(dict.fromkeys(scores["seed"]))
     members = np.full((len(seeds), (scores["seed"] == seeds[0]).sum()), -1)
     members[0] = np.arange(members.shape[1])
@@ -148,7 +149,7 @@ def add_notions(
             )
         parts.append(own)
     scores = pd.concat(parts, ignore_index=True)
-    groups = groups_table(matches, scores)
+    groups = groups_table(matches, scores, partners)
     grouped = pd.MultiIndex.from_frame(groups[NEURON])
     scores["in_group"] = pd.MultiIndex.from_frame(scores[NEURON]).isin(grouped)
     return matches, scores, groups

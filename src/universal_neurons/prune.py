@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from universal_neurons.status import bytes_in
 from universal_neurons.store import read_json, replacing
 
 # What can be dropped.
@@ -67,7 +68,7 @@ def prune(results: str | Path, kind: str, grid: Mapping[str, Any]) -> int:
         Its ``seeds``, ``steps`` and number of ``shards``.
     """
     folder = Path(results) / kind
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = bytes_in(folder)
     if kind == "activations":
         # First: a run that is interrupted here has forgotten nothing.
         with replacing(Path(results) / "pruned.json") as path:

@@ -69,10 +69,11 @@ def rules(results: str | Path, planned: Iterable[Path], now: float) -> dict[str,
         if folder not in log.parents:
             continue
         rule = found.setdefault(log.relative_to(folder).parts[0].removesuffix(".log"), Rule())
-        last = last_line(log)
         if log not in left:
             rule.done += 1
-        elif last is None or re.match(r"[\d:]+ done in ", last):
+            continue
+        last = last_line(log)
+        if last is None or re.match(r"[\d:]+ done in ", last):
             # Not begun, or done before and to be done again.
             rule.waiting += 1
         elif re.match(r"[\d:]+ error: |\w*Error\b", last):
@@ -120,10 +121,15 @@ def page(results: str | Path, plan: str, now: float) -> str:
     return "\n".join(lines)
 
 
+def bytes_in(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+
+
 def sizes(results: str | Path) -> list[tuple[str, int]]:
     """Bytes on disk of everything in a run's folder and of the whole, largest first."""
     parts = {
-        entry.name: sum(f.stat().st_size for f in [entry, *entry.rglob("*")] if f.is_file())
+        entry.name: bytes_in(entry)
         for entry in (Path(results).iterdir() if Path(results).is_dir() else ())
     }
     whole = [("in all", sum(parts.values()))]

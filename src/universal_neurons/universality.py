@@ -149,17 +149,11 @@ def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
     DataFrame
         One row per (step, seed, layer, neuron) with the columns of `moments.moments`.
     """
-    shards: dict[tuple[int, str], list] = {}
-    d_mlp: dict[str, list[int]] = {}
-    for path in stores:
-        attributes = attributes_of(path)
-        shards.setdefault((attributes["step"], attributes["seed"]), []).append(read_arrays(path))
-        d_mlp[attributes["seed"]] = attributes["d_mlp"]
     frames = []
-    for (step, seed), parts in sorted(shards.items(), key=lambda item: item[0]):
-        layer, neuron = layer_and_neuron(d_mlp[seed])
+    for (step, seed), (d_mlp, sums) in moments.read(stores).items():
+        layer, neuron = layer_and_neuron(d_mlp)
         names = {"step": step, "seed": seed, "layer": layer, "neuron": neuron}
-        frames.append(pd.DataFrame({**names, **moments.moments(moments.merge(parts))}))
+        frames.append(pd.DataFrame({**names, **moments.moments(sums)}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -180,22 +174,15 @@ def subsets_table(stores: Iterable[str | Path], names: Sequence[str]) -> pd.Data
         tokens of the subset), ``mean``, ``std`` (population) and ``sparsity`` (fraction of tokens
         with an activation above 0); null where no token of the subset is scored.
     """
-    shards: dict[tuple[int, str], list] = {}
-    d_mlp: dict[str, list[int]] = {}
-    for path in stores:
-        attributes = attributes_of(path)
-        shards.setdefault((attributes["step"], attributes["seed"]), []).append(read_arrays(path))
-        d_mlp[attributes["seed"]] = attributes["d_mlp"]
     order = np.argsort(np.array(names))
     frames = []
-    for (step, seed), parts in sorted(shards.items(), key=lambda item: item[0]):
-        sums = moments.merge(parts)
+    for (step, seed), (d_mlp, sums) in moments.read(stores).items():
         # (neurons, subsets), so that a neuron's rows lie together.
         n_tokens = sums["subset_tokens"][order].T
         with np.errstate(invalid="ignore", divide="ignore"):
             first, second = (power[order].T / n_tokens for power in sums["subset_powers"])
             sparsity = sums["subset_positive"][order].T / n_tokens
-        layer, neuron = layer_and_neuron(d_mlp[seed])
+        layer, neuron = layer_and_neuron(d_mlp)
         frames.append(
             pd.DataFrame(
                 {

@@ -1,5 +1,6 @@
 import numpy as np
 
+from universal_neurons import corpus
 from universal_neurons.jobs import job
 from universal_neurons.store import provenance, read_json
 from universal_neurons.tables import write_table
@@ -8,12 +9,11 @@ from universal_neurons.trace import trace_models
 with job(snakemake.log[0]):
     given, params = snakemake.input, snakemake.params
     pairs = zip(given.models, given.later, strict=True)
-    exclude = params.exclude
     table = trace_models(
         dict(zip(snakemake.wildcards.seeds.split("+"), pairs, strict=True)),
         np.load(given.tokens, mmap_mode="r")[: params.sequences],
         step=int(snakemake.wildcards.step),
-        exclude=read_json(given.about)["special_token_ids"] if exclude == "auto" else exclude,
+        exclude=corpus.excluded(params.exclude, read_json(given.about)),
         load_options=params.load,
     )
     write_table(snakemake.output[0], table, provenance(snakemake.config, "trace"))
