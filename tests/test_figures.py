@@ -91,7 +91,7 @@ def test_one_step_has_no_persistence_and_says_so():
 
 def test_emergence_shows_seeds_and_their_mean(demo):
     universality = demo["universality"]
-    figure = figures.emergence(universality, THRESHOLD)
+    figure = figures.emergence(universality, demo["fractions"], THRESHOLD)
     lines = [line.get_ydata() for line in figure.axes[0].lines]
     by_seed = universality.pivot_table(
         index="step", columns="seed", values="universal", aggfunc="mean"
@@ -103,7 +103,7 @@ def test_emergence_shows_seeds_and_their_mean(demo):
 
 def test_emergence_shows_every_layer(demo):
     universality = demo["universality"]
-    figure = figures.emergence(universality, THRESHOLD)
+    figure = figures.emergence(universality, demo["fractions"], THRESHOLD)
     for layer, line in enumerate(figure.axes[1].lines):
         mine = universality[universality["layer"] == layer]
         expected = mine.groupby("step")["universal"].mean()

@@ -22,6 +22,7 @@ ALL_LAYERS = -1
 COLUMNS = {
     "matches": ["step", "seed", "other_seed", "layer", "best_layer"],
     "universality": ["step", "seed", "layer", "excess_corr", "universal"],
+    "fractions": ["step", "seed", "layer", "n_neurons", "fraction", "se", "low", "high"],
     "persistence": [
         *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
         *("persistence", "jaccard", "chance", "p_value", "odds_ratio", "q_value"),

@@ -1,12 +1,17 @@
-from universal_neurons import universality
+from universal_neurons import influence, universality
 from universal_neurons.jobs import job
 from universal_neurons.store import check_same_run, provenance
 from universal_neurons.tables import write_table
 
 with job(snakemake.log[0]):
-    check_same_run(snakemake.input)
+    given, made = snakemake.input, snakemake.output
+    check_same_run(given)
     about = provenance(snakemake.config, "score")
-    matches = universality.matches_table(snakemake.input, int(snakemake.wildcards.step))
-    scores = universality.universality_table(matches, snakemake.params.threshold)
-    write_table(snakemake.output.matches, matches, about)
-    write_table(snakemake.output.universality, scores, about)
+    step, threshold = int(snakemake.wildcards.step), snakemake.params.threshold
+    found = influence.read_influences(given.influence[0]) if given.influence else {}
+    means = influence.mean_influences(found)
+    matches = universality.matches_table(given.parts, step, found)
+    scores = universality.universality_table(matches, threshold, means)
+    write_table(made.matches, matches, about)
+    write_table(made.universality, scores, about)
+    write_table(made.fractions, influence.fractions_table(scores, means, threshold), about)
