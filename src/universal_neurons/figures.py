@@ -123,9 +123,9 @@ def emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold: fl
     axes[0].plot(overall.index, overall, color=GREY, lw=0.8, marker=".", ms=dot)
     mean = overall.mean(axis=1)
     axes[0].plot(mean.index, mean, color=BLACK, lw=2.2, marker="o", ms=dot + 1)
-    band = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
-    band = band.sort_values("step")
-    axes[0].fill_between(band["step"], band["low"], band["high"], color=BLACK, alpha=0.15, lw=0)
+    known = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
+    known = known.sort_values("step")
+    axes[0].fill_between(known["step"], known["low"], known["high"], color=BLACK, alpha=0.15, lw=0)
     _named_lines(axes[0], {"one seed": (GREY, 0.8), "mean over seeds": (BLACK, 2.2)})
     axes[0].set(ylabel="universal neurons", title="All layers")
     if several:

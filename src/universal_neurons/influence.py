@@ -264,8 +264,8 @@ def fractions_table(
             rows.append((str(name), int(layer), len(here), int(found.sum()), found.mean()))
     table = pd.DataFrame(rows, columns=["seed", "layer", "n_neurons", "n_universal", "fraction"])
     table["se"] = [
-        resampled[str(row[0]), int(row[1])].std(ddof=1) if n_groups > 1 else np.nan
-        for row in table[["seed", "layer"]].to_numpy()
+        resampled[key].std(ddof=1) if n_groups > 1 else np.nan
+        for key in zip(table["seed"], table["layer"], strict=True)
     ]
     table["quantile"] = scipy.stats.norm.ppf(0.975)
     pooled = []

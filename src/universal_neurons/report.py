@@ -325,8 +325,8 @@ def _interval_of(fractions: pd.DataFrame, last: int) -> str:
     if np.isnan(now["se"]):
         return "Its standard error is not known: that takes stored activations (capture.store)."
     said = (
-        f"The mean over seeds has a 95 % interval of {_percent(now['low'])} to "
-        f"{_percent(now['high'])}, for the choice of tokens and of seeds"
+        f"The mean over seeds has a 95 % interval of {_percent(float(now['low']))} to "
+        f"{_percent(float(now['high']))}, for the choice of tokens and of seeds"
     )
     if len(mean) > 1:
         apart = now["low"] > then["high"] or now["high"] < then["low"]

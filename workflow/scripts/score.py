@@ -8,7 +8,7 @@ with job(snakemake.log[0]):
     check_same_run(given)
     about = provenance(snakemake.config, "score")
     step, threshold = int(snakemake.wildcards.step), snakemake.params.threshold
-    found = influence.read_influences(given.influence[0]) if given.influence else {}
+    found = influence.read_influences(given.influence) if given.influence else {}
     means = influence.mean_influences(found)
     matches = universality.matches_table(given.parts, step, found)
     scores = universality.universality_table(matches, threshold, means)
