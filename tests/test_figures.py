@@ -71,8 +71,9 @@ def test_every_figure_can_be_drawn(case):
 @pytest.mark.filterwarnings("error")
 def test_negative_excess_alone_can_be_drawn(demo):
     universality = demo["universality"].assign(excess_corr=-0.01, universal=False)
+    tables = {"universality": universality, "fractions": demo["fractions"]}
     for name in ("emergence", "excess_histogram", "threshold_curve"):
-        render(figures.draw(name, {"universality": universality}, THRESHOLD))
+        render(figures.draw(name, tables, THRESHOLD))
 
 
 def test_figures_say_when_nothing_is_universal(nothing):

@@ -22,8 +22,9 @@ ROOT = Path(__file__).parent.parent
 SEEDS, STEPS = ["a", "b-x21", "1"], [10, 20]
 COLUMNS = {
     "matches": "step seed other_seed layer neuron best_corr best_corr_se best_layer best_neuron "
-    "baseline_corr baseline_se min_corr",
-    "universality": "step seed layer neuron max_corr baseline_corr excess_corr excess_se universal",
+    "baseline_corr baseline_se mutual min_corr",
+    "universality": "step seed layer neuron max_corr baseline_corr excess_corr excess_se universal "
+    "n_matched leave_one_out",
     "fractions": "step seed layer n_neurons n_universal fraction se low high",
     "persistence": "seed layer from_step to_step n_from n_to n_both persistence jaccard chance "
     "p_value odds_ratio q_value",

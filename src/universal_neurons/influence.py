@@ -269,7 +269,8 @@ def fractions_table(
     ]
     table["quantile"] = scipy.stats.norm.ppf(0.975)
     pooled = []
-    for layer, own in table.groupby("layer"):
+    for layer in sorted(set(table["layer"])):
+        own = table[table["layer"] == layer]
         n_seeds = len(own)
         between = own["fraction"].var(ddof=1) / n_seeds
         shared = np.nan

@@ -289,7 +289,7 @@ def _on_emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold
             f"{int(now['n_neurons']):,} neurons (pooled over {_seeds(int(now['n_seeds']))}) has an "
             f"excess correlation above {threshold:g}; the highest is {_number(highest, 3)}."
         )
-    sentences.append(_interval_of(fractions, last))
+    sentences.append(_interval_of(fractions))
     if first != last:
         then = overall.loc[first]
         sentences.append(
@@ -318,15 +318,15 @@ def _on_emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold
     return " ".join(sentences)
 
 
-def _interval_of(fractions: pd.DataFrame, last: int) -> str:
+def _interval_of(fractions: pd.DataFrame) -> str:
     mean = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
-    mean = mean.sort_values("step").set_index("step")
-    now, then = mean.loc[last], mean.iloc[0]
+    mean = mean.sort_values("step")
+    now, then = mean.iloc[-1], mean.iloc[0]
     if np.isnan(now["se"]):
         return "Its standard error is not known: that takes stored activations (capture.store)."
     said = (
-        f"The mean over seeds has a 95 % interval of {_percent(float(now['low']))} to "
-        f"{_percent(float(now['high']))}, for the choice of tokens and of seeds"
+        f"The mean over seeds has a 95 % interval of {_percent(now['low'])} to "
+        f"{_percent(now['high'])}, for the choice of tokens and of seeds"
     )
     if len(mean) > 1:
         apart = now["low"] > then["high"] or now["high"] < then["low"]

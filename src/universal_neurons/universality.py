@@ -81,7 +81,8 @@ def matches_table(
         ``best_corr_se`` (standard error over groups of sequences, of the match found; NaN without
         influences), ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean
         over the rotations of the largest correlation), ``baseline_se`` (its standard error over the
-        rotations; NaN with one), ``min_corr``, ``best_by`` (``comparison`` with all neurons, or
+        rotations; NaN with one), ``mutual`` (whether the best match's best match is the neuron
+        itself), ``min_corr``, ``best_by`` (``comparison`` with all neurons, or
         ``certificate``: see `screening`) and ``baseline_by`` (``all tokens`` or ``sample``).
     """
     parts = list(parts)
@@ -89,11 +90,15 @@ def matches_table(
     screened = any(attributes["mode"] == "screened" for attributes in about)
     d_mlp = {x["seed"]: x["d_mlp"] for x in about}
     d_mlp |= {x["other_seed"]: x["other_d_mlp"] for x in about}
+    found = read_matches(parts)
     frames = []
-    for key, matches in sorted(read_matches(parts).items()):
+    for key, matches in sorted(found.items()):
         table = _pair_table(matches, step, *key, d_mlp[key[0]], d_mlp[key[1]], screened)
         error = standard_error(influences[key]) if influences else np.nan
         table.insert(list(table.columns).index("best_corr") + 1, "best_corr_se", error)
+        back = found[key[1], key[0]].index[matches.index]
+        mutual = (matches.index >= 0) & (back == np.arange(len(back)))
+        table.insert(list(table.columns).index("min_corr"), "mutual", mutual)
         frames.append(table)
     return pd.concat(frames, ignore_index=True)
 
@@ -156,11 +161,19 @@ def universality_table(
     DataFrame
         One row per (step, seed, layer, neuron) with ``max_corr``, ``baseline_corr``,
         ``excess_corr``, ``excess_se`` (of the tokens and of the rotations, added in squares; NaN
-        without influences), ``universal``.
+        without influences), ``universal``, ``n_matched`` (other seeds whose match alone has an
+        excess above the threshold), ``leave_one_out`` (of the other seeds without which the neuron
+        is called universal, the fraction that has such a match; NaN if there are none, as always
+        with two seeds).
     """
     keys = ["step", "seed", "layer", "neuron"]
+    excess = matches["best_corr"] - matches["baseline_corr"]
+    table = matches.assign(excess=excess, matched=excess > excess_threshold)
+    # A mean over S seeds of means over rotations; nothing is known of one rotation's error.
+    table["square"] = table["baseline_se"].fillna(0) ** 2
+    by_neuron = table.groupby(keys, sort=True)
     scores = (
-        matches.groupby(keys, sort=True)[["best_corr", "baseline_corr"]]
+        by_neuron[["best_corr", "baseline_corr"]]
         .mean()
         .rename(columns={"best_corr": "max_corr"})
         .reset_index()
@@ -168,14 +181,16 @@ def universality_table(
     scores["excess_corr"] = scores["max_corr"] - scores["baseline_corr"]
     if influences:
         tokens = np.concatenate([standard_error(influences[seed]) for seed in sorted(influences)])
-        # A mean over S seeds of means over rotations; nothing is known of one rotation's error.
-        squares = matches["baseline_se"].fillna(0) ** 2
-        by_neuron = squares.groupby([matches[key] for key in keys], sort=True)
-        rotations = (by_neuron.sum() / by_neuron.size() ** 2).to_numpy()
-        scores["excess_se"] = np.sqrt(tokens**2 + rotations)
+        rotations = by_neuron["square"].sum() / by_neuron.size() ** 2
+        scores["excess_se"] = np.sqrt(tokens**2 + rotations.to_numpy())
     else:
         scores["excess_se"] = np.nan
     scores["universal"] = scores["excess_corr"] > excess_threshold
+    scores["n_matched"] = by_neuron["matched"].sum().to_numpy()
+    others = by_neuron["excess"].transform("size") - 1
+    rest = (by_neuron["excess"].transform("sum") - excess) / others.where(others > 0)
+    table["found"] = table["matched"].astype(float).where(rest > excess_threshold)
+    scores["leave_one_out"] = table.groupby(keys, sort=True)["found"].mean().to_numpy()
     return scores
 
 
