@@ -47,5 +47,5 @@ def test_a_neuron_is_found_again_in_seeds_that_had_no_say():
     ).assign(baseline_corr=0.0, baseline_se=0.0)
     table = universality.universality_table(matches, 0.35)
     assert table["n_matched"].tolist() == [4, 2, 0]
-    # Without c of the second: (0.9 + 0 + 0) / 3 is not above 0.35; without d (0.9 + 0.9 + 0) / 3 is.
+    # Of the second: without b the mean is 0.3; without d it is 0.6, and d has no match.
     np.testing.assert_array_equal(table["leave_one_out"], [1, 0, np.nan])
