@@ -159,7 +159,7 @@ def measured_activations(wildcards):
     cells = [(seed, int(wildcards.step), shard) for shard in MEASURED for seed in GRID.seeds]
     found = []
     for cell in cells:
-        again = any(prune.to_restore(PRUNED, cell, (seed, *cell[1:])) for seed in GRID.seeds)
+        again = any(prune.to_restore(PRUNED, cell, other) for other in cells)
         pattern = RESTORED if again else ACTIVATIONS
         found.append(pattern.format(**dict(zip(("seed", "step", "shard"), cell))))
     return found
