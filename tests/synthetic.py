@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from universal_neurons.summaries import universal_counts
 from universal_neurons.trajectories import trajectories
 
 STEPS = (50, 150, 300, 600, 1000)
@@ -40,6 +41,7 @@ def tables(
     return {
         "matches": _matches(universality, seeds, n_layers, d_mlp, rng),
         "universality": universality,
+        "fractions": _fractions(universality),
         "persistence": _persistence(universality, seeds, steps, n_layers),
         "ablation": _ablation(universality, kinds, controls, rng),
         "neurons": _neurons(grid, rng),
@@ -81,6 +83,17 @@ def _universality(grid, steps, threshold, universal, rng):
         in_group=grouped,
         leave_one_out=np.where(excess > threshold, 0.75, np.nan),
     )
+
+
+def _fractions(universality):
+    counts = universal_counts(universality)
+    keys = ["step", "layer"]
+    sums = counts.groupby(keys)[["n_neurons", "n_universal"]].sum()
+    mean = counts.groupby(keys)["fraction"].mean()
+    table = pd.concat([sums.join(mean).reset_index().assign(seed=""), counts])
+    table["se"] = 0.01
+    low, high = ((table["fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
+    return table.assign(low=low, high=high)
 
 
 def _matches(universality, seeds, n_layers, d_mlp, rng):

@@ -71,8 +71,9 @@ def test_every_figure_can_be_drawn(case):
 @pytest.mark.filterwarnings("error")
 def test_negative_excess_alone_can_be_drawn(demo):
     universality = demo["universality"].assign(excess_corr=-0.01, universal=False)
+    tables = {"universality": universality, "fractions": demo["fractions"]}
     for name in ("emergence", "excess_histogram", "threshold_curve"):
-        render(figures.draw(name, {"universality": universality}, THRESHOLD))
+        render(figures.draw(name, tables, THRESHOLD))
 
 
 def test_figures_say_when_nothing_is_universal(nothing):
@@ -91,7 +92,7 @@ def test_one_step_has_no_persistence_and_says_so():
 
 def test_emergence_shows_seeds_and_their_mean(demo):
     universality = demo["universality"]
-    figure = figures.emergence(universality, THRESHOLD)
+    figure = figures.emergence(universality, demo["fractions"], THRESHOLD)
     lines = [line.get_ydata() for line in figure.axes[0].lines]
     by_seed = universality.pivot_table(
         index="step", columns="seed", values="universal", aggfunc="mean"
@@ -103,7 +104,7 @@ def test_emergence_shows_seeds_and_their_mean(demo):
 
 def test_emergence_shows_every_layer(demo):
     universality = demo["universality"]
-    figure = figures.emergence(universality, THRESHOLD)
+    figure = figures.emergence(universality, demo["fractions"], THRESHOLD)
     for layer, line in enumerate(figure.axes[1].lines):
         mine = universality[universality["layer"] == layer]
         expected = mine.groupby("step")["universal"].mean()

@@ -98,13 +98,15 @@ class Spec:
     draw: Callable[[Tables, float], Figure]
 
 
-def emergence(universality: pd.DataFrame, threshold: float) -> Figure:
+def emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold: float) -> Figure:
     """Universal fraction by step: overall (every seed, their mean) and per layer.
 
     Parameters
     ----------
     universality
         Columns step, seed, layer, universal; one row per neuron.
+    fractions
+        Columns step, seed, layer, low, high: the interval of the mean over seeds (seed "").
     threshold
         Excess correlation above which a neuron is universal (for the label only).
     """
@@ -121,6 +123,9 @@ def emergence(universality: pd.DataFrame, threshold: float) -> Figure:
     axes[0].plot(overall.index, overall, color=GREY, lw=0.8, marker=".", ms=dot)
     mean = overall.mean(axis=1)
     axes[0].plot(mean.index, mean, color=BLACK, lw=2.2, marker="o", ms=dot + 1)
+    known = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
+    known = known.sort_values("step")
+    axes[0].fill_between(known["step"], known["low"], known["high"], color=BLACK, alpha=0.15, lw=0)
     _named_lines(axes[0], {"one seed": (GREY, 0.8), "mean over seeds": (BLACK, 2.2)})
     axes[0].set(ylabel="universal neurons", title="All layers")
     if several:
@@ -537,8 +542,8 @@ def loss(models: pd.DataFrame) -> Figure:
 FIGURES: dict[str, Spec] = {
     "emergence": Spec(
         "Universal neurons by step",
-        ("universality",),
-        lambda tables, threshold: emergence(tables["universality"], threshold),
+        ("universality", "fractions"),
+        lambda tables, threshold: emergence(tables["universality"], tables["fractions"], threshold),
     ),
     "excess_histogram": Spec(
         "Distribution of excess correlation",

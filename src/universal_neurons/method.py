@@ -11,6 +11,7 @@ METHOD_VERSION = {
     "rotate": 1,
     "match": 1,
     "screen": 1,
+    "influence": 1,
     "score": 2,
     "ablate": 2,
     "persist": 2,

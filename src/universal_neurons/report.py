@@ -185,7 +185,10 @@ def headlines(tables: Tables, threshold: float) -> list[Headline]:
         Excess correlation above which a neuron is universal.
     """
     return [
-        Headline("Universal neurons", _on_emergence(tables["universality"], threshold)),
+        Headline(
+            "Universal neurons",
+            _on_emergence(tables["universality"], tables["fractions"], threshold),
+        ),
         Headline("Groups", _on_groups(tables["universality"])),
         Headline("Persistence", _on_persistence(tables["persistence"])),
         Headline("Courses of neurons", _on_courses(tables["trajectories"])),
@@ -269,7 +272,7 @@ def short_tables(
     return [short for short in shorts if short.rows]
 
 
-def _on_emergence(universality: pd.DataFrame, threshold: float) -> str:
+def _on_emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold: float) -> str:
     pooled = pooled_counts(universal_counts(universality))
     overall = pooled[pooled["layer"] == ALL_LAYERS].set_index("step").sort_index()
     last, first = overall.index[-1], overall.index[0]
@@ -289,6 +292,7 @@ def _on_emergence(universality: pd.DataFrame, threshold: float) -> str:
             f"{int(now['n_neurons']):,} neurons (pooled over {_seeds(int(now['n_seeds']))}) has an "
             f"excess correlation above {threshold:g}; the highest is {_number(highest, 3)}."
         )
+    sentences.append(_interval_of(fractions))
     if first != last:
         then = overall.loc[first]
         sentences.append(
@@ -315,6 +319,25 @@ def _on_emergence(universality: pd.DataFrame, threshold: float) -> str:
     before = f" at the last step and was {_number(means[first], 3)} at the first"
     sentences.append(average + (before if first != last else "") + ".")
     return " ".join(sentences)
+
+
+def _interval_of(fractions: pd.DataFrame) -> str:
+    mean = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
+    mean = mean.sort_values("step")
+    now, then = mean.iloc[-1], mean.iloc[0]
+    if np.isnan(now["se"]):
+        return "Its standard error is not known: that takes stored activations (capture.store)."
+    said = (
+        f"The mean over seeds has a 95 % interval of {_percent(now['low'])} to "
+        f"{_percent(now['high'])}, for the choice of tokens and of seeds"
+    )
+    if len(mean) > 1:
+        apart = now["low"] > then["high"] or now["high"] < then["low"]
+        if apart:
+            said += "; it does not overlap that of the first step"
+        else:
+            said += "; it overlaps that of the first step: the two are not clearly distinguishable"
+    return said + "."
 
 
 def _on_persistence(persistence: pd.DataFrame) -> str:

@@ -25,6 +25,7 @@ COLUMNS = {
         *("step", "seed", "layer", "excess_corr", "universal"),
         *("n_matched", "n_mutual", "in_group", "leave_one_out"),
     ],
+    "fractions": ["step", "seed", "layer", "n_neurons", "fraction", "se", "low", "high"],
     "persistence": [
         *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
         *("persistence", "jaccard", "chance", "p_value", "odds_ratio", "q_value"),

@@ -1,13 +1,23 @@
-from universal_neurons import notions, universality
+from universal_neurons import influence, notions, universality
 from universal_neurons.jobs import job
 from universal_neurons.store import check_same_run, provenance
 from universal_neurons.tables import write_table
 
 with job(snakemake.log[0]):
-    check_same_run(snakemake.input)
+    given, made = snakemake.input, snakemake.output
+    check_same_run(given)
     about, threshold = provenance(snakemake.config, "score"), snakemake.params.threshold
-    matches = universality.matches_table(snakemake.input, int(snakemake.wildcards.step))
-    scores = universality.universality_table(matches, threshold)
-    tables = notions.add_notions(matches, scores, threshold)
-    for path, table in zip(snakemake.output, tables, strict=True):
-        write_table(path, table, about)
+    influences = influence.read_influences(given.influence) if given.influence else {}
+    means = influence.mean_influences(influences)
+    step = int(snakemake.wildcards.step)
+    matches = universality.matches_table(given.parts, step, influences)
+    scores = universality.universality_table(matches, threshold, means)
+    fractions = influence.fractions_table(scores, means, threshold)
+    matches, scores, groups = notions.add_notions(matches, scores, threshold)
+    for name, table in {
+        "matches": matches,
+        "universality": scores,
+        "fractions": fractions,
+        "groups": groups,
+    }.items():
+        write_table(made[name], table, about)
