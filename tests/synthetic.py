@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from universal_neurons import nulls
 from universal_neurons.summaries import universal_counts
 from universal_neurons.trajectories import trajectories
 
@@ -42,6 +43,7 @@ def tables(
         "matches": _matches(universality, seeds, n_layers, d_mlp, rng),
         "universality": universality,
         "fractions": _fractions(universality),
+        "nulls": _nulls(steps),
         "persistence": _persistence(universality, seeds, steps, n_layers),
         "ablation": _ablation(universality, kinds, controls, rng),
         "neurons": _neurons(grid, rng),
@@ -78,6 +80,8 @@ def _universality(grid, steps, threshold, universal, rng):
         baseline_corr=baseline,
         excess_corr=excess,
         universal=excess > threshold,
+        p_value=np.where(excess > 0.05, 1e-4, 0.5),
+        q_value=np.where(excess > 0.05, 1e-3, 0.6),
         n_matched=np.where(excess > threshold, others, others // 2),
         n_mutual=np.where(grouped, others, 0),
         in_group=grouped,
@@ -94,6 +98,17 @@ def _fractions(universality):
     table["se"] = 0.01
     low, high = ((table["fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
     return table.assign(low=low, high=high)
+
+
+def _nulls(steps):
+    rng = np.random.default_rng(1)
+    names = ("rotated", "permuted", "untrained")
+    return pd.concat(
+        nulls.histograms(
+            {n: pd.DataFrame({"excess": rng.normal(0, 0.02, 2000)}) for n in names}, step
+        )
+        for step in steps
+    )
 
 
 def _matches(universality, seeds, n_layers, d_mlp, rng):

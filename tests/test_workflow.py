@@ -24,8 +24,9 @@ COLUMNS = {
     "matches": "step seed other_seed layer neuron best_corr best_corr_se best_layer best_neuron "
     "baseline_corr baseline_se min_corr mutual",
     "universality": "step seed layer neuron max_corr baseline_corr excess_corr excess_se universal "
-    "n_matched n_mutual in_group leave_one_out",
+    "p_value q_value n_matched n_mutual in_group leave_one_out",
     "fractions": "step seed layer n_neurons n_universal fraction se low high",
+    "nulls": "step null low high n",
     "groups": "step group seed layer neuron excess_corr group_mean_corr group_min_corr",
     "persistence": "seed layer from_step to_step n_from n_to n_both persistence jaccard chance "
     "p_value odds_ratio q_value",

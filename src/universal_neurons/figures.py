@@ -33,6 +33,7 @@ from matplotlib.ticker import (
 )
 
 from universal_neurons.errors import UserError
+from universal_neurons.nulls import BIN_WIDTH
 from universal_neurons.summaries import (
     ALL_LAYERS,
     ablation_contrasts,
@@ -76,7 +77,9 @@ STYLE: dict[Any, Any] = {
 
 # Up to this many layers or steps a legend names each; beyond, a colour bar does.
 MAX_NAMED = 6
-BIN_WIDTH = 0.02
+
+# How the curves of chance are drawn.
+NULL_STYLES = {"rotated": ":", "permuted": "-.", "untrained": "--"}
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,15 @@ def emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold: fl
     return figure
 
 
-def excess_histogram(universality: pd.DataFrame, threshold: float) -> Figure:
-    """Distribution of excess correlation at up to `MAX_NAMED` steps, with the threshold.
+def excess_histogram(universality: pd.DataFrame, nulls: pd.DataFrame, threshold: float) -> Figure:
+    """Distribution of excess correlation at up to `MAX_NAMED` steps, and by chance.
 
     Parameters
     ----------
     universality
         Columns step, excess_corr; one row per neuron.
+    nulls
+        Columns step, null, low, high, n, see `nulls.histograms`; shown of the last step.
     threshold
         Where the line is drawn.
     """
@@ -168,22 +173,28 @@ def excess_histogram(universality: pd.DataFrame, threshold: float) -> Figure:
         excess = shown.loc[shown["step"] == step, "excess_corr"].to_numpy()
         share = np.histogram(excess, edges)[0] / len(excess)
         ax.stairs(share, edges, color=color, lw=1.4, baseline=None)
+    for name, null in _last_nulls(nulls):
+        middle, share = (null["low"] + null["high"]) / 2, null["n"] / null["n"].sum()
+        ax.plot(middle, share, color=BLACK, lw=1, ls=NULL_STYLES[name])
     _log_percent_axis(ax)
     ax.set(xlabel="excess correlation", ylabel=f"neurons per bin of {BIN_WIDTH:g}")
     # Room for the label of the threshold above the curves.
     ax.set_ylim(top=2 * ax.get_ylim()[1])
     _threshold_line(ax, threshold)
+    _null_key(ax, nulls)
     _key(ax, "step", steps, _step_colors(len(steps)))
     return figure
 
 
-def threshold_curve(universality: pd.DataFrame, threshold: float) -> Figure:
-    """Share of neurons whose excess correlation lies above x, for every x, per step.
+def threshold_curve(universality: pd.DataFrame, nulls: pd.DataFrame, threshold: float) -> Figure:
+    """Share of neurons whose excess correlation lies above x, for every x, per step, and by chance.
 
     Parameters
     ----------
     universality
         Columns step, excess_corr; one row per neuron.
+    nulls
+        Columns step, null, low, high, n, see `nulls.histograms`; shown of the last step.
     threshold
         Where the line is drawn.
     """
@@ -196,10 +207,14 @@ def threshold_curve(universality: pd.DataFrame, threshold: float) -> Figure:
         above = 1 - np.searchsorted(excess, x, side="right") / len(excess)
         # Zero has no place on a logarithmic axis: the curve ends at its last neuron.
         ax.plot(x, np.where(above > 0, above, np.nan), color=color, lw=1.5)
+    for name, null in _last_nulls(nulls):
+        above = null["n"][::-1].cumsum()[::-1] / null["n"].sum()
+        ax.plot(null["low"], above, color=BLACK, lw=1, ls=NULL_STYLES[name])
     _log_percent_axis(ax)
     ax.set(xlim=(0, 1), xlabel="excess correlation x", ylabel="neurons with excess above x")
     ax.set_xticks(np.arange(0, 1.01, 0.1))
     _threshold_line(ax, threshold)
+    _null_key(ax, nulls)
     _key(ax, "step", steps, _step_colors(len(steps)))
     return figure
 
@@ -547,13 +562,17 @@ FIGURES: dict[str, Spec] = {
     ),
     "excess_histogram": Spec(
         "Distribution of excess correlation",
-        ("universality",),
-        lambda tables, threshold: excess_histogram(tables["universality"], threshold),
+        ("universality", "nulls"),
+        lambda tables, threshold: excess_histogram(
+            tables["universality"], tables["nulls"], threshold
+        ),
     ),
     "threshold_curve": Spec(
         "Universal neurons at every threshold",
-        ("universality",),
-        lambda tables, threshold: threshold_curve(tables["universality"], threshold),
+        ("universality", "nulls"),
+        lambda tables, threshold: threshold_curve(
+            tables["universality"], tables["nulls"], threshold
+        ),
     ),
     "best_match_layers": Spec(
         "Layer of the best match",
@@ -759,6 +778,21 @@ def _threshold_line(ax: Axes, threshold: float) -> None:
         fontsize=8,
         color=BLACK,
     )
+
+
+def _last_nulls(nulls: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The nulls of the last step that have values, by name, each sorted by bin."""
+    last = nulls[nulls["step"] == nulls["step"].max()].sort_values("low")
+    return [(name, last[last["null"] == name]) for name in NULL_STYLES if name in set(last["null"])]
+
+
+def _null_key(ax: Axes, nulls: pd.DataFrame) -> None:
+    names = [name for name, _ in _last_nulls(nulls)]
+    if names:
+        handles = [Line2D([], [], color=BLACK, lw=1, ls=NULL_STYLES[name]) for name in names]
+        # Below the label of the threshold; the curves fall and leave this corner free.
+        place = {"loc": "upper right", "bbox_to_anchor": (1, 0.92)}
+        ax.add_artist(ax.legend(handles, names, title="by chance", **place))
 
 
 def _named_lines(

@@ -29,6 +29,7 @@ from universal_neurons.summaries import (
     ablation_contrasts,
     ablation_over_seeds,
     agreement,
+    chance_curve,
     consecutive,
     doses_over_seeds,
     moves,
@@ -42,6 +43,14 @@ Tables = Mapping[str, pd.DataFrame]
 
 # Of 2401.12181: GPT-2 Small after 400,000 steps.
 PAPER_THRESHOLD = 0.5
+FALSE_DISCOVERY_RATE = 0.05
+
+# What each null of the table `nulls` stands for.
+NULLS = {
+    "rotated": "random rotations of the other seeds' neurons",
+    "permuted": "other seeds run over other sequences",
+    "untrained": "untrained models (step 0)",
+}
 
 # Columns of `ablation_over_seeds` that are losses.
 ABLATION_LOSSES = (
@@ -189,6 +198,7 @@ def headlines(tables: Tables, threshold: float) -> list[Headline]:
             "Universal neurons",
             _on_emergence(tables["universality"], tables["fractions"], threshold),
         ),
+        Headline("Beyond chance", _on_chance(tables["universality"], tables["nulls"])),
         Headline("Groups", _on_groups(tables["universality"])),
         Headline("Persistence", _on_persistence(tables["persistence"])),
         Headline("Courses of neurons", _on_courses(tables["trajectories"])),
@@ -260,6 +270,7 @@ def short_tables(
     shorts = [
         _claims_table(tables),
         _universal_table(tables["universality"]),
+        _chance_table(tables["universality"], tables["nulls"]),
         _agreement_table(tables["universality"]),
         _persistence_table(tables["persistence"]),
         _ablation_table(tables["ablation"]),
@@ -338,6 +349,41 @@ def _interval_of(fractions: pd.DataFrame) -> str:
         else:
             said += "; it overlaps that of the first step: the two are not clearly distinguishable"
     return said + "."
+
+
+def _on_chance(universality: pd.DataFrame, nulls: pd.DataFrame) -> str:
+    last = universality["step"].max()
+    now = universality[universality["step"] == last]
+    if now["q_value"].isna().all():
+        return (
+            "No p-values: a null takes two rotations at least (baseline.draws), or step 0 among "
+            "the steps, or stored activations (capture.store)."
+        )
+    compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
+    known = [name for name in NULLS if name in compared]
+    chance = _listed([NULLS[name] for name in known])
+    n, passing = len(now), int((now["q_value"] < FALSE_DISCOVERY_RATE).sum())
+    above = int((now["excess_corr"] > PAPER_THRESHOLD).sum())
+    rate = _percent(FALSE_DISCOVERY_RATE)
+    if passing:
+        lowest = now.loc[now["q_value"] < FALSE_DISCOVERY_RATE, "excess_corr"].min()
+        text = (
+            f"At the last step ({last:,}), {_of(passing, n)} neurons ({_percent(passing / n)}) are "
+            f"beyond chance at a false discovery rate of {rate}: matched better than {chance}. "
+            f"The smallest excess correlation among them is {_number(lowest, 2)}; "
+        )
+    else:
+        text = (
+            f"At the last step ({last:,}), none of {n:,} neurons is distinguishable from chance "
+            f"({chance}) at a false discovery rate of {rate}; "
+        )
+    text += f"{_of(above, n)} exceed the papers' {PAPER_THRESHOLD:g}."
+    if "untrained" not in known and last > 0:
+        text += (
+            " Untrained models are not among what was compared, as step 0 is not among the steps: "
+            "what their architecture alone makes alike may pass."
+        )
+    return text
 
 
 def _on_persistence(persistence: pd.DataFrame) -> str:
@@ -849,6 +895,20 @@ def _universal_table(universality: pd.DataFrame) -> ShortTable:
         rows.append(row)
     return ShortTable(
         "Universal neurons by step and layer", "Share of neurons, pooled over seeds.", rows
+    )
+
+
+def _chance_table(universality: pd.DataFrame, nulls: pd.DataFrame) -> ShortTable:
+    table = chance_curve(universality, nulls)
+    rows = [
+        {"excess above": f"{row['threshold']:g}", "neurons": _percent(row["found"])}
+        | {f"by chance: {name}": _percent(row[name]) for name in NULLS if name in table}
+        for _, row in table.iterrows()
+    ]
+    return ShortTable(
+        "Universal neurons and chance at every threshold",
+        "Share of all seeds' neurons at the last step, and of the values of every null.",
+        rows,
     )
 
 

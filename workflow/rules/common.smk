@@ -30,7 +30,7 @@ TEXT = {
 
 RESULTS = f"results/{config['run']}"
 TABLES = ["matches", "universality", "fractions", "persistence", "ablation", "neurons", "models"]
-TABLES += ["groups", "trajectories", "doses", "effects"]
+TABLES += ["groups", "nulls", "trajectories", "doses", "effects"]
 if corpus.has_subsets(config["corpus"]):
     TABLES.append("subsets")
 
@@ -85,7 +85,7 @@ wildcard_constraints:
     step="|".join(map(str, GRID.steps)),
     shard=r"\d+",
     layers=r"\d+-\d+",
-    table="matches|universality|fractions|groups",
+    table="matches|universality|fractions|groups|nulls",
     part="ablation|doses|effects",
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
@@ -128,6 +128,12 @@ def pair_parts(wildcards):
         for a, b in GRID.pairs
         for layers in GRID.layer_blocks(a, b)
     ]
+
+
+def untrained_scores(wildcards):
+    """Scores of the untrained models, which those of later steps are held against."""
+    known = 0 in GRID.steps and wildcards.step != "0"
+    return BY_STEP.format(table="universality", step=0) if known else []
 
 
 def screens(wildcards):

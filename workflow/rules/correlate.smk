@@ -172,11 +172,13 @@ rule score:
         parts=pair_parts,
         # There is none without activations.
         influence=INFLUENCE if config["capture"]["store"] else [],
+        untrained=untrained_scores,
     output:
         matches=BY_STEP.replace("{table}", "matches"),
         universality=BY_STEP.replace("{table}", "universality"),
         fractions=BY_STEP.replace("{table}", "fractions"),
         groups=BY_STEP.replace("{table}", "groups"),
+        nulls=BY_STEP.replace("{table}", "nulls"),
     log:
         f"{RESULTS}/logs/score/step{{step}}.log",
     benchmark:

@@ -1,7 +1,7 @@
-from universal_neurons import influence, notions, universality
+from universal_neurons import influence, notions, nulls, universality
 from universal_neurons.jobs import job
 from universal_neurons.store import check_same_run, provenance
-from universal_neurons.tables import write_table
+from universal_neurons.tables import read_table, write_table
 
 with job(snakemake.log[0]):
     given, made = snakemake.input, snakemake.output
@@ -13,11 +13,16 @@ with job(snakemake.log[0]):
     matches = universality.matches_table(given.parts, step, influences)
     scores = universality.universality_table(matches, threshold, means)
     fractions = influence.fractions_table(scores, means, threshold)
+    chance = {"rotated": nulls.rotated_null(universality.read_matches(given.parts), scores)}
+    if given.untrained:
+        chance["untrained"] = nulls.untrained_null(read_table(given.untrained))
+    scores = nulls.with_p_values(scores, chance)
     matches, scores, groups = notions.add_notions(matches, scores, threshold)
     for name, table in {
         "matches": matches,
         "universality": scores,
         "fractions": fractions,
         "groups": groups,
+        "nulls": nulls.histograms(chance, step),
     }.items():
         write_table(made[name], table, about)
