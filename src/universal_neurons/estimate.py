@@ -137,6 +137,8 @@ def stages(grid: Grid) -> list[Stage]:
     if config["capture"]["store"]:
         summed = len(grid.steps) * grid.operations("influence")
         found.append(Stage("influence", len(grid.steps), summed, 0, "float32"))
+        anew = len(grid.steps) * grid.operations("permuted")
+        found.append(Stage("permuted", len(grid.steps), anew, 0, product))
     ablated = models * grid.ablation_operations()
     found.append(
         Stage("ablate", len(grid.ablation_blocks()) * len(grid.steps), ablated, 0, "model")

@@ -174,8 +174,8 @@ def excess_histogram(universality: pd.DataFrame, nulls: pd.DataFrame, threshold:
         share = np.histogram(excess, edges)[0] / len(excess)
         ax.stairs(share, edges, color=color, lw=1.4, baseline=None)
     for name, null in _last_nulls(nulls):
-        middle, share = (null["low"] + null["high"]) / 2, null["n"] / null["n"].sum()
-        ax.plot(middle, share, color=BLACK, lw=1, ls=NULL_STYLES[name])
+        middle = (null["low"] + null["high"]) / 2
+        ax.plot(middle, null["n"] / null["n"].sum(), color=BLACK, lw=1, ls=NULL_STYLES[name])
     _log_percent_axis(ax)
     ax.set(xlabel="excess correlation", ylabel=f"neurons per bin of {BIN_WIDTH:g}")
     # Room for the label of the threshold above the curves.
@@ -208,8 +208,8 @@ def threshold_curve(universality: pd.DataFrame, nulls: pd.DataFrame, threshold: 
         # Zero has no place on a logarithmic axis: the curve ends at its last neuron.
         ax.plot(x, np.where(above > 0, above, np.nan), color=color, lw=1.5)
     for name, null in _last_nulls(nulls):
-        above = null["n"][::-1].cumsum()[::-1] / null["n"].sum()
-        ax.plot(null["low"], above, color=BLACK, lw=1, ls=NULL_STYLES[name])
+        n_above = null["n"][::-1].cumsum()[::-1]
+        ax.plot(null["low"], n_above / null["n"].sum(), color=BLACK, lw=1, ls=NULL_STYLES[name])
     _log_percent_axis(ax)
     ax.set(xlim=(0, 1), xlabel="excess correlation x", ylabel="neurons with excess above x")
     ax.set_xticks(np.arange(0, 1.01, 0.1))
@@ -791,8 +791,9 @@ def _null_key(ax: Axes, nulls: pd.DataFrame) -> None:
     if names:
         handles = [Line2D([], [], color=BLACK, lw=1, ls=NULL_STYLES[name]) for name in names]
         # Below the label of the threshold; the curves fall and leave this corner free.
-        place = {"loc": "upper right", "bbox_to_anchor": (1, 0.92)}
-        ax.add_artist(ax.legend(handles, names, title="by chance", **place))
+        corner = (1, 0.92)
+        key = ax.legend(handles, names, title="by chance", loc="upper right", bbox_to_anchor=corner)
+        ax.add_artist(key)
 
 
 def _named_lines(

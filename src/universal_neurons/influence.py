@@ -9,8 +9,6 @@ only, and no pass over the data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
@@ -21,7 +19,6 @@ from numpy.typing import NDArray
 from universal_neurons.activations import Activations
 from universal_neurons.correlation import Matches, Neurons
 from universal_neurons.jobs import progress
-from universal_neurons.store import attributes_of, read_arrays, write_arrays
 
 # Groups that the sequences are dealt into.
 GROUPS = 64
@@ -177,23 +174,6 @@ def standard_error(influences: NDArray) -> NDArray[np.float64]:
     if n < 2:
         return np.full(influences.shape[1], np.nan)
     return np.sqrt(n / (n - 1) * np.square(influences, dtype=np.float64).sum(0))
-
-
-def write_influences(
-    path: str | Path,
-    influences: Mapping[tuple[str, str], NDArray[np.float32]],
-    attributes: Mapping[str, Any],
-) -> None:
-    """Store what `influence` found at a step; `read_influences` reads it."""
-    arrays = ((f"influence{i}", found) for i, found in enumerate(influences.values()))
-    write_arrays(path, arrays, {**attributes, "pairs": [list(key) for key in influences]})
-
-
-def read_influences(path: str | Path) -> dict[tuple[str, str], NDArray[np.float32]]:
-    """Influences at a step by (seed, other seed), each of shape (groups, N)."""
-    arrays = read_arrays(path)
-    pairs = attributes_of(path)["pairs"]
-    return {(a, b): arrays[f"influence{i}"] for i, (a, b) in enumerate(pairs)}
 
 
 def mean_influences(

@@ -12,6 +12,7 @@ METHOD_VERSION = {
     "match": 1,
     "screen": 1,
     "influence": 1,
+    "permuted": 1,
     "score": 2,
     "ablate": 2,
     "persist": 2,

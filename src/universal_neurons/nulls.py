@@ -7,6 +7,7 @@ Would models that were never trained? A neuron is beyond chance if it is beyond 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,6 +73,33 @@ def rotated_null(matches: Mapping[tuple[str, str], Matches], scores: pd.DataFram
     return pd.concat([empty, *(named.assign(excess=draw)[live(scores)] for draw in excess)])
 
 
+def permuted_null(
+    best: Mapping[tuple[str, str], NDArray[np.float64]], scores: pd.DataFrame
+) -> pd.DataFrame:
+    """Excess of neurons whose best match read other sequences, averaged over the other seeds.
+
+    Parameters
+    ----------
+    best
+        By (seed, other seed), see `permuted.permuted_best`.
+    scores
+        As for `rotated_null`.
+
+    Returns
+    -------
+    DataFrame
+        ``seed, layer, excess``, one row per live neuron; none without a sample.
+    """
+    named = scores.loc[live(scores), ["seed", "layer"]]
+    if not best:
+        return named[:0].assign(excess=0.0)
+    by_seed: dict[str, list[NDArray[np.float64]]] = {}
+    for (seed, _), found in sorted(best.items()):
+        by_seed.setdefault(seed, []).append(found)
+    mean = np.concatenate([np.mean(of_seed, axis=0) for of_seed in by_seed.values()])
+    return named.assign(excess=(mean - scores["baseline_corr"].to_numpy())[live(scores)])
+
+
 def untrained_null(scores: pd.DataFrame) -> pd.DataFrame:
     """Excess of the neurons of untrained models, all seeds as one.
 
@@ -110,7 +138,8 @@ def p_values(scores: pd.DataFrame, null: pd.DataFrame) -> NDArray[np.float64]:
     p = np.full(len(scores), np.nan)
     excess = scores["excess_corr"].to_numpy()
     of_layer, values = null["layer"].to_numpy(), null["excess"].to_numpy()
-    for (seed, layer), rows in scores.groupby(["seed", "layer"], observed=True).indices.items():
+    grouped: Any = scores.groupby(["seed", "layer"], observed=True)
+    for (seed, layer), rows in grouped.indices.items():
         here = of_layer == layer
         if "seed" in null:
             here &= (null["seed"] == seed).to_numpy()

@@ -71,7 +71,7 @@ def matches_table(
     step
         The step they belong to.
     influences
-        By (seed, other seed), see `influence.read_influences`; none where activations were not
+        By (seed, other seed), see `influence.influence`; none where activations were not
         stored.
 
     Returns

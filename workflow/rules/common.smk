@@ -57,6 +57,7 @@ MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.z
 SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 INFLUENCE = f"{RESULTS}/influence/step{{step}}.zarr"
+PERMUTED = f"{RESULTS}/permuted/step{{step}}.zarr"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 OF_SEEDS = f"{RESULTS}/tables/{{part}}/seeds{{seeds}}/step{{step}}.parquet"
 TRACE = OF_SEEDS.replace("{part}", "trace")

@@ -167,11 +167,41 @@ rule influence:
         "../scripts/influence.py"
 
 
+# What models match that read different sequences, on a sample from the first shard.
+rule permuted:
+    input:
+        activations=lambda wildcards: measured_activations(wildcards)[: len(GRID.seeds)],
+        moments=lambda wildcards: expand(
+            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
+        ),
+        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
+    output:
+        directory(PERMUTED),
+    log:
+        f"{RESULTS}/logs/permuted/step{{step}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/permuted/step{{step}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("permuted")
+    resources:
+        mem_mb=growing(GRID.mem_mb("permuted")),
+        runtime=growing(GRID.minutes("permuted")),
+    params:
+        seeds=GRID.seeds,
+        context_length=config["corpus"]["context_length"],
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["permuted"],
+    script:
+        "../scripts/permuted.py"
+
+
 rule score:
     input:
         parts=pair_parts,
-        # There is none without activations.
+        # There are none without activations.
         influence=INFLUENCE if config["capture"]["store"] else [],
+        permuted=PERMUTED if config["capture"]["store"] else [],
         untrained=untrained_scores,
     output:
         matches=BY_STEP.replace("{table}", "matches"),

@@ -1,8 +1,8 @@
 from universal_neurons.activations import Activations
 from universal_neurons.correlation import Neurons
-from universal_neurons.influence import influence, write_influences
+from universal_neurons.influence import influence
 from universal_neurons.jobs import job
-from universal_neurons.store import check_same_run, provenance
+from universal_neurons.store import check_same_run, provenance, write_by_pair
 from universal_neurons.universality import read_matches
 
 with job(snakemake.log[0]):
@@ -16,4 +16,4 @@ with job(snakemake.log[0]):
     matches = read_matches(given.matches)
     found = influence(stores, neurons, matches, snakemake.params.context_length)
     about = provenance(snakemake.config, "influence", **same)
-    write_influences(snakemake.output[0], found, about)
+    write_by_pair(snakemake.output[0], found, about)

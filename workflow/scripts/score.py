@@ -1,19 +1,21 @@
 from universal_neurons import influence, notions, nulls, universality
 from universal_neurons.jobs import job
-from universal_neurons.store import check_same_run, provenance
+from universal_neurons.store import check_same_run, provenance, read_by_pair
 from universal_neurons.tables import read_table, write_table
 
 with job(snakemake.log[0]):
     given, made = snakemake.input, snakemake.output
     check_same_run(given)
     about, threshold = provenance(snakemake.config, "score"), snakemake.params.threshold
-    influences = influence.read_influences(given.influence) if given.influence else {}
+    influences = read_by_pair(given.influence) if given.influence else {}
     means = influence.mean_influences(influences)
     step = int(snakemake.wildcards.step)
     matches = universality.matches_table(given.parts, step, influences)
     scores = universality.universality_table(matches, threshold, means)
     fractions = influence.fractions_table(scores, means, threshold)
     chance = {"rotated": nulls.rotated_null(universality.read_matches(given.parts), scores)}
+    if given.permuted:
+        chance["permuted"] = nulls.permuted_null(read_by_pair(given.permuted), scores)
     if given.untrained:
         chance["untrained"] = nulls.untrained_null(read_table(given.untrained))
     scores = nulls.with_p_values(scores, chance)
