@@ -203,26 +203,28 @@ def test_the_report_is_there_and_whole(local):
 # What joins the tables of steps and seeds, and what is drawn of them.
 DRAWN = {"figures": 1, "report": 1}
 ABLATED = {"ablate": 2, "concatenate_seeds": 3, "models": 1, **DRAWN}
-SCORED = {"score": 2, "concatenate": 3, "persistence": 1, "trajectories": 1, **ABLATED}
+SCORED = {"score": 2, "concatenate": 5, "persistence": 1, "trajectories": 1, **ABLATED}
 JOINED = {**SCORED, "neurons": 1}
+# All pairs at a step.
+MEASURED = {"influence": 2, "permuted": 2}
 # Three pairs of seeds, two steps, two shards. A change, and exactly what it makes Snakemake run.
 CHANGES = {
     "nothing": ({}, {}),
     "a further step": (
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
-        | {"influence": 1}
+        | {"influence": 1, "permuted": 1}
         | {**JOINED, "score": 1, "ablate": 1, "trace": 1},
     ),
     "a further seed": (
         {"models": {"seeds": [*SEEDS, "late"]}},
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
-        | {**JOINED, "trace": 1, "influence": 2},
+        | {**JOINED, **MEASURED, "trace": 1},
     ),
     "half as many tokens again, in a further shard": (
         {"corpus": {"tokens": 90 * 16, "shards": 3}},
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
-        | {**JOINED, "trace": 1, "influence": 2},
+        | {**JOINED, **MEASURED, "trace": 1},
     ),
     "fewer held-out tokens": ({"corpus": {"heldout_tokens": 10 * 16}}, {"selection": 1, **ABLATED}),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
@@ -231,7 +233,7 @@ CHANGES = {
         {"models": {"steps": [20]}},
         {key: JOINED[key] for key in JOINED if key not in ("score", "ablate")},
     ),
-    "a seed less": ({"models": {"seeds": SEEDS[:2]}}, {**JOINED, "trace": 1, "influence": 2}),
+    "a seed less": ({"models": {"seeds": SEEDS[:2]}}, {**JOINED, **MEASURED, "trace": 1}),
 }
 
 
@@ -261,7 +263,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
     weights.write_bytes(content[:-1] + b"x")
     try:
         of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
-        of_its_pairs = {"correlate": 4, "match": 2, "influence": 1}
+        of_its_pairs = {"correlate": 4, "match": 2, "influence": 1, "permuted": 1}
         assert planned(where) == {**JOINED, **of_the_model, **of_its_pairs, "score": 1, "ablate": 1}
     finally:
         weights.write_bytes(content)
