@@ -300,7 +300,7 @@ def capture_job(where: str) -> None:
     blocks = tuple(module.transformer.h)
     found = {}
     # About whole chunks: the rest of a last one is compressed too, which no long shard notices.
-    for name, n_sequences, repeats in (("bfloat16", 21, 6), ("float32", 10, 4)):
+    for name, n_sequences, repeats in (("bfloat16", 43, 5), ("float32", 22, 4)):
         tokens = np.random.default_rng(0).integers(0, 50257, (n_sequences, CONTEXT))
         module = module.to(getattr(torch, name))
         model = models.Model(module, blocks, tuple(b.mlp.c_proj for b in blocks), CPU)

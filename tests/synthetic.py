@@ -82,6 +82,7 @@ def _universality(grid, steps, threshold, universal, rng):
         universal=excess > threshold,
         p_value=np.where(excess > 0.05, 1e-4, 0.5),
         q_value=np.where(excess > 0.05, 1e-3, 0.6),
+        assigned_universal=excess > 1.1 * threshold,
         n_matched=np.where(excess > threshold, others, others // 2),
         n_mutual=np.where(grouped, others, 0),
         in_group=grouped,

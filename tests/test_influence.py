@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,8 @@ def test_the_influence_of_a_group_is_what_the_correlation_changes_without_it(pai
 def test_a_dead_neuron_has_no_influence(pair):
     stores, about, matches = pair
     dead = matches["a", "b"]
-    dead = replace(dead, best=dead.best * [0, *[1] * 79], index=np.append(-1, dead.index[1:]))
+    dead = deepcopy(dead)
+    dead.clear(np.arange(80) == 0)
     about["a"].factor[0] = 0
     found = influence.influence(stores, about, {("a", "b"): dead}, 16)["a", "b"]
     assert (found[:, 0] == 0).all()
@@ -124,7 +125,8 @@ def found_in(models):
             if a != b:
                 x, y = stores[a][0].values, stores[b][0].values
                 corr = np.array([np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(N)])
-                matches[a, b] = Matches(corr, corr, index, np.zeros((1, N)), np.zeros(N, bool))
+                matches[a, b] = Matches.nothing(N, 1)
+                matches[a, b].take_pairs(index, index, corr)
     return matches, influence.influence(stores, about, matches, CONTEXT)
 
 

@@ -7,22 +7,27 @@ from itertools import combinations, permutations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import linear_sum_assignment
 
-from universal_neurons.notions import add_notions, groups_table, mutual_partners
+from universal_neurons.correlation import CANDIDATES, Matches
+from universal_neurons.notions import add_notions, assignment, groups_table, mutual_partners
 from universal_neurons.universality import universality_table
 
 D_MLP = {"a": (3, 2), "b": (2, 4), "c": (4, 1)}
 
 
 def tables(corr, baseline=0.1, threshold=0.5):
-    """Matches of every ordered pair of seeds from correlation matrices, and their scores."""
+    """Matches of every ordered pair of seeds from correlation matrices, and scores, and both."""
     places = {
         seed: [(layer, i) for layer, width in enumerate(widths) for i in range(width)]
         for seed, widths in D_MLP.items()
     }
-    rows = []
+    rows, found = [], {}
     for seed, other in sorted(permutations(D_MLP, 2)):
         matrix = corr[seed, other] if (seed, other) in corr else corr[other, seed].T
+        one = found[seed, other] = Matches.nothing(len(matrix), 1)
+        one.take(matrix, *map(np.arange, matrix.shape))
+        one.clear(~matrix.any(1))
         for (layer, neuron), row in zip(places[seed], matrix, strict=True):
             dead = not row.any()
             best_layer, best_neuron = (-1, -1) if dead else places[other][row.argmax()]
@@ -38,7 +43,7 @@ def tables(corr, baseline=0.1, threshold=0.5):
         "best_neuron",
     ]
     matches = pd.DataFrame(rows, columns=columns).assign(baseline_corr=baseline, baseline_se=0.0)
-    return matches, universality_table(matches, threshold)
+    return matches, universality_table(matches, threshold), found
 
 
 def random_corr(rng):
@@ -51,8 +56,8 @@ def test_mutual_partners_and_groups_are_those_of_a_search_over_all_neurons(seed)
     corr = random_corr(np.random.default_rng(seed))
     corr["a", "b"][1] = 0  # dead in a
     corr["a", "c"][1] = 0
-    matches, scores = tables(corr)
-    partners = mutual_partners(matches)
+    _, scores, found = tables(corr)
+    partners = mutual_partners(found)
     edges = set()
     for (a, b), matrix in corr.items():
         for i, j in np.ndindex(matrix.shape):
@@ -67,13 +72,13 @@ def test_mutual_partners_and_groups_are_those_of_a_search_over_all_neurons(seed)
         for i, j, k in np.ndindex(sizes["a"], sizes["b"], sizes["c"])
         if {(("a", i), ("b", j)), (("a", i), ("c", k)), (("b", j), ("c", k))} <= edges
     }
-    groups = groups_table(matches, scores, partners)
+    groups = groups_table(found, scores, partners)
     starts = {s: np.cumsum([0, *widths]) for s, widths in D_MLP.items()}
-    found = {
+    grouped = {
         tuple(starts[row.seed][row.layer] + row.neuron for row in group.itertuples())
         for _, group in groups.groupby("group")
     }
-    assert found == expected
+    assert grouped == expected
 
 
 def test_a_group_knows_its_weakest_link_and_the_strongest_group_comes_first():
@@ -85,8 +90,8 @@ def test_a_group_knows_its_weakest_link_and_the_strongest_group_comes_first():
         for matrix in corr.values():
             matrix[i, i] = strength
     corr["b", "c"][2, 2] = 0.6
-    matches, scores = tables(corr)
-    groups = groups_table(matches, scores, mutual_partners(matches))
+    _, scores, found = tables(corr)
+    groups = groups_table(found, scores, mutual_partners(found))
     strong = groups[groups.group == 0]
     assert list(strong.seed) == ["a", "b", "c"]
     assert list(zip(strong.layer, strong.neuron, strict=True)) == [(0, 2), (1, 0), (0, 2)]
@@ -113,13 +118,76 @@ def test_scores_count_matches_and_leave_seeds_out():
 
 
 def test_two_seeds_have_groups_of_two_and_nothing_to_leave_out():
-    matches, scores = tables(random_corr(np.random.default_rng(3)))
+    matches, _, found = tables(random_corr(np.random.default_rng(3)))
     two = {"a", "b"}
     matches = matches[matches.seed.isin(two) & matches.other_seed.isin(two)]
     matches, scores, groups = add_notions(
-        matches.reset_index(drop=True), universality_table(matches, 0.5), 0.5
+        matches.reset_index(drop=True), universality_table(matches, 0.5), found, 0.5
     )
     assert scores.leave_one_out.isna().all()
     assert (groups.groupby("group").size() == 2).all()
     assert 2 * groups.group.nunique() == matches.mutual.sum()
     assert len(groups) > 0
+
+
+def both_ways(corr):
+    """All candidates that are kept of a correlation matrix, of either side."""
+    found = []
+    for matrix in (corr, corr.T):
+        one = Matches.nothing(len(matrix), 1)
+        one.take(np.ascontiguousarray(matrix), *map(np.arange, matrix.shape))
+        one.clear(~matrix.any(1))
+        found.append(one)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(CANDIDATES, CANDIDATES), (5, 8), (8, 3)])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_assignment_is_the_best_of_all_where_all_are_candidates(shape, seed):
+    corr = np.random.default_rng(seed).uniform(-0.5, 1, shape)
+    partner, found = assignment(*both_ways(corr))
+    rows, columns = linear_sum_assignment(np.maximum(corr, 0), maximize=True)
+    assert np.nansum(found) == pytest.approx(np.maximum(corr, 0)[rows, columns].sum())
+    assigned = partner >= 0
+    assert len(set(partner[assigned])) == assigned.sum()
+    np.testing.assert_array_equal(found[assigned], corr[assigned, partner[assigned]])
+    assert (found[assigned] > 0).all()
+    assert np.isnan(found[~assigned]).all()
+
+
+def test_both_sides_are_assigned_the_same_and_a_planted_permutation_is_found():
+    rng = np.random.default_rng(7)
+    order = rng.permutation(200)
+    corr = rng.normal(0, 0.1, (200, 200)).clip(-0.35, 0.35)
+    corr[np.arange(200), order] = rng.uniform(0.4, 0.9, 200)
+    forward, backward = both_ways(corr)
+    partner, _ = assignment(forward, backward)
+    back, _ = assignment(backward, forward)
+    np.testing.assert_array_equal(partner, order)
+    np.testing.assert_array_equal(back[partner], np.arange(200))
+
+
+def test_a_neuron_that_many_match_is_assigned_once_and_a_dead_one_never():
+    corr = np.full((4, 4), 0.01)
+    corr[:, 0] = [0.7, 0.9, 0.8, 0.0]
+    corr[0, 1], corr[3] = 0.3, 0.0
+    forward, backward = both_ways(corr)
+    assert list(forward.index) == [0, 0, 0, -1]
+    partner, found = assignment(forward, backward)
+    assert partner[1] == 0
+    assert partner[0] == 1
+    assert partner[3] == -1
+    assert np.isnan(found[3])
+
+
+def test_tables_name_the_assigned_partner_on_either_side():
+    matches, scores, found = tables(random_corr(np.random.default_rng(5)))
+    matches, scores, _ = add_notions(matches, scores, found, 0.5)
+    rows = matches[matches["assigned_neuron"] >= 0]
+    assert 0 < len(rows) < len(matches)
+    ends = ["seed", "layer", "neuron"], ["other_seed", "assigned_layer", "assigned_neuron"]
+    there, back = (set(zip(*(rows[c] for c in a + b), strict=True)) for a, b in (ends, ends[::-1]))
+    assert there == back
+    own = matches[(matches["seed"] == "a") & (matches["layer"] == 0) & (matches["neuron"] == 0)]
+    expected = own["assigned_corr"].fillna(0).mean() - 0.1
+    assert scores.loc[0, "assigned_excess"] == pytest.approx(expected)

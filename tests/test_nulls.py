@@ -21,7 +21,9 @@ def scored(rng, planted=0):
     scores["baseline_corr"] = draws[:, 1:].mean((0, 1))
     scores["excess_corr"] = draws[:, 0].mean(0) - scores["baseline_corr"]
     matches = {
-        ("0", f"other {i}"): Matches(best, best, np.zeros(N, int), rest, np.zeros(N, bool))
+        ("0", f"other {i}"): Matches(
+            np.zeros((N, 1), int), best[:, None], best, rest, np.zeros(N, bool)
+        )
         for i, (best, *rest) in enumerate(draws)
         for rest in [np.array(rest)]
     }
@@ -80,7 +82,11 @@ def test_a_neuron_is_beyond_chance_only_if_it_is_beyond_every_null(scores):
 
 
 def test_one_rotation_and_no_untrained_model_give_no_p_value(scores):
-    matches = {("0", "1"): Matches(*[np.zeros(4)] * 3, np.full((1, 4), 0.1), np.zeros(4, bool))}
+    matches = {
+        ("0", "1"): Matches(
+            *[np.zeros((4, 1))] * 2, np.zeros(4), np.full((1, 4), 0.1), np.zeros(4, bool)
+        )
+    }
     null = nulls.rotated_null(matches, scores)
     result = nulls.with_p_values(scores, {"rotated": null})
     assert result[["p_value", "q_value"]].isna().all().all()

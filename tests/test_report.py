@@ -69,6 +69,7 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "excess_corr": np.where(universal, 0.4, 0.1),
                     "universal": universal,
                     "q_value": np.where(universal, 0.01, 0.6),
+                    "assigned_universal": universal,
                     "n_matched": 0,
                     "n_mutual": 0,
                     "in_group": False,

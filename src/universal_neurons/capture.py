@@ -196,7 +196,7 @@ def capture(
     }
     with (
         new_store(activations, attributes) as group,
-        ThreadPoolExecutor(torch.get_num_threads()) as threads,
+        ThreadPoolExecutor(2 * torch.get_num_threads()) as threads,
     ):
         dtype = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[encoding]
         layers = layer_passes(model, calibration, encoding, seed=seed, step=step, subsets=subsets)

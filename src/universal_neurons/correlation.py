@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +23,9 @@ from universal_neurons.jobs import progress
 from universal_neurons.products import tile_name
 from universal_neurons.rotations import Rotations, rotation_name
 from universal_neurons.store import Added, read_arrays, write_arrays
+
+# Best matches kept per neuron and direction, for a one-to-one assignment (`notions`).
+CANDIDATES = 8
 
 
 class Neurons:
@@ -100,10 +104,14 @@ class Matches:
 
     Attributes
     ----------
-    best, lowest
-        Largest and smallest correlation found, float64, shape (n,).
-    index
-        Which neuron (of all the other model's, counted through its layers) has the largest, int64.
+    candidates
+        The neurons (of all the other model's, counted through its layers) with the largest
+        correlations, int64, shape (n, `CANDIDATES`), best first, of equal ones the first; −1 where
+        fewer are known.
+    candidate_corr
+        Their correlations, float64, shape (n, `CANDIDATES`).
+    lowest
+        Smallest correlation found, float64, shape (n,).
     baseline
         Largest correlation with rotated neurons per draw, float64, shape (draws, n).
     certified
@@ -111,9 +119,9 @@ class Matches:
         neurons, bool, shape (n,).
     """
 
-    best: NDArray[np.float64]
+    candidates: NDArray[np.int64]
+    candidate_corr: NDArray[np.float64]
     lowest: NDArray[np.float64]
-    index: NDArray[np.int64]
     baseline: NDArray[np.float64]
     certified: NDArray[np.bool_]
 
@@ -121,21 +129,109 @@ class Matches:
     def nothing(cls, n: int, draws: int) -> Matches:
         """The neutral element of `update`."""
         return cls(
-            np.full(n, -np.inf),
+            np.full((n, CANDIDATES), -1, np.int64),
+            np.full((n, CANDIDATES), -np.inf),
             np.full(n, np.inf),
-            np.full(n, -1, np.int64),
             np.full((draws, n), -np.inf),
             np.zeros(n, bool),
         )
 
+    @property
+    def best(self) -> NDArray[np.float64]:
+        """Largest correlation found, float64, shape (n,)."""
+        return self.candidate_corr[:, 0]
+
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """Whose it is, int64, shape (n,)."""
+        return self.candidates[:, 0]
+
+    def take(
+        self, corr: NDArray[np.float64], rows: NDArray[np.int64], others: NDArray[np.int64]
+    ) -> None:
+        """Take in correlations of the neurons `rows` with the neurons `others` of the other model.
+
+        Parameters
+        ----------
+        corr
+            float64, shape (rows, others), in C or Fortran order.
+        rows, others
+            Numbers of neurons, each at most once; a pair may be taken in repeatedly.
+        """
+        _take(corr, rows, others, self.candidates, self.candidate_corr, self.lowest)
+
+    def take_pairs(
+        self, rows: NDArray[np.int64], others: NDArray[np.int64], corr: NDArray[np.float64]
+    ) -> None:
+        """Take in correlations of single pairs of neurons, three arrays of the same length."""
+        _take_pairs(rows, others, corr, self.candidates, self.candidate_corr, self.lowest)
+
     def update(self, other: Matches, rows: slice = slice(None)) -> None:
         """Take in matches of the neurons `rows` among further neurons of the other model."""
         better = other.best > self.best[rows]
-        self.best[rows] = np.where(better, other.best, self.best[rows])
-        self.index[rows] = np.where(better, other.index, self.index[rows])
         self.certified[rows] = np.where(better, other.certified, self.certified[rows])
+        here = np.arange(len(self.lowest))[rows]
+        known = other.candidates >= 0
+        self.take_pairs(
+            np.broadcast_to(here[:, None], known.shape)[known],
+            other.candidates[known],
+            other.candidate_corr[known],
+        )
+        # A dead neuron has no candidate and the correlation 0.
+        best, none = self.candidate_corr[rows], (self.candidates[rows] < 0) & ~known
+        np.maximum(best, other.candidate_corr, out=best, where=none)
         self.lowest[rows] = np.minimum(self.lowest[rows], other.lowest)
         self.baseline[:, rows] = np.maximum(self.baseline[:, rows], other.baseline)
+
+    def clear(self, dead: NDArray[np.bool_]) -> None:
+        """Leave neurons without a match: correlation 0, number −1."""
+        self.candidates[dead] = -1
+        self.candidate_corr[dead] = self.lowest[dead] = 0
+
+
+@numba.njit(cache=True)
+def _insert(x, other, row, candidates, best):  # pragma: no cover - compiled
+    """Put a correlation in its place among a neuron's best; equal ones stand by number."""
+    k = best.shape[1]
+    for place in range(k):
+        if candidates[row, place] == other:
+            return
+    place = k - 1
+    if x == best[row, place] and other > candidates[row, place] >= 0:
+        return
+    while place > 0 and (
+        best[row, place - 1] < x
+        or (best[row, place - 1] == x and candidates[row, place - 1] > other)
+    ):
+        best[row, place] = best[row, place - 1]
+        candidates[row, place] = candidates[row, place - 1]
+        place -= 1
+    best[row, place] = x
+    candidates[row, place] = other
+
+
+@numba.njit(parallel=True, cache=True)
+def _take(corr, rows, others, candidates, best, lowest):  # pragma: no cover - compiled
+    # Blocks of rows: near in memory in either order of the array.
+    last = best.shape[1] - 1
+    for block in numba.prange((len(rows) + 63) // 64):
+        stop = min(len(rows), block * 64 + 64)
+        for j in range(len(others)):
+            for i in range(block * 64, stop):
+                x, row = corr[i, j], rows[i]
+                if x >= best[row, last]:
+                    _insert(x, others[j], row, candidates, best)
+                lowest[row] = min(lowest[row], x)
+
+
+@numba.njit(cache=True)
+def _take_pairs(rows, others, corr, candidates, best, lowest):  # pragma: no cover - compiled
+    last = best.shape[1] - 1
+    for i in range(len(rows)):
+        row = rows[i]
+        if corr[i] >= best[row, last]:
+            _insert(corr[i], others[i], row, candidates, best)
+        lowest[row] = min(lowest[row], corr[i])
 
 
 class Baseline:
@@ -233,10 +329,13 @@ def match(
             room = part(product, shape)
             rows = slice(int(starts[place]), int(starts[place + 1]))
             ahead, back = rotated_best(tile, rotated_a[place], rotated_b, room)
-            forward.update(_best(corr, ahead, b_slice.start, axis=1), rows)
-            backward.update(_best(corr, back, a_slice.start, axis=0), b_slice)
+            mine, theirs = np.arange(a_slice.start, a_slice.stop), np.arange(len(b.std))[b_slice]
+            forward.take(corr, mine - a_slice.start + rows.start, theirs)
+            backward.take(corr.T, theirs, mine)
+            for found, where, of_tile in ((forward, rows, ahead), (backward, b_slice, back)):
+                np.maximum(found.baseline[:, where], of_tile, out=found.baseline[:, where])
     for found, neurons, own in ((forward, a, layers), (backward, b, range(len(b.d_mlp)))):
-        found.index[np.concatenate([neurons.std[neurons.layers[i]] for i in own]) == 0] = -1
+        found.clear(np.concatenate([neurons.std[neurons.layers[i]] for i in own]) == 0)
     return forward, backward
 
 
@@ -270,20 +369,6 @@ def rotated_best(
     forward = [np.matmul(corr, matrix.T, out=room).max(1) for matrix in rotated_b]
     backward = [np.matmul(matrix, corr, out=room).max(0) for matrix in rotated_a]
     return np.asarray(forward, np.float64), np.asarray(backward, np.float64)
-
-
-def _best(
-    corr: NDArray[np.float64], baseline: NDArray[np.float64], first: int, *, axis: int
-) -> Matches:
-    """Matches along an axis of a tile; `first` is the number of that axis's first neuron."""
-    index = corr.argmax(axis)
-    return Matches(
-        best=np.take_along_axis(corr, np.expand_dims(index, axis), axis).squeeze(axis),
-        lowest=corr.min(axis),
-        index=index + first,
-        baseline=baseline,
-        certified=np.zeros(len(index), bool),
-    )
 
 
 def write_matches(

@@ -2,30 +2,35 @@
 
 A best match can be one-sided: many neurons may have the same best match, which prefers another.
 Mutual best matches, and groups of neurons that are each other's best match in all seeds, need no
-threshold; leaving seeds out asks how well a neuron called universal predicts a seed not yet seen.
+threshold; a one-to-one assignment gives no neuron to two others; leaving seeds out asks how well a
+neuron called universal predicts a seed not yet seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+from universal_neurons.correlation import Matches
 
 NEURON = ["step", "seed", "layer", "neuron"]
 Partners = dict[tuple[str, str], NDArray[np.int64]]
 
 
-def mutual_partners(matches: pd.DataFrame) -> Partners:
+def mutual_partners(found: Mapping[tuple[str, str], Matches]) -> Partners:
     """The mutual best matches of every pair of seeds (mutual nearest neighbours).
 
     Parameters
     ----------
-    matches
-        One step's ``seed, other_seed, layer, neuron, best_layer, best_neuron``, sorted by the first
-        four, both directions of every pair; see `universality.matches_table`.
+    found
+        By (seed, other seed), both ways; see `universality.read_matches`.
 
     Returns
     -------
@@ -33,21 +38,60 @@ def mutual_partners(matches: pd.DataFrame) -> Partners:
         By (seed, other seed) and for every neuron of the seed, in order, the place among all
         neurons of the other of its best match if that one's best match is the neuron, else −1.
     """
-    best: Partners = {}
-    pairs = {key: matches.iloc[rows] for key, rows in rows_of_pairs(matches).items()}
-    starts = {
-        seed: np.cumsum([0, *table["layer"].value_counts(sort=False).sort_index()])
-        for (seed, _), table in pairs.items()
-    }
-    for (seed, other), table in pairs.items():
-        layer, neuron = table["best_layer"].to_numpy(), table["best_neuron"].to_numpy(np.int64)
-        # A dead neuron has layer −1; it matches nothing.
-        best[seed, other] = np.where(layer >= 0, starts[other][layer] + neuron, -1)
-    found = {}
-    for (seed, other), there in best.items():
-        back = np.where(there >= 0, best[other, seed][there], -1)
-        found[seed, other] = np.where(back == np.arange(len(there)), there, -1)
-    return found
+    partners = {}
+    for (seed, other), matches in found.items():
+        there = matches.index
+        back = found[other, seed].index[there]
+        # A dead neuron has index −1; it matches nothing.
+        mutual = (there >= 0) & (back == np.arange(len(there)))
+        partners[seed, other] = np.where(mutual, there, -1)
+    return partners
+
+
+def assignment(
+    forward: Matches, backward: Matches
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Assign neurons of two models one to one so that their correlations have the largest sum.
+
+    Only the candidates of either side can be assigned to each other, if their correlation is
+    positive; a neuron may stay unassigned.
+
+    Parameters
+    ----------
+    forward, backward
+        Matches of all N neurons of a model among those of another, and the reverse.
+
+    Returns
+    -------
+    partner
+        int64, shape (N,): which neuron of the other, −1 if unassigned.
+    corr
+        float64, shape (N,): its correlation, NaN if unassigned.
+    """
+    n, width = forward.candidates.shape[0], backward.candidates.shape[0]
+    edges = []
+    for matches in (forward, backward):
+        known = (matches.candidates >= 0) & (matches.candidate_corr > 0)
+        mine = np.broadcast_to(np.arange(len(known))[:, None], known.shape)[known]
+        edges.append((mine, matches.candidates[known], matches.candidate_corr[known]))
+    (rows, columns, corr), (back_columns, back_rows, back_corr) = edges
+    key = np.append(rows * width + columns, back_rows * width + back_columns)
+    key, first = np.unique(key, return_index=True)
+    corr = np.append(corr, back_corr)[first]
+    # A partner of its own, as good as a correlation of 0, lets every neuron stay unassigned. Zero
+    # would be no edge.
+    own = np.arange(n)
+    cost = csr_array(
+        (
+            np.append(2 - corr, np.full(n, 2.0)),
+            (np.append(key // width, own), np.append(key % width, width + own)),
+        ),
+        shape=(n, width + n),
+    )
+    _, place = min_weight_full_bipartite_matching(cost)
+    partner = np.where(place < width, place, -1).astype(np.int64)
+    at = np.searchsorted(key, own * width + partner).clip(max=max(0, len(key) - 1))
+    return partner, np.where(partner >= 0, corr[at], np.nan) if len(key) else np.full(n, np.nan)
 
 
 def rows_of_pairs(matches: pd.DataFrame) -> Partners:
@@ -56,13 +100,15 @@ def rows_of_pairs(matches: pd.DataFrame) -> Partners:
     return grouped.indices
 
 
-def groups_table(matches: pd.DataFrame, scores: pd.DataFrame, partners: Partners) -> pd.DataFrame:
+def groups_table(
+    found: Mapping[tuple[str, str], Matches], scores: pd.DataFrame, partners: Partners
+) -> pd.DataFrame:
     """Groups of neurons, one of each seed, every two of which are mutual best matches (cliques).
 
     Parameters
     ----------
-    matches
-        One step's, see `mutual_partners`, with ``best_corr``.
+    found
+        One step's, see `mutual_partners`.
     scores
         The step's ``step, seed, layer, neuron, excess_corr, universal``, sorted by the first four.
     partners
@@ -83,9 +129,11 @@ def groups_table(matches: pd.DataFrame, scores: pd.DataFrame, partners: Partners
     members = members[:, (members >= 0).all(0)]
     for i, j in combinations(range(1, len(seeds)), 2):
         members = members[:, partners[seeds[i], seeds[j]][members[i]] == members[j]]
-    corr, rows = matches["best_corr"].to_numpy(), rows_of_pairs(matches)
     between = np.array(
-        [corr[rows[seeds[i], seeds[j]][members[i]]] for i, j in combinations(range(len(seeds)), 2)]
+        [
+            found[seeds[i], seeds[j]].best[members[i]].clip(-1, 1)
+            for i, j in combinations(range(len(seeds)), 2)
+        ]
     )
     order = np.argsort(-between.mean(0), kind="stable")
     members, between = members[:, order], between[:, order]
@@ -99,7 +147,10 @@ def groups_table(matches: pd.DataFrame, scores: pd.DataFrame, partners: Partners
 
 
 def add_notions(
-    matches: pd.DataFrame, scores: pd.DataFrame, excess_threshold: float
+    matches: pd.DataFrame,
+    scores: pd.DataFrame,
+    found: Mapping[tuple[str, str], Matches],
+    excess_threshold: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Add the other notions to one step's tables.
 
@@ -109,36 +160,68 @@ def add_notions(
         As `universality.matches_table` returns them.
     scores
         As `universality.universality_table` returns them.
+    found
+        What the matches were made of, see `universality.read_matches`.
     excess_threshold
         Above which a neuron counts as matched in a seed, and as universal.
 
     Returns
     -------
     matches
-        With ``mutual``: whether the best match's best match is the neuron itself.
+        With ``mutual``: whether the best match's best match is the neuron itself; and
+        ``assigned_corr``, ``assigned_layer``, ``assigned_neuron``: its partner of `assignment`
+        (NaN and −1 if it has none).
     scores
-        With ``n_matched`` and ``n_mutual``, the number of other seeds where its excess correlation
-        is above the threshold, and where it has a mutual best match; ``in_group``; and
+        With ``assigned_excess``, the excess correlation with the partners in place of the best
+        matches (0 where there is none), and ``assigned_universal``, whether it is above the
+        threshold; ``n_matched`` and ``n_mutual``, the number of other seeds where its excess
+        correlation is above the threshold, and where it has a mutual best match; ``in_group``; and
         ``leave_one_out``: of the other seeds without which the neuron is still universal, the
         fraction where it is matched (NaN if there is no such seed, as with two seeds in all).
     groups
         See `groups_table`.
     """
-    partners = mutual_partners(matches)
+    partners = mutual_partners(found)
     pairs = rows_of_pairs(matches)
-    mutual = np.zeros(len(matches), bool)
-    for key, of_pair in pairs.items():
-        mutual[of_pair] = partners[key] >= 0
-    matches = matches.assign(mutual=mutual)
-    excess = (matches["best_corr"] - matches["baseline_corr"]).to_numpy()
     seeds = list(dict.fromkeys(scores["seed"]))
+    names = {seed: scores.loc[scores["seed"] == seed, ["layer", "neuron"]] for seed in seeds}
+    mutual, assigned = np.zeros(len(matches), bool), np.empty(len(matches))
+    assigned_layer, assigned_neuron = np.empty((2, len(matches)), np.int32)
+    for seed, other in combinations(seeds, 2):
+        partner, corr = assignment(found[seed, other], found[other, seed])
+        there = np.flatnonzero(partner >= 0)
+        back, back_corr = np.full(len(names[other]), -1), np.full(len(names[other]), np.nan)
+        back[partner[there]], back_corr[partner[there]] = there, corr[there]
+        for key, place, values in (
+            ((seed, other), partner, corr),
+            ((other, seed), back, back_corr),
+        ):
+            of_pair = pairs[key]
+            mutual[of_pair] = partners[key] >= 0
+            assigned[of_pair] = values
+            # A neuron without a partner has place −1, which picks the −1 appended here.
+            layer, neuron = (np.append(x, -1) for x in names[key[1]].to_numpy().T)
+            assigned_layer[of_pair], assigned_neuron[of_pair] = layer[place], neuron[place]
+    matches = matches.assign(
+        mutual=mutual,
+        assigned_corr=assigned,
+        assigned_layer=assigned_layer,
+        assigned_neuron=assigned_neuron,
+    )
+    baseline = matches["baseline_corr"].to_numpy()
+    excess = matches["best_corr"].to_numpy() - baseline
+    assigned_excess = np.nan_to_num(assigned) - baseline
     parts = []
     for seed in seeds:
         rows = np.array([pairs[seed, other] for other in seeds if other != seed])
         each = excess[rows]
-        matched = each > excess_threshold
+        matched, one_to_one = each > excess_threshold, assigned_excess[rows].mean(0)
         own = scores[scores["seed"] == seed].assign(
-            n_matched=matched.sum(0), n_mutual=mutual[rows].sum(0), leave_one_out=np.nan
+            assigned_excess=one_to_one,
+            assigned_universal=one_to_one > excess_threshold,
+            n_matched=matched.sum(0),
+            n_mutual=mutual[rows].sum(0),
+            leave_one_out=np.nan,
         )
         if len(rows) > 1:
             # The mean over the other seeds less one.
@@ -149,7 +232,7 @@ def add_notions(
             )
         parts.append(own)
     scores = pd.concat(parts, ignore_index=True)
-    groups = groups_table(matches, scores, partners)
+    groups = groups_table(found, scores, partners)
     grouped = pd.MultiIndex.from_frame(groups[NEURON])
     scores["in_group"] = pd.MultiIndex.from_frame(scores[NEURON]).isin(grouped)
     return matches, scores, groups

@@ -922,6 +922,7 @@ def _agreement_table(universality: pd.DataFrame) -> ShortTable:
     return ShortTable(
         "Notions of a universal neuron",
         "Neurons of all seeds at the last step, and the Jaccard index of every two notions. "
+        "One to one: the excess correlation with partners assigned so that none has two. "
         "Matched: excess correlation above the threshold. Mutual: each the other's best match. In "
         "a group: one of as many neurons as seeds, every two of them mutual matches.",
         rows,

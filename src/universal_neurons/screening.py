@@ -676,8 +676,8 @@ def refine(
                 corr = standardised(sums, a, chosen, b, slice(None))
             else:
                 corr = standardised(sums.T, a, slice(None), b, chosen).T
-            _update(mine, chosen, corr, np.arange(corr.shape[1]))
-            _update(theirs, np.arange(corr.shape[1]), corr.T, chosen)
+            mine.take(corr, chosen, np.arange(corr.shape[1]))
+            theirs.take(corr.T, np.arange(corr.shape[1]), chosen)
 
     for number, side in enumerate(sides):
         complete(number, np.flatnonzero(side.rare))
@@ -686,8 +686,8 @@ def refine(
     corr += pair_sums(a_stores, b_stores, first, second)
     corr *= a.factor[first] / a.n_tokens
     corr *= b.factor[second]
-    _update_pairs(sides[0].matches, first, second, corr)
-    _update_pairs(sides[1].matches, second, first, corr)
+    sides[0].matches.take_pairs(first, second, corr)
+    sides[1].matches.take_pairs(second, first, corr)
     completed = 0
     for number, side in enumerate(sides):
         certified = side.live & ~side.rare & (side.screened.candidates.rest <= side.matches.best)
@@ -732,9 +732,7 @@ class _Side:
     def finish(self) -> None:
         """Fill in the baseline, and what a dead neuron has."""
         self.matches.baseline = np.where(self.live, self.screened.baseline, 0.0)
-        dead = ~self.live
-        self.matches.best[dead] = self.matches.lowest[dead] = 0
-        self.matches.index[dead] = -1
+        self.matches.clear(~self.live)
 
 
 def _pairs(sides: tuple[_Side, _Side]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -750,28 +748,3 @@ def _pairs(sides: tuple[_Side, _Side]) -> tuple[NDArray[np.int64], NDArray[np.in
         keys.append(one * width + other)
     unique = np.unique(np.concatenate(keys))
     return unique // width, unique % width
-
-
-def _update(
-    matches: Matches, rows: NDArray[np.int64], corr: NDArray, others: NDArray[np.int64]
-) -> None:
-    """Take in correlations of the neurons `rows` with the neurons `others`."""
-    place = corr.argmax(1)
-    best = corr[np.arange(len(corr)), place]
-    better = best > matches.best[rows]
-    matches.index[rows] = np.where(better, others[place], matches.index[rows])
-    matches.best[rows] = np.maximum(matches.best[rows], best)
-    matches.lowest[rows] = np.minimum(matches.lowest[rows], corr.min(1))
-
-
-def _update_pairs(
-    matches: Matches, mine: NDArray[np.int64], other: NDArray[np.int64], corr: NDArray
-) -> None:
-    """Take in correlations of single pairs."""
-    order = np.lexsort([other, -corr, mine])
-    mine, other, corr = mine[order], other[order], corr[order]
-    rows, at, counts = np.unique(mine, return_index=True, return_counts=True)
-    better = corr[at] > matches.best[rows]
-    matches.index[rows] = np.where(better, other[at], matches.index[rows])
-    matches.best[rows] = np.maximum(matches.best[rows], corr[at])
-    matches.lowest[rows] = np.minimum(matches.lowest[rows], corr[at + counts - 1])

@@ -327,6 +327,18 @@ class Added(Mapping[str, NDArray]):
         return len(names_of(self._groups[0]))
 
 
+def _to_disk(path: Path) -> None:
+    """Wait until a file is on the disk, and give back the memory that holds a copy of it.
+
+    A shard is larger than that memory or soon pushes other files out of it, and taking fresh memory
+    for every chunk costs more than compressing it (docs/performance.md).
+    """
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 class RowWriter:
     """Append rows to an array, writing whole chunks in order.
 
@@ -366,6 +378,12 @@ class RowWriter:
         self._array[start : start + len(rows)] = rows
         if len(rows) == len(self._buffer):
             self._spare.append(rows)
+            _to_disk(self._chunk_file(start))
+
+    def _chunk_file(self, start: int) -> Path:
+        chunk = (start // self._array.chunks[0], *(0 for _ in self._array.shape[1:]))
+        place = self._array.store_path
+        return Path(str(place.store.root), place.path, self._array.metadata.encode_chunk_key(chunk))  # type: ignore[attr-defined]
 
     @staticmethod
     def write_full(writers: Sequence[RowWriter], threads: Executor) -> None:

@@ -23,7 +23,7 @@ COLUMNS = {
     "matches": ["step", "seed", "other_seed", "layer", "best_layer"],
     "universality": [
         *("step", "seed", "layer", "excess_corr", "universal", "q_value"),
-        *("n_matched", "n_mutual", "in_group", "leave_one_out"),
+        *("assigned_universal", "n_matched", "n_mutual", "in_group", "leave_one_out"),
     ],
     "nulls": ["step", "null", "low", "high", "n"],
     "fractions": ["step", "seed", "layer", "n_neurons", "fraction", "se", "low", "high"],
@@ -158,7 +158,8 @@ def agreement(universality: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     universality
-        Columns ``step, seed, universal, q_value, n_matched, n_mutual, in_group``.
+        Columns ``step, seed, universal, q_value, assigned_universal, n_matched,
+        n_mutual, in_group``.
 
     Returns
     -------
@@ -171,6 +172,7 @@ def agreement(universality: pd.DataFrame) -> pd.DataFrame:
     sets = {
         "universal": last["universal"].to_numpy(bool),
         "beyond chance (q < 0.05)": (last["q_value"] < 0.05).to_numpy(),
+        "universal, one to one": last["assigned_universal"].to_numpy(bool),
         "matched in every other seed": (last["n_matched"] == others).to_numpy(),
         "mutual match in every other seed": (last["n_mutual"] == others).to_numpy(),
         "in a group": last["in_group"].to_numpy(bool),

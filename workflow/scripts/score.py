@@ -11,15 +11,16 @@ with job(snakemake.log[0]):
     means = influence.mean_influences(influences)
     step = int(snakemake.wildcards.step)
     matches = universality.matches_table(given.parts, step, influences)
+    found = universality.read_matches(given.parts)
     scores = universality.universality_table(matches, threshold, means)
     fractions = influence.fractions_table(scores, means, threshold)
-    chance = {"rotated": nulls.rotated_null(universality.read_matches(given.parts), scores)}
+    chance = {"rotated": nulls.rotated_null(found, scores)}
     if given.permuted:
         chance["permuted"] = nulls.permuted_null(read_by_pair(given.permuted), scores)
     if given.untrained:
         chance["untrained"] = nulls.untrained_null(read_table(given.untrained))
     scores = nulls.with_p_values(scores, chance)
-    matches, scores, groups = notions.add_notions(matches, scores, threshold)
+    matches, scores, groups = notions.add_notions(matches, scores, found, threshold)
     for name, table in {
         "matches": matches,
         "universality": scores,
