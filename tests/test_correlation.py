@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline import (
     wrap,
 )
 
-from universal_neurons import products, universality
+from universal_neurons import correlation, products, universality
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import read_calibration
 from universal_neurons.errors import UserError
@@ -291,3 +292,38 @@ def test_blocks_are_read_ahead_in_order_and_buffers_are_not_overwritten(tokens, 
         for j in (0, 1):
             expected = a.codes(i).astype(np.int64).T @ b.codes(j).astype(np.int64)
             np.testing.assert_array_equal(found[f"{i}x{j}"], expected)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 12),
+    st.integers(1, 20),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_candidates_are_the_largest_whatever_the_tiles_and_their_order(n, m, seed, twice):
+    rng = np.random.default_rng(seed)
+    # Few values, so that many are equal: of equal ones the first neurons count.
+    values = rng.integers(-4, 5, (n, m)) / 4
+    row_cuts, column_cuts = (np.unique([0, size, *rng.integers(0, size + 1, 2)]) for size in (n, m))
+    tiles = list(product(pairwise(row_cuts), pairwise(column_cuts)))
+    rng.shuffle(tiles)
+    forward, backward = correlation.Matches.nothing(n, 1), correlation.Matches.nothing(m, 1)
+    joined = correlation.Matches.nothing(n, 1)
+    for (i, j), (k, stop) in [*tiles, *(tiles if twice else [])]:
+        rows, columns = np.arange(i, j), np.arange(k, stop)
+        tile = values[i:j, k:stop]
+        forward.take(tile, rows, columns)
+        backward.take(tile.T, columns, rows)
+        part = correlation.Matches.nothing(j - i, 1)
+        part.take(tile, np.arange(j - i), columns)
+        joined.update(part, slice(i, j))
+    for found, matrix in ((forward, values), (backward, values.T), (joined, values)):
+        order = np.argsort(-matrix, axis=1, kind="stable")[:, : correlation.CANDIDATES]
+        known = order.shape[1]
+        np.testing.assert_array_equal(found.candidates[:, :known], order)
+        np.testing.assert_array_equal(
+            found.candidate_corr[:, :known], np.take_along_axis(matrix, order, 1)
+        )
+        assert (found.candidates[:, known:] == -1).all()
+        np.testing.assert_array_equal(found.lowest, matrix.min(1))
