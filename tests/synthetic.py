@@ -43,6 +43,7 @@ def tables(
         "matches": _matches(universality, seeds, n_layers, d_mlp, rng),
         "universality": universality,
         "fractions": _fractions(universality),
+        "groups": _groups(universality),
         "nulls": _nulls(steps),
         "persistence": _persistence(universality, seeds, steps, n_layers),
         "ablation": _ablation(universality, kinds, controls, rng),
@@ -99,6 +100,15 @@ def _fractions(universality):
     table["se"] = 0.01
     low, high = ((table["fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
     return table.assign(low=low, high=high)
+
+
+def _groups(universality):
+    table = universality.loc[
+        universality["in_group"], ["step", "seed", "layer", "neuron", "excess_corr", "universal"]
+    ]
+    table.insert(1, "group", 4 * table["layer"] + table["neuron"])
+    table = table.assign(group_mean_corr=0.9 - 0.01 * table["group"], group_min_corr=0.5)
+    return table.sort_values(["step", "group", "seed"], ignore_index=True)
 
 
 def _nulls(steps):

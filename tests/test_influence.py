@@ -184,3 +184,42 @@ def test_without_activations_fractions_have_no_interval():
     found = influence.fractions_table(table, {}, 0.1)
     assert found["fraction"].tolist() == [0.5, 0.5, 1, 1, 0, 0]
     assert found[["se", "low", "high"]].isna().all().all()
+
+
+def orthogonal(rng):
+    q, r = np.linalg.qr(rng.normal(size=(N, N)))
+    return q * np.sign(np.diag(r))
+
+
+@pytest.mark.slow
+def test_intervals_of_excess_cover_the_planted_truth_with_a_baseline_of_the_same_tokens():
+    rng = np.random.default_rng(2)
+    # With true correlations ρ_i between equal indices and 0 between others, the correlation of
+    # neuron i with rotated neuron j is ρ_i R_ji.
+    truth = TRUE * (1 - np.mean([orthogonal(rng).max(0) for _ in range(4000)], axis=0))
+    covered = []
+    for _ in range(40):
+        models = planted(rng, seeds=3)
+        rotations = {str(i): [orthogonal(rng) for _ in range(5)] for i in range(3)}
+        matches, found = found_in(models)
+        tables = []
+        for (seed, other), one in matches.items():
+            x, y = models[int(seed)], models[int(other)]
+            cross, within = np.corrcoef(x.T, y.T)[:N, N:], np.corrcoef(y.T)
+            draws = np.array(
+                [
+                    (cross @ r.T / np.sqrt(np.diag(r @ within @ r.T))).max(1)
+                    for r in rotations[other]
+                ]
+            )
+            columns = {"best_corr": one.best, "baseline_corr": draws.mean(0)}
+            columns["baseline_se"] = draws.std(0, ddof=1) / np.sqrt(len(draws))
+            names = {"step": 1, "seed": seed, "other_seed": other, "layer": 0}
+            tables.append(pd.DataFrame({**names, "neuron": np.arange(N), **columns}))
+        scores = universality.universality_table(
+            pd.concat(tables), 0.5, influence.mean_influences(found)
+        )
+        error = (scores["excess_corr"] - np.tile(truth, 3)).abs()
+        covered.append((error < 1.96 * scores["excess_se"]).to_numpy().reshape(3, N))
+    # Weaker correlations are no larger than the noise that the baseline picks up.
+    assert 0.90 <= np.mean(np.array(covered)[..., TRUE >= 0.3]) <= 0.99

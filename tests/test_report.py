@@ -122,6 +122,21 @@ def test_neurons_beyond_chance_are_counted_beside_those_above_the_papers_thresho
     assert "step 0 is not among the steps" in text
 
 
+def test_the_closest_groups_are_listed_with_their_members(demo):
+    tables = {table.title: table for table in report.short_tables(demo)}
+    table = tables["Groups: one neuron of each seed"]
+    assert "all groups" in table.note
+    assert len(table.rows) == 8
+    assert table.rows[0]["mean correlation"] == "0.90"
+    assert [table.rows[5][f"seed {i}"] for i in range(5)] == ["1.1"] * 5
+    many = synthetic.tables(n_layers=7, d_mlp=20)
+    tables = {table.title: table for table in report.short_tables(many)}
+    table = tables["Groups: one neuron of each seed"]
+    assert "the 20 closest of 28 groups" in table.note
+    none = {**demo, "groups": demo["groups"][:0]}
+    assert "Groups: one neuron of each seed" not in {t.title for t in report.short_tables(none)}
+
+
 def test_the_share_by_chance_stands_beside_every_threshold(demo):
     rows = [(1000, "rotated", low, 1) for low in (0.08, 0.1, 0.38, 0.62)]
     nulls = pd.DataFrame(rows, columns=["step", "null", "low", "n"])

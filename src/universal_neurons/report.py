@@ -45,6 +45,9 @@ Tables = Mapping[str, pd.DataFrame]
 PAPER_THRESHOLD = 0.5
 FALSE_DISCOVERY_RATE = 0.05
 
+# Groups that the report lists.
+MAX_GROUPS = 20
+
 # What each null of the table `nulls` stands for.
 NULLS = {
     "rotated": "random rotations of the other seeds' neurons",
@@ -127,8 +130,9 @@ def write_report(
         If a figure or caption is missing, or a table is empty.
     """
     for name, table in tables.items():
-        # A run of one step has no persistence rows; any other empty table is a mistake.
-        if table.empty and name != "persistence":
+        # A run of one step has no persistence rows, seeds that share nothing no groups; any other
+        # empty table is a mistake.
+        if table.empty and name not in ("persistence", "groups"):
             raise UserError(f"report: the table {name} has no rows")
     threshold = float(config["universality"]["excess_threshold"])
     environment = jinja2.Environment(
@@ -272,6 +276,7 @@ def short_tables(
         _universal_table(tables["universality"]),
         _chance_table(tables["universality"], tables["nulls"]),
         _agreement_table(tables["universality"]),
+        _groups_table(tables["groups"], tables["universality"]),
         _persistence_table(tables["persistence"]),
         _ablation_table(tables["ablation"]),
         _models_table(tables["models"]),
@@ -927,6 +932,30 @@ def _agreement_table(universality: pd.DataFrame) -> ShortTable:
         "a group: one of as many neurons as seeds, every two of them mutual matches.",
         rows,
         frozenset({"notion"}),
+    )
+
+
+def _groups_table(groups: pd.DataFrame, universality: pd.DataFrame) -> ShortTable:
+    now = groups[groups["step"] == universality["step"].max()]
+    n = now["group"].nunique()
+    rows = []
+    for _, members in now[now["group"] < MAX_GROUPS].groupby("group"):
+        places = {f"seed {m['seed']}": f"{m['layer']}.{m['neuron']}" for _, m in members.iterrows()}
+        first = members.iloc[0]
+        rows.append(
+            {
+                "mean correlation": _number(first["group_mean_corr"], 2),
+                "smallest": _number(first["group_min_corr"], 2),
+                "mean excess": _number(members["excess_corr"].mean(), 2),
+                **places,
+            }
+        )
+    shown = f"the {len(rows)} closest of {n:,} groups" if n > len(rows) else "all groups"
+    return ShortTable(
+        "Groups: one neuron of each seed",
+        "Neurons (layer.neuron) that are each other's best match in all seeds at the last step: "
+        f"{shown}, with the correlations of their members. groups.parquet has all, of every step.",
+        rows,
     )
 
 

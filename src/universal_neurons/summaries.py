@@ -25,6 +25,10 @@ COLUMNS = {
         *("step", "seed", "layer", "excess_corr", "universal", "q_value"),
         *("assigned_universal", "n_matched", "n_mutual", "in_group", "leave_one_out"),
     ],
+    "groups": [
+        *("step", "group", "seed", "layer", "neuron", "excess_corr"),
+        *("group_mean_corr", "group_min_corr"),
+    ],
     "nulls": ["step", "null", "low", "high", "n"],
     "fractions": ["step", "seed", "layer", "n_neurons", "fraction", "se", "low", "high"],
     "persistence": [
