@@ -139,6 +139,8 @@ def stages(grid: Grid) -> list[Stage]:
         found.append(Stage("influence", len(grid.steps), summed, 0, "float32"))
         anew = len(grid.steps) * grid.operations("permuted")
         found.append(Stage("permuted", len(grid.steps), anew, 0, product))
+    if 0 not in grid.steps:
+        found.append(Stage("untrained", 1, grid.operations("untrained"), 0, product))
     ablated = models * grid.ablation_operations()
     found.append(
         Stage("ablate", len(grid.ablation_blocks()) * len(grid.steps), ablated, 0, "model")

@@ -299,6 +299,12 @@ class Grid:
             # Five sums of every neuron and its match, both ways.
             "influence": 20 * len(self.pairs) * self.config["corpus"]["tokens"] * shape.neurons,
             "permuted": 0.1 * len(self.pairs) * self._pair_operations(),
+            "untrained": 65536
+            * (
+                2 * self.forward_operations()
+                + 2 * shape.neurons * (2 * shape.d_mlp + shape.neurons)
+            )
+            + 4 * draws * shape.n_layers**2 * shape.d_mlp**3,
             # Candidates, and a tenth of the neurons in full.
             "refine": 0.1 * self._pair_operations(),
             "match": 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
@@ -332,6 +338,10 @@ class Grid:
             "influence": shape.neurons
             * (4 * 2048 * len(self.seeds) + 2 * 8 * 64 * 5 * len(self.pairs)),
             "permuted": 8 * shape.d_mlp * shape.neurons + 2 * buffers + square,
+            "untrained": 2 * weights
+            + 8 * shape.d_mlp * shape.neurons
+            + buffers
+            + (6 + draws) * square,
             "refine": (1 << 30) + buffers + 4 * 4096 * shape.neurons,
             "rotations": 6 * square,
             "rotated_std": 6 * square,

@@ -13,6 +13,7 @@ METHOD_VERSION = {
     "screen": 2,
     "influence": 1,
     "permuted": 1,
+    "untrained": 1,
     "score": 3,
     "ablate": 2,
     "persist": 2,

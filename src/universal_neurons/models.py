@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from universal_neurons.errors import UserError
@@ -170,13 +170,43 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
         raise UserError(
             f"{path}: weights are missing: {', '.join(sorted(loading['missing_keys']))}"
         )
+    for name, weight in module.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"{path}: weight {name} has NaN or infinite values")
+    return _reach(module, path, device)
+
+
+def untrained(path: str | Path, seed: int, *, dtype: str = "float32", device: str = "cpu") -> Model:
+    """A model of the same architecture with random weights, as its configuration draws them.
+
+    Parameters
+    ----------
+    path
+        Directory with ``config.json``.
+    seed
+        Of the weights.
+    dtype, device
+        See `load`.
+
+    Raises
+    ------
+    UserError
+        If the directory is missing or the architecture is unknown.
+    """
+    path = Path(path)
+    read_shape(path)
+    torch.manual_seed(seed)
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return _reach(module.to(getattr(torch, dtype)), path, device)
+
+
+def _reach(module: Any, path: Path, device: str) -> Model:
+    """Put a model on its device and find its neurons."""
     kind = module.config.model_type
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"{path}: unknown architecture {kind!r}; known are {known}")
-    for name, weight in module.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise UserError(f"{path}: weight {name} has NaN or infinite values")
     where = device_of(device)
     module = module.to(where).eval().requires_grad_(False)
     blocks_path, projection_path = ARCHITECTURES[kind]

@@ -106,7 +106,7 @@ def untrained_null(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores
-        Of step 0: ``layer, excess_corr, baseline_corr``.
+        Of step 0, or from `untrained.untrained_scores`: ``layer, excess_corr, baseline_corr``.
 
     Returns
     -------

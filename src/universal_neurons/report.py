@@ -52,7 +52,7 @@ MAX_GROUPS = 20
 NULLS = {
     "rotated": "random rotations of the other seeds' neurons",
     "permuted": "other seeds run over other sequences",
-    "untrained": "untrained models (step 0)",
+    "untrained": "untrained models",
 }
 
 # Columns of `ablation_over_seeds` that are losses.
@@ -361,8 +361,8 @@ def _on_chance(universality: pd.DataFrame, nulls: pd.DataFrame) -> str:
     now = universality[universality["step"] == last]
     if now["q_value"].isna().all():
         return (
-            "No p-values: a null takes two rotations at least (baseline.draws), or step 0 among "
-            "the steps, or stored activations (capture.store)."
+            "No p-values: at step 0 a null takes two rotations at least (baseline.draws) or stored "
+            "activations (capture.store)."
         )
     compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
     known = [name for name in NULLS if name in compared]
@@ -382,13 +382,7 @@ def _on_chance(universality: pd.DataFrame, nulls: pd.DataFrame) -> str:
             f"At the last step ({last:,}), none of {n:,} neurons is distinguishable from chance "
             f"({chance}) at a false discovery rate of {rate}; "
         )
-    text += f"{_of(above, n)} exceed the papers' {PAPER_THRESHOLD:g}."
-    if "untrained" not in known and last > 0:
-        text += (
-            " Untrained models are not among what was compared, as step 0 is not among the steps: "
-            "what their architecture alone makes alike may pass."
-        )
-    return text
+    return text + f"{_of(above, n)} exceed the papers' {PAPER_THRESHOLD:g}."
 
 
 def _on_persistence(persistence: pd.DataFrame) -> str:

@@ -58,6 +58,7 @@ SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zar
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 INFLUENCE = f"{RESULTS}/influence/step{{step}}.zarr"
 PERMUTED = f"{RESULTS}/permuted/step{{step}}.zarr"
+UNTRAINED = f"{RESULTS}/untrained.parquet"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 OF_SEEDS = f"{RESULTS}/tables/{{part}}/seeds{{seeds}}/step{{step}}.parquet"
 TRACE = OF_SEEDS.replace("{part}", "trace")
@@ -132,9 +133,10 @@ def pair_parts(wildcards):
 
 
 def untrained_scores(wildcards):
-    """Scores of the untrained models, which those of later steps are held against."""
-    known = 0 in GRID.steps and wildcards.step != "0"
-    return BY_STEP.format(table="universality", step=0) if known else []
+    """Scores of untrained models, which those of a step are held against: step 0's, if there is."""
+    if 0 not in GRID.steps:
+        return UNTRAINED
+    return BY_STEP.format(table="universality", step=0) if wildcards.step != "0" else []
 
 
 def screens(wildcards):

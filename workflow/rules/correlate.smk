@@ -196,6 +196,34 @@ rule permuted:
         "../scripts/permuted.py"
 
 
+# Two models with random weights, for grids without a step 0.
+rule untrained:
+    input:
+        model=MODEL.format(seed=GRID.seeds[0], step=GRID.steps[0]),
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        rotations=ROTATIONS,
+    output:
+        UNTRAINED,
+    log:
+        f"{RESULTS}/logs/untrained.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/untrained.tsv"
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("untrained")
+    resources:
+        mem_mb=growing(GRID.mem_mb("untrained")),
+        runtime=growing(GRID.minutes("untrained")),
+    params:
+        capture=CAPTURE,
+        draws=config["baseline"]["draws"],
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["untrained"],
+    script:
+        "../scripts/untrained.py"
+
+
 rule score:
     input:
         parts=pair_parts,

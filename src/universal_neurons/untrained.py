@@ -1,0 +1,146 @@
+"""What two models of the run's architecture match before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from universal_neurons import capture, models
+from universal_neurons.activations import Activations
+from universal_neurons.correlation import Baseline, Neurons, match, write_matches
+from universal_neurons.products import cross_sums, within_sums
+from universal_neurons.rotations import write_rotated_std
+from universal_neurons.store import Added, write_arrays
+from universal_neurons.universality import matches_table, universality_table
+
+SEEDS = ("untrained 0", "untrained 1")
+
+# Tokens to run them over: enough that noise is small beside what they share.
+TOKENS = 65536
+
+
+def untrained_scores(
+    model: str | Path,
+    tokens: NDArray[np.integer],
+    *,
+    exclude: Sequence[int],
+    options: Mapping[str, Any],
+    rotations: str | Path,
+    draws: int,
+    kernel: str,
+    room: str | Path,
+) -> pd.DataFrame:
+    """Score the neurons of two models with random weights, as those of a run.
+
+    Parameters
+    ----------
+    model
+        A model directory, whose architecture and initialisation they have.
+    tokens
+        Sequences, shape (sequences, context length), of which the first `TOKENS` tokens are used.
+    exclude
+        Token ids that are not scored.
+    options
+        The resolved section ``capture``.
+    rotations, draws
+        The run's rotations, and how many of each.
+    kernel
+        See `products.choose_kernel`.
+    room
+        Folder for what is removed at the end: the activations of both models, and one layer's sums.
+
+    Returns
+    -------
+    DataFrame
+        See `universality.universality_table`, without ``universal``.
+    """
+    tokens = tokens[: -(-TOKENS // tokens.shape[1])]
+    with TemporaryDirectory(dir=room, prefix=".untrained-") as name:
+        folders = [Path(name, seed) for seed in SEEDS]
+        for i, (seed, where) in enumerate(zip(SEEDS, folders, strict=True)):
+            _run(
+                models.untrained(model, i, dtype=options["dtype"], device=options["device"]),
+                tokens,
+                seed,
+                exclude,
+                options,
+                where,
+            )
+            write_rotated_std(
+                where / "rotated.zarr",
+                sums=[where / "moments.zarr"],
+                within=[where / "within.zarr"],
+                calibration=where / "calibration.zarr",
+                rotations=rotations,
+                draws=draws,
+                attributes={},
+            )
+        stores = [Activations(where / "activations.zarr") for where in folders]
+        a, b = (Neurons.read([w / "moments.zarr"], w / "calibration.zarr") for w in folders)
+        baseline_a, baseline_b = (
+            Baseline.read(own, rotations, where / "rotated.zarr")
+            for own, where in zip((a, b), folders, strict=True)
+        )
+        parts = []
+        for layer in range(len(a.d_mlp)):
+            # One layer after the other, in the same place: the sums of all are large.
+            sums = Path(name, "sums.zarr")
+            write_arrays(sums, cross_sums(stores[0], stores[1], [layer], kernel), {})
+            found = match(
+                Added([sums]), a, b, [layer], baseline_a=baseline_a, baseline_b=baseline_b
+            )
+            parts.append(Path(name, f"matches{layer}.zarr"))
+            write_matches(
+                parts[-1],
+                *found,
+                seed=SEEDS[0],
+                other_seed=SEEDS[1],
+                layers=[layer],
+                d_mlp=a.d_mlp,
+                other_d_mlp=b.d_mlp,
+                attributes={"mode": "exact"},
+            )
+        scores = universality_table(matches_table(parts, step=0), np.inf)
+        return scores.drop(columns="universal")
+
+
+def _run(
+    model: models.Model,
+    tokens: NDArray[np.integer],
+    seed: str,
+    exclude: Sequence[int],
+    options: Mapping[str, Any],
+    where: Path,
+) -> None:
+    """Store a model's calibration, activations, moments and within-layer sums."""
+    how = {
+        "exclude": exclude,
+        "encoding": options["encoding"],
+        "batch_tokens": options["batch_tokens"],
+    }
+    sample = tokens[: -(-options["calibration_tokens"] // tokens.shape[1])]
+    calibration = capture.calibrate(
+        model, sample, seed=seed, step=0, headroom=options["headroom"], **how
+    )
+    capture.write_calibration(where / "calibration.zarr", calibration, {})
+    capture.capture(
+        model,
+        tokens,
+        seed=seed,
+        step=0,
+        start=0,
+        stop=len(tokens),
+        calibration=calibration,
+        activations=where / "activations.zarr",
+        moments=where / "moments.zarr",
+        attributes={"corpus_sha256": ""},
+        **how,
+    )
+    sums = within_sums(Activations(where / "activations.zarr"))
+    write_arrays(where / "within.zarr", sums, {})

@@ -1,0 +1,73 @@
+"""Scores of models with random weights: those of the same models run as models of a grid are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pipeline import baseline, gpt2, random_tokens, run_capture, run_match
+
+from universal_neurons import models, nulls, untrained
+from universal_neurons.universality import matches_table, universality_table
+
+OPTIONS = {
+    "dtype": "float32",
+    "device": "cpu",
+    "encoding": "float32",
+    "headroom": 0.5,
+    "batch_tokens": 128,
+    "calibration_tokens": 200 * 16,
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    gpt2(5).module.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def scores(model, room, tokens):
+    room.mkdir(exist_ok=True)
+    shards = run_capture(gpt2(5), tokens, room / "any", seed="any")
+    baseline(shards, 2)  # leaves the run's rotations
+    rotations = room / "any/rotations.zarr"
+    return untrained.untrained_scores(
+        model,
+        tokens,
+        exclude=(0, 7),
+        options=OPTIONS,
+        rotations=rotations,
+        draws=2,
+        kernel="auto",
+        room=room,
+    )
+
+
+def test_untrained_models_are_scored_as_those_of_a_run(saved, tmp_path):
+    tokens = random_tokens(64, 16)
+    found = scores(saved, tmp_path / "room", tokens)
+    one, two = (
+        run_capture(
+            models.untrained(saved, i), tokens, tmp_path / name, seed=name, encoding="float32"
+        )
+        for i, name in enumerate(untrained.SEEDS)
+    )
+    parts = run_match(one, two, tmp_path, names=untrained.SEEDS)
+    expected = universality_table(matches_table(parts, 0), 0.5).drop(columns="universal")
+    pd.testing.assert_frame_equal(found, expected)
+    null = nulls.untrained_null(found)
+    assert len(null) == 160
+    assert sorted(path.name for path in (tmp_path / "room").iterdir()) == ["any"]
+
+
+def test_their_weights_are_not_those_of_the_directory_and_differ_between_seeds(saved):
+    first, again, second = (models.untrained(saved, seed) for seed in (0, 0, 1))
+    trained = models.load(saved)
+    assert first.digest() == again.digest()
+    assert len({first.digest(), second.digest(), trained.digest()}) == 3
+    assert first.d_mlp == trained.d_mlp
+    weights = first.projections[0].get_parameter("weight")
+    # The configuration's own initialisation.
+    assert float(weights.std()) == pytest.approx(0.3 / np.sqrt(2 * 2), rel=0.1)
+    assert models.untrained(saved, 0, dtype="bfloat16").module.dtype == torch.bfloat16

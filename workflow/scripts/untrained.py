@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import numpy as np
+
+from universal_neurons import corpus
+from universal_neurons.jobs import job
+from universal_neurons.store import provenance, read_json
+from universal_neurons.tables import write_table
+from universal_neurons.untrained import untrained_scores
+
+with job(snakemake.log[0]):
+    given, params = snakemake.input, snakemake.params
+    about, made = read_json(given.about), snakemake.output[0]
+    tokens = np.load(given.tokens, mmap_mode="r")
+    corpus.check_digest(tokens, about)
+    scores = untrained_scores(
+        given.model[0],
+        tokens,
+        exclude=corpus.excluded(params.capture["exclude_token_ids"], about),
+        options=params.capture,
+        rotations=given.rotations,
+        draws=params.draws,
+        kernel=params.kernel,
+        room=Path(made).parent,
+    )
+    write_table(made, scores, provenance(snakemake.config, "untrained"))
