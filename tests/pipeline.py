@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from universal_neurons import capture, correlation, models, products, rotations
 from universal_neurons.activations import Activations
+from universal_neurons.budget import Budget
 from universal_neurons.store import Added, write_arrays
 
 VOCABULARY = 61
@@ -151,13 +152,18 @@ def run_match(
             sums.append(where / f"sums{block}{i}.zarr")
             write_arrays(sums[-1], tiles, {})
         one, two = neurons(a), neurons(b)
+        added = Added(sums)
+        moments = [[shard / "moments.zarr" for shard in shards] for shards in (a, b)]
+        calibrations = [shards[0].parent / "calibration.zarr" for shards in (a, b)]
+        budget = Budget.read(added, *moments, *calibrations) if len(sums) > 1 else None
         found = correlation.match(
-            Added(sums),
+            added,
             one,
             two,
             block,
             baseline_a=baseline(a, draws),
             baseline_b=baseline(b, draws),
+            budget=budget,
         )
         stores.append(where / f"matches{block}.zarr")
         correlation.write_matches(
@@ -169,6 +175,7 @@ def run_match(
             d_mlp=one.d_mlp,
             other_d_mlp=two.d_mlp,
             attributes={"mode": "exact"},
+            budget=budget,
         )
     return stores
 

@@ -35,6 +35,8 @@ COLUMNS = {
     "next_corr self_corr",
     "doses": "step seed kind dose neuron_set draw n_neurons delta_loss difference difference_se",
     "effects": "step seed layer neuron excess_corr attributed_delta_loss delta_loss sampled",
+    "token_budget": "step seed part n_shards n_tokens n_neurons n_universal jaccard rank_corr corr "
+    "reliability",
     "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max",
     "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss",
 }
@@ -201,7 +203,7 @@ def test_the_report_is_there_and_whole(local):
 # What joins the tables of steps and seeds, and what is drawn of them.
 DRAWN = {"figures": 1, "report": 1}
 ABLATED = {"ablate": 2, "concatenate_seeds": 3, "models": 1, **DRAWN}
-SCORED = {"score": 2, "concatenate": 3, "persistence": 1, "trajectories": 1, **ABLATED}
+SCORED = {"score": 2, "concatenate": 4, "persistence": 1, "trajectories": 1, **ABLATED}
 JOINED = {**SCORED, "neurons": 1}
 # Three pairs of seeds, two steps, two shards. A change, and exactly what it makes Snakemake run.
 CHANGES = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from universal_neurons.jobs import progress
 from universal_neurons.products import tile_name
 from universal_neurons.rotations import Rotations, rotation_name
 from universal_neurons.store import Added, read_arrays, write_arrays
+
+if TYPE_CHECKING:
+    from universal_neurons.budget import Budget
 
 
 class Neurons:
@@ -186,6 +189,7 @@ def match(
     *,
     baseline_a: Baseline,
     baseline_b: Baseline,
+    budget: Budget | None = None,
 ) -> tuple[Matches, Matches]:
     """Best matches between some layers of one model and all layers of another, both ways.
 
@@ -204,6 +208,8 @@ def match(
         Layers of `a`.
     baseline_a, baseline_b
         Their rotations.
+    budget
+        Reads the products and scores a sample of the neurons on fewer tokens meanwhile.
 
     Returns
     -------
@@ -225,9 +231,12 @@ def match(
         for place, i in enumerate(layers):
             a_slice = a.layers[i]
             shape = a.d_mlp[i], b.d_mlp[j]
-            corr = standardised(
-                products[tile_name(i, j)], a, a_slice, b, b_slice, part(double, shape)
+            total = (
+                budget.total(i, j, rotated_a[place][0], rotated_b[0])
+                if budget
+                else products[tile_name(i, j)]
             )
+            corr = standardised(total, a, a_slice, b, b_slice, part(double, shape))
             tile = part(single, shape)
             tile[...] = corr
             room = part(product, shape)
@@ -297,6 +306,7 @@ def write_matches(
     d_mlp: Sequence[int],
     other_d_mlp: Sequence[int],
     attributes: Mapping[str, Any],
+    budget: Budget | None = None,
 ) -> None:
     """Store what `match` found for some layers of a pair; `universality.matches_table` reads it."""
     arrays = {
@@ -311,4 +321,7 @@ def write_matches(
         "d_mlp": list(d_mlp),
         "other_d_mlp": list(other_d_mlp),
     }
+    if budget:
+        arrays |= budget.arrays()
+        names |= budget.attributes()
     write_arrays(path, arrays.items(), {**attributes, **names})

@@ -30,7 +30,7 @@ TEXT = {
 
 RESULTS = f"results/{config['run']}"
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
-TABLES += ["groups", "trajectories", "doses", "effects"]
+TABLES += ["groups", "trajectories", "doses", "effects", "token_budget"]
 if corpus.has_subsets(config["corpus"]):
     TABLES.append("subsets")
 
@@ -80,7 +80,7 @@ wildcard_constraints:
     step="|".join(map(str, GRID.steps)),
     shard=r"\d+",
     layers=r"\d+-\d+",
-    table="matches|universality|groups",
+    table="matches|universality|groups|token_budget",
     part="ablation|doses|effects",
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 

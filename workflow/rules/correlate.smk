@@ -133,7 +133,7 @@ rule refine:
         runtime=growing(GRID.minutes("refine")),
     params:
         kernel=config["correlate"]["kernel"],
-        version=METHOD_VERSION["screen"],
+        version=[METHOD_VERSION["screen"], METHOD_VERSION["match"]],
     script:
         "../scripts/refine.py"
 
@@ -145,6 +145,7 @@ rule score:
         matches=BY_STEP.replace("{table}", "matches"),
         universality=BY_STEP.replace("{table}", "universality"),
         groups=BY_STEP.replace("{table}", "groups"),
+        token_budget=BY_STEP.replace("{table}", "token_budget"),
     log:
         f"{RESULTS}/logs/score/step{{step}}.log",
     benchmark:
