@@ -164,9 +164,7 @@ class Budget:
         return {"budget_shards": list(map(list, self._ranges)), "budget_tokens": tokens}
 
 
-def budget_table(
-    parts: Iterable[str | Path], step: int, excess_threshold: float
-) -> pd.DataFrame:
+def budget_table(parts: Iterable[str | Path], step: int, excess_threshold: float) -> pd.DataFrame:
     """How scores of fewer tokens, and of two halves of them, agree at one step.
 
     Parameters
