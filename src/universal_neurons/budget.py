@@ -84,23 +84,6 @@ class Budget:
             for models in (a, b)
         )
 
-    @classmethod
-    def read(
-        cls,
-        sums: Added,
-        moments_a: Sequence[str | Path],
-        moments_b: Sequence[str | Path],
-        calibration_a: str | Path,
-        calibration_b: str | Path,
-    ) -> Budget:
-        """Read the statistics of both models at every point from the stores of all shards."""
-        ranges = shard_ranges(len(moments_a))
-        a, b = (
-            [Neurons.read(stores[start:stop], calibration) for start, stop in ranges]
-            for stores, calibration in ((moments_a, calibration_a), (moments_b, calibration_b))
-        )
-        return cls(sums, ranges, a, b)
-
     def total(
         self,
         i: int,

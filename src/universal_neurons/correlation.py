@@ -72,12 +72,22 @@ class Neurons:
     @classmethod
     def read(cls, sums: Sequence[str | Path], calibration: str | Path) -> Neurons:
         """Read the statistics of one (seed, step) from the stores of all its shards."""
+        return cls.read_parts(sums, calibration, [])[0]
+
+    @classmethod
+    def read_parts(
+        cls,
+        sums: Sequence[str | Path],
+        calibration: str | Path,
+        ranges: Sequence[tuple[int, int]],
+    ) -> list[Neurons]:
+        """Read those of all shards and of each of some ranges (first shard, end) of them."""
         layers = read_calibration(calibration)
-        return cls(
-            [len(layer.centre) for layer in layers],
-            moments.merge(map(read_arrays, sums)),
-            np.concatenate([layer.ranges.scale for layer in layers]),
-        )
+        d_mlp = [len(layer.centre) for layer in layers]
+        scale = np.concatenate([layer.ranges.scale for layer in layers])
+        shards = list(map(read_arrays, sums))
+        cuts = [(0, len(shards)), *ranges]
+        return [cls(d_mlp, moments.merge(shards[i:j]), scale) for i, j in cuts]
 
 
 def standardised(

@@ -1,4 +1,4 @@
-from universal_neurons.budget import Budget
+from universal_neurons.budget import Budget, shard_ranges
 from universal_neurons.correlation import Baseline, Neurons, match, write_matches
 from universal_neurons.jobs import job
 from universal_neurons.store import Added, check_same_run, provenance
@@ -6,12 +6,11 @@ from universal_neurons.store import Added, check_same_run, provenance
 with job(snakemake.log[0]):
     given = snakemake.input
     same = check_same_run(given)
-    a = Neurons.read(given.moments_a, given.calibration_a)
-    b = Neurons.read(given.moments_b, given.calibration_b)
+    sums, ranges = Added(given.sums), shard_ranges(len(given.sums))
+    a, *a_parts = Neurons.read_parts(given.moments_a, given.calibration_a, ranges)
+    b, *b_parts = Neurons.read_parts(given.moments_b, given.calibration_b, ranges)
+    budget = Budget(sums, ranges, a_parts, b_parts) if ranges else None
     layers = snakemake.params.layers
-    sums = Added(given.sums)
-    stores = given.moments_a, given.moments_b, given.calibration_a, given.calibration_b
-    budget = Budget.read(sums, *stores) if len(given.sums) > 1 else None
     forward, backward = match(
         sums,
         a,
