@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from universal_neurons import nulls
+from universal_neurons.summaries import universal_counts
 from universal_neurons.trajectories import trajectories
 
 STEPS = (50, 150, 300, 600, 1000)
@@ -40,6 +42,8 @@ def tables(
     return {
         "matches": _matches(universality, seeds, n_layers, d_mlp, rng),
         "universality": universality,
+        "fractions": _fractions(universality),
+        "nulls": _nulls(steps),
         "persistence": _persistence(universality, seeds, steps, n_layers),
         "ablation": _ablation(universality, kinds, controls, rng),
         "neurons": _neurons(grid, rng),
@@ -77,10 +81,34 @@ def _universality(grid, steps, threshold, universal, rng):
         baseline_corr=baseline,
         excess_corr=excess,
         universal=excess > threshold,
+        p_value=np.where(excess > 0.05, 1e-4, 0.5),
+        q_value=np.where(excess > 0.05, 1e-3, 0.6),
         n_matched=np.where(excess > threshold, others, others // 2),
         n_mutual=np.where(grouped, others, 0),
         in_group=grouped,
         leave_one_out=np.where(excess > threshold, 0.75, np.nan),
+    )
+
+
+def _fractions(universality):
+    counts = universal_counts(universality)
+    keys = ["step", "layer"]
+    sums = counts.groupby(keys)[["n_neurons", "n_universal"]].sum()
+    mean = counts.groupby(keys)["fraction"].mean()
+    table = pd.concat([sums.join(mean).reset_index().assign(seed=""), counts])
+    table["se"] = 0.01
+    low, high = ((table["fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
+    return table.assign(low=low, high=high)
+
+
+def _nulls(steps):
+    rng = np.random.default_rng(1)
+    names = ("rotated", "permuted", "untrained")
+    return pd.concat(
+        nulls.histograms(
+            {n: pd.DataFrame({"excess": rng.normal(0, 0.02, 2000)}) for n in names}, step
+        )
+        for step in steps
     )
 
 

@@ -71,8 +71,9 @@ def test_every_figure_can_be_drawn(case):
 @pytest.mark.filterwarnings("error")
 def test_negative_excess_alone_can_be_drawn(demo):
     universality = demo["universality"].assign(excess_corr=-0.01, universal=False)
+    tables = {**demo, "universality": universality}
     for name in ("emergence", "excess_histogram", "threshold_curve"):
-        render(figures.draw(name, {"universality": universality}, THRESHOLD))
+        render(figures.draw(name, tables, THRESHOLD))
 
 
 def test_figures_say_when_nothing_is_universal(nothing):
@@ -91,7 +92,7 @@ def test_one_step_has_no_persistence_and_says_so():
 
 def test_emergence_shows_seeds_and_their_mean(demo):
     universality = demo["universality"]
-    figure = figures.emergence(universality, THRESHOLD)
+    figure = figures.emergence(universality, demo["fractions"], THRESHOLD)
     lines = [line.get_ydata() for line in figure.axes[0].lines]
     by_seed = universality.pivot_table(
         index="step", columns="seed", values="universal", aggfunc="mean"
@@ -103,7 +104,7 @@ def test_emergence_shows_seeds_and_their_mean(demo):
 
 def test_emergence_shows_every_layer(demo):
     universality = demo["universality"]
-    figure = figures.emergence(universality, THRESHOLD)
+    figure = figures.emergence(universality, demo["fractions"], THRESHOLD)
     for layer, line in enumerate(figure.axes[1].lines):
         mine = universality[universality["layer"] == layer]
         expected = mine.groupby("step")["universal"].mean()
@@ -111,7 +112,7 @@ def test_emergence_shows_every_layer(demo):
 
 
 def test_histogram_counts_every_neuron_once(demo):
-    ax = figures.excess_histogram(demo["universality"], THRESHOLD).axes[0]
+    ax = figures.excess_histogram(demo["universality"], demo["nulls"], THRESHOLD).axes[0]
     stairs = [patch.get_data() for patch in ax.patches]
     assert len(stairs) == len(synthetic.STEPS)
     for data in stairs:
@@ -119,8 +120,8 @@ def test_histogram_counts_every_neuron_once(demo):
 
 
 def test_histogram_draws_no_more_steps_than_can_be_told_apart():
-    universality = synthetic.tables(steps=MANY_STEPS, d_mlp=20)["universality"]
-    figure = figures.excess_histogram(universality, THRESHOLD)
+    tables = synthetic.tables(steps=MANY_STEPS, d_mlp=20)
+    figure = figures.excess_histogram(tables["universality"], tables["nulls"], THRESHOLD)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert len(labels) == 6
     assert labels[0] == "0"
@@ -129,7 +130,7 @@ def test_histogram_draws_no_more_steps_than_can_be_told_apart():
 
 def test_threshold_curve_is_the_share_above_each_threshold(demo):
     universality = demo["universality"]
-    lines = figures.threshold_curve(universality, THRESHOLD).axes[0].lines
+    lines = figures.threshold_curve(universality, demo["nulls"], THRESHOLD).axes[0].lines
     for step, line in zip(synthetic.STEPS, lines, strict=False):
         excess = universality.loc[universality["step"] == step, "excess_corr"].to_numpy()
         x, y = line.get_data()
@@ -137,9 +138,20 @@ def test_threshold_curve_is_the_share_above_each_threshold(demo):
         np.testing.assert_allclose(np.nan_to_num(y), expected, atol=1e-12)
 
 
-def test_threshold_itself_is_not_above_the_threshold():
+def test_curves_of_chance_are_those_of_the_last_step(demo):
+    nulls = demo["nulls"].copy()
+    nulls.loc[nulls["step"] < 1000, "n"] = 10**6
+    lines = figures.threshold_curve(demo["universality"], nulls, THRESHOLD).axes[0].lines
+    last = nulls[(nulls["step"] == 1000) & (nulls["null"] == "rotated")]
+    x, y = lines[len(synthetic.STEPS)].get_data()
+    expected = [last.loc[last["low"] >= low, "n"].sum() / last["n"].sum() for low in x]
+    np.testing.assert_allclose(y, expected)
+
+
+def test_threshold_itself_is_not_above_the_threshold(demo):
     universality = pd.DataFrame({"step": 1, "excess_corr": [0.5, 0.7]})
-    x, y = figures.threshold_curve(universality, 0.5).axes[0].lines[0].get_data()
+    nothing = demo["nulls"][:0]
+    x, y = figures.threshold_curve(universality, nothing, 0.5).axes[0].lines[0].get_data()
     assert y[np.searchsorted(x, 0.5)] == 0.5
 
 

@@ -37,7 +37,7 @@ def tables(corr, baseline=0.1, threshold=0.5):
         "best_layer",
         "best_neuron",
     ]
-    matches = pd.DataFrame(rows, columns=columns).assign(baseline_corr=baseline)
+    matches = pd.DataFrame(rows, columns=columns).assign(baseline_corr=baseline, baseline_se=0.0)
     return matches, universality_table(matches, threshold)
 
 

@@ -68,6 +68,7 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "neuron": np.arange(n),
                     "excess_corr": np.where(universal, 0.4, 0.1),
                     "universal": universal,
+                    "q_value": np.where(universal, 0.01, 0.6),
                     "n_matched": 0,
                     "n_mutual": 0,
                     "in_group": False,
@@ -103,6 +104,30 @@ def ablation(universal: float, controls: list[float], *, se: float = 1e-4, n: in
     for draw, delta in enumerate(controls):
         rows.append(row | {"neuron_set": "control", "draw": draw, "delta_loss": delta})
     return rows
+
+
+def test_neurons_beyond_chance_are_counted_beside_those_above_the_papers_threshold(demo):
+    table = universality({(50, "a"): 0, (1000, "a"): 11, (1000, "b"): 14})
+    text = headline({**demo, "universality": table}, "Beyond chance")
+    assert "25 of 200 neurons (12.5 %) are beyond chance" in text
+    assert "untrained models (step 0)" in text
+    assert "0 of 200 exceed the papers' 0.5" in text
+    chance = headline({**demo, "universality": table.assign(q_value=0.9)}, "Beyond chance")
+    assert "none of 200 neurons is distinguishable from chance" in chance
+    unknown = headline({**demo, "universality": table.assign(q_value=np.nan)}, "Beyond chance")
+    assert "No p-values" in unknown
+    trained = demo["nulls"][demo["nulls"]["null"] != "untrained"]
+    text = headline({**demo, "universality": table, "nulls": trained}, "Beyond chance")
+    assert "step 0 is not among the steps" in text
+
+
+def test_the_share_by_chance_stands_beside_every_threshold(demo):
+    rows = [(1000, "rotated", low, 1) for low in (0.08, 0.1, 0.38, 0.62)]
+    nulls = pd.DataFrame(rows, columns=["step", "null", "low", "n"])
+    table = summaries.chance_curve(demo["universality"], nulls).set_index("threshold")
+    assert table["rotated"].tolist() == [0.75, 0.5, 0.5, 0.25, 0.25, 0.25, 0, 0, 0]
+    excess = demo["universality"].query("step == 1000")["excess_corr"]
+    assert table.loc[0.2, "found"] == (excess > 0.2).mean()
 
 
 def test_emergence_is_told_with_pooled_and_single_shares(demo):
@@ -373,7 +398,7 @@ def test_short_tables_show_every_step_layer_and_model(demo, drawn, tmp_path):
 )
 def test_poor_runs_have_a_report_too(case, drawn, tmp_path):
     page = page_of(synthetic.tables(**case), drawn, tmp_path)
-    assert not re.search(r"\b(nan|NaN|None)\b", re.sub(r'src="[^"]*"', "", page))
+    assert not re.search(r"\b(nan|NaN|None(?! of))\b", re.sub(r'src="[^"]*"', "", page))
 
 
 def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
@@ -395,7 +420,7 @@ def test_benchmarks_are_added_up_by_rule(demo, drawn, tmp_path):
     assert costs["capture"] == {"jobs": 2, "seconds": 4.0, "memory_mb": 300}
     page = page_of(demo, drawn, tmp_path, benchmarks=costs)
     assert "Time and memory by rule" in page
-    assert not re.search(r"\b(nan|NaN|None)\b", re.sub(r'src="[^"]*"', "", page))
+    assert not re.search(r"\b(nan|NaN|None(?! of))\b", re.sub(r'src="[^"]*"', "", page))
 
 
 def test_percentages_are_not_rounded_to_none_or_all(demo):

@@ -21,10 +21,12 @@ from test_correlation import corr
 ROOT = Path(__file__).parent.parent
 SEEDS, STEPS = ["a", "b-x21", "1"], [10, 20]
 COLUMNS = {
-    "matches": "step seed other_seed layer neuron best_corr best_layer best_neuron baseline_corr "
-    "min_corr mutual",
-    "universality": "step seed layer neuron max_corr baseline_corr excess_corr universal n_matched "
-    "n_mutual in_group leave_one_out",
+    "matches": "step seed other_seed layer neuron best_corr best_corr_se best_layer best_neuron "
+    "baseline_corr baseline_se min_corr mutual",
+    "universality": "step seed layer neuron max_corr baseline_corr excess_corr excess_se universal "
+    "p_value q_value n_matched n_mutual in_group leave_one_out",
+    "fractions": "step seed layer n_neurons n_universal fraction se low high",
+    "nulls": "step null low high n",
     "groups": "step group seed layer neuron excess_corr group_mean_corr group_min_corr",
     "persistence": "seed layer from_step to_step n_from n_to n_both persistence jaccard chance "
     "p_value odds_ratio q_value",
@@ -203,25 +205,28 @@ def test_the_report_is_there_and_whole(local):
 # What joins the tables of steps and seeds, and what is drawn of them.
 DRAWN = {"figures": 1, "report": 1}
 ABLATED = {"ablate": 2, "concatenate_seeds": 3, "models": 1, **DRAWN}
-SCORED = {"score": 2, "concatenate": 4, "persistence": 1, "trajectories": 1, **ABLATED}
+SCORED = {"score": 2, "concatenate": 6, "persistence": 1, "trajectories": 1, **ABLATED}
 JOINED = {**SCORED, "neurons": 1}
+# All pairs at a step.
+MEASURED = {"influence": 2, "permuted": 2}
 # Three pairs of seeds, two steps, two shards. A change, and exactly what it makes Snakemake run.
 CHANGES = {
     "nothing": ({}, {}),
     "a further step": (
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
+        | {"influence": 1, "permuted": 1}
         | {**JOINED, "score": 1, "ablate": 1, "trace": 1},
     ),
     "a further seed": (
         {"models": {"seeds": [*SEEDS, "late"]}},
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
-        | {**JOINED, "trace": 1},
+        | {**JOINED, **MEASURED, "trace": 1},
     ),
     "half as many tokens again, in a further shard": (
         {"corpus": {"tokens": 90 * 16, "shards": 3}},
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
-        | {**JOINED, "trace": 1},
+        | {**JOINED, **MEASURED, "trace": 1},
     ),
     "fewer held-out tokens": ({"corpus": {"heldout_tokens": 10 * 16}}, {"selection": 1, **ABLATED}),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
@@ -230,7 +235,7 @@ CHANGES = {
         {"models": {"steps": [20]}},
         {key: JOINED[key] for key in JOINED if key not in ("score", "ablate")},
     ),
-    "a seed less": ({"models": {"seeds": SEEDS[:2]}}, {**JOINED, "trace": 1}),
+    "a seed less": ({"models": {"seeds": SEEDS[:2]}}, {**JOINED, **MEASURED, "trace": 1}),
 }
 
 
@@ -260,7 +265,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
     weights.write_bytes(content[:-1] + b"x")
     try:
         of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
-        of_its_pairs = {"correlate": 4, "match": 2}
+        of_its_pairs = {"correlate": 4, "match": 2, "influence": 1, "permuted": 1}
         assert planned(where) == {**JOINED, **of_the_model, **of_its_pairs, "score": 1, "ablate": 1}
     finally:
         weights.write_bytes(content)
@@ -269,7 +274,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("report", DRAWN), ("match", {"match": 6, **SCORED})]
+    ("kind", "expected"), [("report", DRAWN), ("match", {"match": 6, "influence": 2, **SCORED})]
 )
 def test_a_new_version_of_the_method_runs_what_depends_on_it_and_says_why(
     local, tmp_path, kind, expected

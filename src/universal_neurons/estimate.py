@@ -134,6 +134,11 @@ def stages(grid: Grid) -> list[Stage]:
             stored = pairs * sums * neurons**2
             found.append(Stage("correlate", blocks * shards, pairs * exact, stored, product))
         found.append(Stage("match", blocks, baseline, 0, "float32"))
+    if config["capture"]["store"]:
+        summed = len(grid.steps) * grid.operations("influence")
+        found.append(Stage("influence", len(grid.steps), summed, 0, "float32"))
+        anew = len(grid.steps) * grid.operations("permuted")
+        found.append(Stage("permuted", len(grid.steps), anew, 0, product))
     ablated = models * grid.ablation_operations()
     found.append(
         Stage("ablate", len(grid.ablation_blocks()) * len(grid.steps), ablated, 0, "model")

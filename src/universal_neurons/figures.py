@@ -35,6 +35,7 @@ from matplotlib.ticker import (
 
 from universal_neurons.budget import ENOUGH
 from universal_neurons.errors import UserError
+from universal_neurons.nulls import BIN_WIDTH
 from universal_neurons.summaries import (
     ALL_LAYERS,
     ablation_contrasts,
@@ -82,7 +83,9 @@ MAY_BE_EMPTY = ("persistence", "token_budget")
 
 # Up to this many layers or steps a legend names each; beyond, a colour bar does.
 MAX_NAMED = 6
-BIN_WIDTH = 0.02
+
+# How the curves of chance are drawn.
+NULL_STYLES = {"rotated": ":", "permuted": "-.", "untrained": "--"}
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,15 @@ class Spec:
     draw: Callable[[Tables, float], Figure]
 
 
-def emergence(universality: pd.DataFrame, threshold: float) -> Figure:
+def emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold: float) -> Figure:
     """Universal fraction by step: overall (every seed, their mean) and per layer.
 
     Parameters
     ----------
     universality
         Columns step, seed, layer, universal; one row per neuron.
+    fractions
+        Columns step, seed, layer, low, high: the interval of the mean over seeds (seed "").
     threshold
         Excess correlation above which a neuron is universal (for the label only).
     """
@@ -127,6 +132,9 @@ def emergence(universality: pd.DataFrame, threshold: float) -> Figure:
     axes[0].plot(overall.index, overall, color=GREY, lw=0.8, marker=".", ms=dot)
     mean = overall.mean(axis=1)
     axes[0].plot(mean.index, mean, color=BLACK, lw=2.2, marker="o", ms=dot + 1)
+    known = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
+    known = known.sort_values("step")
+    axes[0].fill_between(known["step"], known["low"], known["high"], color=BLACK, alpha=0.15, lw=0)
     _named_lines(axes[0], {"one seed": (GREY, 0.8), "mean over seeds": (BLACK, 2.2)})
     axes[0].set(ylabel="universal neurons", title="All layers")
     if several:
@@ -147,13 +155,15 @@ def emergence(universality: pd.DataFrame, threshold: float) -> Figure:
     return figure
 
 
-def excess_histogram(universality: pd.DataFrame, threshold: float) -> Figure:
-    """Distribution of excess correlation at up to `MAX_NAMED` steps, with the threshold.
+def excess_histogram(universality: pd.DataFrame, nulls: pd.DataFrame, threshold: float) -> Figure:
+    """Distribution of excess correlation at up to `MAX_NAMED` steps, and by chance.
 
     Parameters
     ----------
     universality
         Columns step, excess_corr; one row per neuron.
+    nulls
+        Columns step, null, low, high, n, see `nulls.histograms`; shown of the last step.
     threshold
         Where the line is drawn.
     """
@@ -169,22 +179,28 @@ def excess_histogram(universality: pd.DataFrame, threshold: float) -> Figure:
         excess = shown.loc[shown["step"] == step, "excess_corr"].to_numpy()
         share = np.histogram(excess, edges)[0] / len(excess)
         ax.stairs(share, edges, color=color, lw=1.4, baseline=None)
+    for name, null in _last_nulls(nulls):
+        middle = (null["low"] + null["high"]) / 2
+        ax.plot(middle, null["n"] / null["n"].sum(), color=BLACK, lw=1, ls=NULL_STYLES[name])
     _log_percent_axis(ax)
     ax.set(xlabel="excess correlation", ylabel=f"neurons per bin of {BIN_WIDTH:g}")
     # Room for the label of the threshold above the curves.
     ax.set_ylim(top=2 * ax.get_ylim()[1])
     _threshold_line(ax, threshold)
+    _null_key(ax, nulls)
     _key(ax, "step", steps, _step_colors(len(steps)))
     return figure
 
 
-def threshold_curve(universality: pd.DataFrame, threshold: float) -> Figure:
-    """Share of neurons whose excess correlation lies above x, for every x, per step.
+def threshold_curve(universality: pd.DataFrame, nulls: pd.DataFrame, threshold: float) -> Figure:
+    """Share of neurons whose excess correlation lies above x, for every x, per step, and by chance.
 
     Parameters
     ----------
     universality
         Columns step, excess_corr; one row per neuron.
+    nulls
+        Columns step, null, low, high, n, see `nulls.histograms`; shown of the last step.
     threshold
         Where the line is drawn.
     """
@@ -197,10 +213,14 @@ def threshold_curve(universality: pd.DataFrame, threshold: float) -> Figure:
         above = 1 - np.searchsorted(excess, x, side="right") / len(excess)
         # Zero has no place on a logarithmic axis: the curve ends at its last neuron.
         ax.plot(x, np.where(above > 0, above, np.nan), color=color, lw=1.5)
+    for name, null in _last_nulls(nulls):
+        n_above = null["n"][::-1].cumsum()[::-1]
+        ax.plot(null["low"], n_above / null["n"].sum(), color=BLACK, lw=1, ls=NULL_STYLES[name])
     _log_percent_axis(ax)
     ax.set(xlim=(0, 1), xlabel="excess correlation x", ylabel="neurons with excess above x")
     ax.set_xticks(np.arange(0, 1.01, 0.1))
     _threshold_line(ax, threshold)
+    _null_key(ax, nulls)
     _key(ax, "step", steps, _step_colors(len(steps)))
     return figure
 
@@ -583,18 +603,22 @@ def loss(models: pd.DataFrame) -> Figure:
 FIGURES: dict[str, Spec] = {
     "emergence": Spec(
         "Universal neurons by step",
-        ("universality",),
-        lambda tables, threshold: emergence(tables["universality"], threshold),
+        ("universality", "fractions"),
+        lambda tables, threshold: emergence(tables["universality"], tables["fractions"], threshold),
     ),
     "excess_histogram": Spec(
         "Distribution of excess correlation",
-        ("universality",),
-        lambda tables, threshold: excess_histogram(tables["universality"], threshold),
+        ("universality", "nulls"),
+        lambda tables, threshold: excess_histogram(
+            tables["universality"], tables["nulls"], threshold
+        ),
     ),
     "threshold_curve": Spec(
         "Universal neurons at every threshold",
-        ("universality",),
-        lambda tables, threshold: threshold_curve(tables["universality"], threshold),
+        ("universality", "nulls"),
+        lambda tables, threshold: threshold_curve(
+            tables["universality"], tables["nulls"], threshold
+        ),
     ),
     "best_match_layers": Spec(
         "Layer of the best match",
@@ -804,6 +828,22 @@ def _threshold_line(ax: Axes, threshold: float) -> None:
         fontsize=8,
         color=BLACK,
     )
+
+
+def _last_nulls(nulls: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The nulls of the last step that have values, by name, each sorted by bin."""
+    last = nulls[nulls["step"] == nulls["step"].max()].sort_values("low")
+    return [(name, last[last["null"] == name]) for name in NULL_STYLES if name in set(last["null"])]
+
+
+def _null_key(ax: Axes, nulls: pd.DataFrame) -> None:
+    names = [name for name, _ in _last_nulls(nulls)]
+    if names:
+        handles = [Line2D([], [], color=BLACK, lw=1, ls=NULL_STYLES[name]) for name in names]
+        # Below the label of the threshold; the curves fall and leave this corner free.
+        corner = (1, 0.92)
+        key = ax.legend(handles, names, title="by chance", loc="upper right", bbox_to_anchor=corner)
+        ax.add_artist(key)
 
 
 def _named_lines(

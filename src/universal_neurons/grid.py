@@ -296,6 +296,9 @@ class Grid:
             "rotated_std": 2 * draws * shape.n_layers * shape.d_mlp**3,
             "screen": self.config["correlate"]["sample"] * self._pair_operations() / blocks
             + 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
+            # Five sums of every neuron and its match, both ways.
+            "influence": 20 * len(self.pairs) * self.config["corpus"]["tokens"] * shape.neurons,
+            "permuted": 0.1 * len(self.pairs) * self._pair_operations(),
             # Candidates, and a tenth of the neurons in full.
             "refine": 0.1 * self._pair_operations(),
             "match": 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
@@ -326,6 +329,9 @@ class Grid:
             "direct": int(1e9 * self.config["correlate"]["memory_gb"])
             + len(self.seeds) * (2 * weights + 2 * wide * 8192 * shape.neurons),
             "screen": 8 * shape.d_mlp * shape.neurons + buffers + (4 + draws) * square,
+            "influence": shape.neurons
+            * (4 * 2048 * len(self.seeds) + 2 * 8 * 64 * 5 * len(self.pairs)),
+            "permuted": 8 * shape.d_mlp * shape.neurons + 2 * buffers + square,
             "refine": (1 << 30) + buffers + 4 * 4096 * shape.neurons,
             "rotations": 6 * square,
             "rotated_std": 6 * square,

@@ -11,6 +11,8 @@ METHOD_VERSION = {
     "rotate": 1,
     "match": 2,
     "screen": 1,
+    "influence": 1,
+    "permuted": 1,
     "score": 3,
     "ablate": 2,
     "persist": 2,

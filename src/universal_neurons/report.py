@@ -31,6 +31,7 @@ from universal_neurons.summaries import (
     ablation_over_seeds,
     agreement,
     budget_over_seeds,
+    chance_curve,
     consecutive,
     doses_over_seeds,
     moves,
@@ -44,6 +45,14 @@ Tables = Mapping[str, pd.DataFrame]
 
 # Of 2401.12181: GPT-2 Small after 400,000 steps.
 PAPER_THRESHOLD = 0.5
+FALSE_DISCOVERY_RATE = 0.05
+
+# What each null of the table `nulls` stands for.
+NULLS = {
+    "rotated": "random rotations of the other seeds' neurons",
+    "permuted": "other seeds run over other sequences",
+    "untrained": "untrained models (step 0)",
+}
 
 # Columns of `ablation_over_seeds` that are losses.
 ABLATION_LOSSES = (
@@ -186,7 +195,11 @@ def headlines(tables: Tables, threshold: float) -> list[Headline]:
         Excess correlation above which a neuron is universal.
     """
     return [
-        Headline("Universal neurons", _on_emergence(tables["universality"], threshold)),
+        Headline(
+            "Universal neurons",
+            _on_emergence(tables["universality"], tables["fractions"], threshold),
+        ),
+        Headline("Beyond chance", _on_chance(tables["universality"], tables["nulls"])),
         Headline("Enough tokens?", _on_budget(tables["token_budget"])),
         Headline("Groups", _on_groups(tables["universality"])),
         Headline("Persistence", _on_persistence(tables["persistence"])),
@@ -259,6 +272,7 @@ def short_tables(
     shorts = [
         _claims_table(tables),
         _universal_table(tables["universality"]),
+        _chance_table(tables["universality"], tables["nulls"]),
         _agreement_table(tables["universality"]),
         _persistence_table(tables["persistence"]),
         _ablation_table(tables["ablation"]),
@@ -271,7 +285,7 @@ def short_tables(
     return [short for short in shorts if short.rows]
 
 
-def _on_emergence(universality: pd.DataFrame, threshold: float) -> str:
+def _on_emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold: float) -> str:
     pooled = pooled_counts(universal_counts(universality))
     overall = pooled[pooled["layer"] == ALL_LAYERS].set_index("step").sort_index()
     last, first = overall.index[-1], overall.index[0]
@@ -291,6 +305,7 @@ def _on_emergence(universality: pd.DataFrame, threshold: float) -> str:
             f"{int(now['n_neurons']):,} neurons (pooled over {_seeds(int(now['n_seeds']))}) has an "
             f"excess correlation above {threshold:g}; the highest is {_number(highest, 3)}."
         )
+    sentences.append(_interval_of(fractions))
     if first != last:
         then = overall.loc[first]
         sentences.append(
@@ -317,6 +332,60 @@ def _on_emergence(universality: pd.DataFrame, threshold: float) -> str:
     before = f" at the last step and was {_number(means[first], 3)} at the first"
     sentences.append(average + (before if first != last else "") + ".")
     return " ".join(sentences)
+
+
+def _interval_of(fractions: pd.DataFrame) -> str:
+    mean = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
+    mean = mean.sort_values("step")
+    now, then = mean.iloc[-1], mean.iloc[0]
+    if np.isnan(now["se"]):
+        return "Its standard error is not known: that takes stored activations (capture.store)."
+    said = (
+        f"The mean over seeds has a 95 % interval of {_percent(now['low'])} to "
+        f"{_percent(now['high'])}, for the choice of tokens and of seeds"
+    )
+    if len(mean) > 1:
+        apart = now["low"] > then["high"] or now["high"] < then["low"]
+        if apart:
+            said += "; it does not overlap that of the first step"
+        else:
+            said += "; it overlaps that of the first step: the two are not clearly distinguishable"
+    return said + "."
+
+
+def _on_chance(universality: pd.DataFrame, nulls: pd.DataFrame) -> str:
+    last = universality["step"].max()
+    now = universality[universality["step"] == last]
+    if now["q_value"].isna().all():
+        return (
+            "No p-values: a null takes two rotations at least (baseline.draws), or step 0 among "
+            "the steps, or stored activations (capture.store)."
+        )
+    compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
+    known = [name for name in NULLS if name in compared]
+    chance = _listed([NULLS[name] for name in known])
+    n, passing = len(now), int((now["q_value"] < FALSE_DISCOVERY_RATE).sum())
+    above = int((now["excess_corr"] > PAPER_THRESHOLD).sum())
+    rate = _percent(FALSE_DISCOVERY_RATE)
+    if passing:
+        lowest = now.loc[now["q_value"] < FALSE_DISCOVERY_RATE, "excess_corr"].min()
+        text = (
+            f"At the last step ({last:,}), {_of(passing, n)} neurons ({_percent(passing / n)}) are "
+            f"beyond chance at a false discovery rate of {rate}: matched better than {chance}. "
+            f"The smallest excess correlation among them is {_number(lowest, 2)}; "
+        )
+    else:
+        text = (
+            f"At the last step ({last:,}), none of {n:,} neurons is distinguishable from chance "
+            f"({chance}) at a false discovery rate of {rate}; "
+        )
+    text += f"{_of(above, n)} exceed the papers' {PAPER_THRESHOLD:g}."
+    if "untrained" not in known and last > 0:
+        text += (
+            " Untrained models are not among what was compared, as step 0 is not among the steps: "
+            "what their architecture alone makes alike may pass."
+        )
+    return text
 
 
 def _on_budget(token_budget: pd.DataFrame) -> str:
@@ -861,6 +930,20 @@ def _universal_table(universality: pd.DataFrame) -> ShortTable:
         rows.append(row)
     return ShortTable(
         "Universal neurons by step and layer", "Share of neurons, pooled over seeds.", rows
+    )
+
+
+def _chance_table(universality: pd.DataFrame, nulls: pd.DataFrame) -> ShortTable:
+    table = chance_curve(universality, nulls)
+    rows = [
+        {"excess above": f"{row['threshold']:g}", "neurons": _percent(row["found"])}
+        | {f"by chance: {name}": _percent(row[name]) for name in NULLS if name in table}
+        for _, row in table.iterrows()
+    ]
+    return ShortTable(
+        "Universal neurons and chance at every threshold",
+        "Share of all seeds' neurons at the last step, and of the values of every null.",
+        rows,
     )
 
 

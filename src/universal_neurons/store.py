@@ -278,6 +278,21 @@ def read_arrays(path: str | Path) -> dict[str, NDArray]:
         return {name: np.asarray(group[name][...]) for name in names_of(group)}  # type: ignore[index]
 
 
+def write_by_pair(
+    path: str | Path, arrays: Mapping[tuple[str, str], NDArray], attributes: Mapping[str, Any]
+) -> None:
+    """Write one array per (seed, other seed) as a store; `read_by_pair` reads it."""
+    named = ((f"pair{i}", values) for i, values in enumerate(arrays.values()))
+    write_arrays(path, named, {**attributes, "pairs": [list(pair) for pair in arrays]})
+
+
+def read_by_pair(path: str | Path) -> dict[tuple[str, str], NDArray]:
+    """The arrays of `write_by_pair`."""
+    arrays = read_arrays(path)
+    pairs = attributes_of(path)["pairs"]
+    return {(seed, other): arrays[f"pair{i}"] for i, (seed, other) in enumerate(pairs)}
+
+
 def names_of(group: zarr.Group) -> list[str]:
     """Names of the arrays of a complete store."""
     return list(group.attrs["arrays"])  # type: ignore[arg-type]

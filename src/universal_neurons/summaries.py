@@ -22,9 +22,11 @@ ALL_LAYERS = -1
 COLUMNS = {
     "matches": ["step", "seed", "other_seed", "layer", "best_layer"],
     "universality": [
-        *("step", "seed", "layer", "excess_corr", "universal"),
+        *("step", "seed", "layer", "excess_corr", "universal", "q_value"),
         *("n_matched", "n_mutual", "in_group", "leave_one_out"),
     ],
+    "nulls": ["step", "null", "low", "high", "n"],
+    "fractions": ["step", "seed", "layer", "n_neurons", "fraction", "se", "low", "high"],
     "persistence": [
         *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
         *("persistence", "jaccard", "chance", "p_value", "odds_ratio", "q_value"),
@@ -126,13 +128,41 @@ def subset_preferences(results: str | Path) -> pd.DataFrame:
     return tokens[tokens > 0].to_frame().join(counts).fillna(0).astype(int).reset_index()
 
 
+def chance_curve(universality: pd.DataFrame, nulls: pd.DataFrame) -> pd.DataFrame:
+    """Neurons above every tenth of excess correlation at the last step, found and by chance.
+
+    Parameters
+    ----------
+    universality
+        Columns ``step, excess_corr``.
+    nulls
+        Columns ``step, null, low, n``, see `nulls.histograms`.
+
+    Returns
+    -------
+    DataFrame
+        One row per ``threshold`` 0.1, 0.2 … 0.9: ``found``, the share of neurons of all seeds above
+        it, and per null with values a column of its name, the share of its values.
+    """
+    excess = universality.loc[universality["step"] == universality["step"].max(), "excess_corr"]
+    thresholds = np.arange(1, 10) / 10
+    table = pd.DataFrame({"threshold": thresholds})
+    table["found"] = [(excess > threshold).mean() for threshold in thresholds]
+    shown = nulls[nulls["step"] == nulls["step"].max()]
+    for name, null in shown.groupby("null", observed=True):
+        # Thresholds lie between bins, up to rounding.
+        above = [null.loc[null["low"] > threshold - 1e-6, "n"].sum() for threshold in thresholds]
+        table[str(name)] = np.array(above) / null["n"].sum()
+    return table
+
+
 def agreement(universality: pd.DataFrame) -> pd.DataFrame:
     """How far notions of a universal neuron agree at the last step.
 
     Parameters
     ----------
     universality
-        Columns ``step, seed, universal, n_matched, n_mutual, in_group``.
+        Columns ``step, seed, universal, q_value, n_matched, n_mutual, in_group``.
 
     Returns
     -------
@@ -144,6 +174,7 @@ def agreement(universality: pd.DataFrame) -> pd.DataFrame:
     others = last["seed"].nunique() - 1
     sets = {
         "universal": last["universal"].to_numpy(bool),
+        "beyond chance (q < 0.05)": (last["q_value"] < 0.05).to_numpy(),
         "matched in every other seed": (last["n_matched"] == others).to_numpy(),
         "mutual match in every other seed": (last["n_mutual"] == others).to_numpy(),
         "in a group": last["in_group"].to_numpy(bool),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from universal_neurons import moments
 from universal_neurons.correlation import Matches
+from universal_neurons.influence import standard_error
 from universal_neurons.store import attributes_of, read_arrays, read_json
 
 logger = logging.getLogger(__name__)
@@ -24,35 +25,21 @@ def layer_and_neuron(d_mlp: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[n
     return layer, neuron
 
 
-def matches_table(parts: Iterable[str | Path], step: int) -> pd.DataFrame:
-    """Join the stores of one step into a table of best matches, both directions of every pair.
+def read_matches(parts: Iterable[str | Path]) -> dict[tuple[str, str], Matches]:
+    """Join the stores of pairs into best matches by (seed, other seed), both ways of every pair.
 
     Parameters
     ----------
     parts
         Stores of `correlation.write_matches`: for every pair all layers of its first seed, in any
         grouping.
-    step
-        The step they belong to.
-
-    Returns
-    -------
-    DataFrame
-        One row per (seed, other_seed, layer, neuron), sorted by them, with ``best_corr``,
-        ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean over the
-        rotations of the largest correlation), ``min_corr``, ``best_by`` (``comparison`` with all
-        neurons, or ``certificate``: see `screening`) and ``baseline_by`` (``all tokens`` or
-        ``sample``).
     """
     found: dict[tuple[str, str], Matches] = {}
-    screened = False
-    d_mlp: dict[str, list[int]] = {}
     for part in parts:
         attributes = attributes_of(part)
         arrays = read_arrays(part)
         a, b = attributes["seed"], attributes["other_seed"]
-        screened |= attributes["mode"] == "screened"
-        d_mlp[a], d_mlp[b] = attributes["d_mlp"], attributes["other_d_mlp"]
+        d_mlp = {a: attributes["d_mlp"], b: attributes["other_d_mlp"]}
         layer, _ = layer_and_neuron(d_mlp[a])
         rows = np.flatnonzero(np.isin(layer, attributes["layers"]))
         for key, way, where in (
@@ -67,10 +54,48 @@ def matches_table(parts: Iterable[str | Path], step: int) -> pd.DataFrame:
                 ),
                 where,
             )
-    frames = [
-        _pair_table(found[key], step, *key, d_mlp[key[0]], d_mlp[key[1]], screened)
-        for key in sorted(found)
-    ]
+    return found
+
+
+def matches_table(
+    parts: Iterable[str | Path],
+    step: int,
+    influences: Mapping[tuple[str, str], NDArray] | None = None,
+) -> pd.DataFrame:
+    """Join the stores of one step into a table of best matches, both directions of every pair.
+
+    Parameters
+    ----------
+    parts
+        See `read_matches`.
+    step
+        The step they belong to.
+    influences
+        By (seed, other seed), see `influence.influence`; none where activations were not
+        stored.
+
+    Returns
+    -------
+    DataFrame
+        One row per (seed, other_seed, layer, neuron), sorted by them, with ``best_corr``,
+        ``best_corr_se`` (standard error over groups of sequences, of the match found; NaN without
+        influences), ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean
+        over the rotations of the largest correlation), ``baseline_se`` (its standard error over the
+        rotations; NaN with one), ``min_corr``, ``best_by`` (``comparison`` with all neurons, or
+        ``certificate``: see `screening`) and ``baseline_by`` (``all tokens`` or ``sample``).
+    """
+    parts = list(parts)
+    about = [attributes_of(part) for part in parts]
+    screened = any(attributes["mode"] == "screened" for attributes in about)
+    d_mlp = {x["seed"]: x["d_mlp"] for x in about}
+    d_mlp |= {x["other_seed"]: x["other_d_mlp"] for x in about}
+    found = read_matches(parts)
+    frames = []
+    for key, matches in sorted(found.items()):
+        table = _pair_table(matches, step, *key, d_mlp[key[0]], d_mlp[key[1]], screened)
+        error = standard_error(influences[key]) if influences else np.nan
+        table.insert(list(table.columns).index("best_corr") + 1, "best_corr_se", error)
+        frames.append(table)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -98,6 +123,9 @@ def _pair_table(
             "best_layer": other_layer[matches.index],
             "best_neuron": other_neuron[matches.index],
             "baseline_corr": matches.baseline.mean(0),
+            "baseline_se": matches.baseline.std(0, ddof=1) / np.sqrt(len(matches.baseline))
+            if len(matches.baseline) > 1
+            else np.nan,
             "min_corr": matches.lowest.clip(-1, 1),
             "best_by": np.where(matches.certified, "certificate", "comparison"),
             "baseline_by": "sample" if screened else "all tokens",
@@ -105,7 +133,11 @@ def _pair_table(
     )
 
 
-def universality_table(matches: pd.DataFrame, excess_threshold: float) -> pd.DataFrame:
+def universality_table(
+    matches: pd.DataFrame,
+    excess_threshold: float,
+    influences: Mapping[str, NDArray] | None = None,
+) -> pd.DataFrame:
     """Score every neuron: its excess correlation, averaged over the other seeds.
 
     The excess correlation (2401.12181, eq. 3) is the mean over the other seeds of the largest
@@ -117,21 +149,33 @@ def universality_table(matches: pd.DataFrame, excess_threshold: float) -> pd.Dat
         As `matches_table` returns it.
     excess_threshold
         Above which a neuron counts as universal.
+    influences
+        On the mean over the other seeds, by seed: see `influence.mean_influences`.
 
     Returns
     -------
     DataFrame
         One row per (step, seed, layer, neuron) with ``max_corr``, ``baseline_corr``,
-        ``excess_corr``, ``universal``.
+        ``excess_corr``, ``excess_se`` (of the tokens and of the rotations, added in squares; NaN
+        without influences), ``universal``.
     """
     keys = ["step", "seed", "layer", "neuron"]
+    # A mean over S seeds of means over rotations; nothing is known of one rotation's error.
+    table = matches.assign(square=matches["baseline_se"].fillna(0) ** 2)
+    by_neuron = table.groupby(keys, sort=True)
     scores = (
-        matches.groupby(keys, sort=True)[["best_corr", "baseline_corr"]]
+        by_neuron[["best_corr", "baseline_corr"]]
         .mean()
         .rename(columns={"best_corr": "max_corr"})
         .reset_index()
     )
     scores["excess_corr"] = scores["max_corr"] - scores["baseline_corr"]
+    if influences:
+        tokens = np.concatenate([standard_error(influences[seed]) for seed in sorted(influences)])
+        rotations = by_neuron["square"].sum() / by_neuron.size() ** 2
+        scores["excess_se"] = np.sqrt(tokens**2 + rotations.to_numpy())
+    else:
+        scores["excess_se"] = np.nan
     scores["universal"] = scores["excess_corr"] > excess_threshold
     return scores
 

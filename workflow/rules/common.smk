@@ -29,8 +29,8 @@ TEXT = {
 }[config["corpus"]["source"]]()
 
 RESULTS = f"results/{config['run']}"
-TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
-TABLES += ["groups", "trajectories", "doses", "effects", "token_budget"]
+TABLES = ["matches", "universality", "fractions", "persistence", "ablation", "neurons", "models"]
+TABLES += ["groups", "nulls", "trajectories", "doses", "effects", "token_budget"]
 if corpus.has_subsets(config["corpus"]):
     TABLES.append("subsets")
 
@@ -56,6 +56,8 @@ SUMS = f"{RESULTS}/sums/step{{step}}/{{seed}}/{{other}}/layers{{layers}}/shard{{
 MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
+INFLUENCE = f"{RESULTS}/influence/step{{step}}.zarr"
+PERMUTED = f"{RESULTS}/permuted/step{{step}}.zarr"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 OF_SEEDS = f"{RESULTS}/tables/{{part}}/seeds{{seeds}}/step{{step}}.parquet"
 TRACE = OF_SEEDS.replace("{part}", "trace")
@@ -69,6 +71,10 @@ FIGURES = sorted({Path(caption).stem for caption in CAPTIONS} - {"workflow"})
 
 ENVIRONMENT = "../../envs/universal-neurons.yaml"
 
+# Shards that errors are measured on: where activations are not kept, only those of the first one
+# wait for the matches.
+MEASURED = list(GRID.shards if config["capture"]["keep"] or SCREENED else GRID.shards[:1])
+
 # What captured values depend on; whether they are stored and kept is not among it.
 CAPTURE = {k: v for k, v in config["capture"].items() if k not in ("keep", "store")}
 CAPTURE["exclude_token_ids"] = config["corpus"]["exclude_token_ids"]
@@ -80,7 +86,7 @@ wildcard_constraints:
     step="|".join(map(str, GRID.steps)),
     shard=r"\d+",
     layers=r"\d+-\d+",
-    table="matches|universality|groups|token_budget",
+    table="matches|universality|fractions|groups|nulls|token_budget",
     part="ablation|doses|effects",
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
@@ -125,6 +131,12 @@ def pair_parts(wildcards):
     ]
 
 
+def untrained_scores(wildcards):
+    """Scores of the untrained models, which those of later steps are held against."""
+    known = 0 in GRID.steps and wildcards.step != "0"
+    return BY_STEP.format(table="universality", step=0) if known else []
+
+
 def screens(wildcards):
     """The stores of a pair's screening."""
     return expand(SCREEN, layers=GRID.layer_blocks(wildcards.seed, wildcards.other), **wildcards)
@@ -147,6 +159,17 @@ def activations_of(own, other):
         return found
 
     return stores
+
+
+def measured_activations(wildcards):
+    """All seeds' activations that errors are measured on, by shard, then by seed."""
+    cells = [(seed, int(wildcards.step), shard) for shard in MEASURED for seed in GRID.seeds]
+    found = []
+    for cell in cells:
+        again = any(prune.to_restore(PRUNED, cell, other) for other in cells)
+        pattern = RESTORED if again else ACTIVATIONS
+        found.append(pattern.format(**dict(zip(("seed", "step", "shard"), cell))))
+    return found
 
 
 def of_seeds(pattern):

@@ -138,14 +138,78 @@ rule refine:
         "../scripts/refine.py"
 
 
+# One job for all pairs at a step: every model's activations are read once.
+rule influence:
+    input:
+        matches=pair_parts,
+        activations=measured_activations,
+        moments=lambda wildcards: expand(
+            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
+        ),
+        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
+    output:
+        directory(INFLUENCE),
+    log:
+        f"{RESULTS}/logs/influence/step{{step}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/influence/step{{step}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("influence")
+    resources:
+        mem_mb=growing(GRID.mem_mb("influence")),
+        runtime=growing(GRID.minutes("influence")),
+    params:
+        seeds=GRID.seeds,
+        context_length=config["corpus"]["context_length"],
+        version=METHOD_VERSION["influence"],
+    script:
+        "../scripts/influence.py"
+
+
+# What models match that read different sequences, on a sample from the first shard.
+rule permuted:
+    input:
+        activations=lambda wildcards: measured_activations(wildcards)[: len(GRID.seeds)],
+        moments=lambda wildcards: expand(
+            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
+        ),
+        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
+    output:
+        directory(PERMUTED),
+    log:
+        f"{RESULTS}/logs/permuted/step{{step}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/permuted/step{{step}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: GRID.threads("permuted")
+    resources:
+        mem_mb=growing(GRID.mem_mb("permuted")),
+        runtime=growing(GRID.minutes("permuted")),
+    params:
+        seeds=GRID.seeds,
+        context_length=config["corpus"]["context_length"],
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["permuted"],
+    script:
+        "../scripts/permuted.py"
+
+
 rule score:
     input:
-        pair_parts,
+        parts=pair_parts,
+        # There are none without activations.
+        influence=INFLUENCE if config["capture"]["store"] else [],
+        permuted=PERMUTED if config["capture"]["store"] else [],
+        untrained=untrained_scores,
     output:
         matches=BY_STEP.replace("{table}", "matches"),
         universality=BY_STEP.replace("{table}", "universality"),
+        fractions=BY_STEP.replace("{table}", "fractions"),
         groups=BY_STEP.replace("{table}", "groups"),
         token_budget=BY_STEP.replace("{table}", "token_budget"),
+        nulls=BY_STEP.replace("{table}", "nulls"),
     log:
         f"{RESULTS}/logs/score/step{{step}}.log",
     benchmark:

@@ -1,18 +1,32 @@
-from universal_neurons import notions, universality
+from universal_neurons import influence, notions, nulls, universality
 from universal_neurons.budget import budget_table
 from universal_neurons.jobs import job
-from universal_neurons.store import check_same_run, provenance
-from universal_neurons.tables import write_table
+from universal_neurons.store import check_same_run, provenance, read_by_pair
+from universal_neurons.tables import read_table, write_table
 
 with job(snakemake.log[0]):
-    check_same_run(snakemake.input)
+    given, made = snakemake.input, snakemake.output
+    check_same_run(given)
     about, threshold = provenance(snakemake.config, "score"), snakemake.params.threshold
+    influences = read_by_pair(given.influence) if given.influence else {}
+    means = influence.mean_influences(influences)
     step = int(snakemake.wildcards.step)
-    matches = universality.matches_table(snakemake.input, step)
-    scores = universality.universality_table(matches, threshold)
-    tables = [
-        *notions.add_notions(matches, scores, threshold),
-        budget_table(snakemake.input, step, threshold),
-    ]
-    for path, table in zip(snakemake.output, tables, strict=True):
-        write_table(path, table, about)
+    matches = universality.matches_table(given.parts, step, influences)
+    scores = universality.universality_table(matches, threshold, means)
+    fractions = influence.fractions_table(scores, means, threshold)
+    chance = {"rotated": nulls.rotated_null(universality.read_matches(given.parts), scores)}
+    if given.permuted:
+        chance["permuted"] = nulls.permuted_null(read_by_pair(given.permuted), scores)
+    if given.untrained:
+        chance["untrained"] = nulls.untrained_null(read_table(given.untrained))
+    scores = nulls.with_p_values(scores, chance)
+    matches, scores, groups = notions.add_notions(matches, scores, threshold)
+    for name, table in {
+        "matches": matches,
+        "universality": scores,
+        "fractions": fractions,
+        "groups": groups,
+        "nulls": nulls.histograms(chance, step),
+        "token_budget": budget_table(given.parts, step, threshold),
+    }.items():
+        write_table(made[name], table, about)

@@ -1,0 +1,191 @@
+"""Best matches between models that read different text: what chance and noise alone match.
+
+Whole sequences of one model are paired with other sequences of the other model. What the two had in
+common through the text is gone; how active their neurons are, and for how long, stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.activations import Activations
+from universal_neurons.correlation import Neurons, part, standardised
+from universal_neurons.jobs import progress
+from universal_neurons.products import (
+    Reader,
+    add_products,
+    ahead,
+    block_tokens,
+    choose_kernel,
+    zeros,
+)
+
+# Share of a run's tokens that is paired anew, and how many it is at least.
+SAMPLE = 0.1
+MIN_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Consecutive rows of two models' stores, and which of them are paired with each other.
+
+    Attributes
+    ----------
+    rows_a, rows_b
+        Rows of the stores: whole sequences.
+    kept_a, kept_b
+        Places within them, of the same length: tokens at the same position of their sequences.
+    """
+
+    rows_a: slice
+    rows_b: slice
+    kept_a: NDArray[np.int64]
+    kept_b: NDArray[np.int64]
+
+
+def pair_sequences(
+    token_index: NDArray[np.int64], context_length: int, n_tokens: int, block: int
+) -> list[Pairing]:
+    """Pair every sequence with the one half of the sample away.
+
+    A sequence's neighbours may be of the same document; those half the sample away are not. Tokens
+    are paired with those at the same position; where one of the two is not scored none is.
+
+    Parameters
+    ----------
+    token_index
+        Of a shard's scored tokens: sequence number times context length plus position.
+    context_length
+        Tokens per sequence.
+    n_tokens
+        Of the sample: the shard's first sequences, about so many tokens.
+    block
+        Tokens of a pairing, about.
+
+    Returns
+    -------
+    list
+        Every sequence of the sample is once among the rows of `a` and once among those of `b`; none
+        if there are fewer than two.
+    """
+    sequence = token_index // context_length
+    starts = np.flatnonzero(np.diff(sequence, prepend=-1))
+    n = int(np.searchsorted(starts, n_tokens))
+    edges = np.append(starts, len(sequence))
+    half, step = n // 2, max(1, block // context_length)
+    found = []
+    # Partners of the last ones are the first ones again.
+    for first, last, shift in ((0, n - half, half), (n - half, n, half - n)):
+        for i in range(first, last if half else 0, step):
+            j = min(i + step, last)
+            rows_a = slice(int(edges[i]), int(edges[j]))
+            rows_b = slice(int(edges[i + shift]), int(edges[j + shift]))
+            partner = np.repeat(sequence[starts[i + shift : j + shift]], np.diff(edges[i : j + 1]))
+            wanted = partner * context_length + token_index[rows_a] % context_length
+            there = token_index[rows_b]
+            place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
+            kept = np.flatnonzero(there[place] == wanted)
+            found.append(Pairing(rows_a, rows_b, kept, place[kept]))
+    return found
+
+
+def permuted_best(
+    a_store: Activations,
+    b_store: Activations,
+    a: Neurons,
+    b: Neurons,
+    pairings: Sequence[Pairing],
+    kernel: str = "auto",
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Largest correlations between all neurons of two models that read different sequences.
+
+    Parameters
+    ----------
+    a_store, b_store
+        Activations of two models on the same shard.
+    a, b
+        Their statistics over all tokens, whose standard deviations are used: those of the sample's
+        codes have rounding noise.
+    pairings
+        From `sample_of`, at least one.
+    kernel
+        See `products.choose_kernel`.
+
+    Returns
+    -------
+    forward, backward
+        Of every neuron of `a` with those of `b`, and the reverse, float64, shapes (N_a,) and
+        (N_b,); 0 for a dead neuron.
+
+    Raises
+    ------
+    UserError
+        If the two were captured over different tokens.
+    """
+    a_store.check_same_tokens(b_store)
+    n_tokens = sum(len(p.kept_a) for p in pairings)
+    kernel = choose_kernel(kernel, 2 * n_tokens * len(a.std) * len(b.std))
+    forward, backward = np.full(len(a.std), -np.inf), np.full(len(b.std), -np.inf)
+    read = Reader(max(p.rows_a.stop - p.rows_a.start for p in pairings))
+    room = np.empty((max(a.d_mlp), max(b.d_mlp)))
+    for layer, own in enumerate(a.layers):
+        tiles = [zeros(a.d_mlp[layer], d_b, a_store.encoding) for d_b in b.d_mlp]
+        of_a, of_b = _sampled(a, n_tokens), _sampled(b, n_tokens)
+        for other, codes_a, codes_b in _paired_codes(a_store, b_store, layer, pairings, read):
+            if other == 0:
+                of_a.code_sum[own] += codes_a.sum(0, dtype=np.float64)
+            of_b.code_sum[b.layers[other]] += codes_b.sum(0, dtype=np.float64)
+            add_products(tiles[other], codes_a, codes_b, kernel)
+        for tile, theirs in zip(tiles, b.layers, strict=True):
+            corr = standardised(tile, of_a, own, of_b, theirs, part(room, tile.shape))
+            np.maximum(forward[own], corr.max(1), out=forward[own])
+            np.maximum(backward[theirs], corr.max(0), out=backward[theirs])
+    return forward, backward
+
+
+def _sampled(neurons: Neurons, n_tokens: int) -> Neurons:
+    """A model's statistics with the sums of a sample, still to be added."""
+    found = copy(neurons)
+    found.code_sum, found.n_tokens = np.zeros_like(neurons.code_sum), n_tokens
+    return found
+
+
+def _paired_codes(
+    a: Activations, b: Activations, layer: int, pairings: Sequence[Pairing], read: Reader
+) -> Iterator[tuple[int, NDArray, NDArray]]:
+    """Layers of `b`, and paired codes of a layer of `a` and of these, pairing by pairing."""
+    order = [(p, other) for p in pairings for other in (None, *range(len(b.d_mlp)))]
+    loads = [
+        partial(read, a, layer, p.rows_a) if other is None else partial(read, b, other, p.rows_b)
+        for p, other in order
+    ]
+    what = f"blocks of permuted layer {layer}"
+    for (p, other), codes in zip(progress(order, what), ahead(loads), strict=True):
+        if other is None:
+            codes_a = codes[p.kept_a]
+        else:
+            yield other, codes_a, codes[p.kept_b]
+
+
+def sample_of(store: Activations, context_length: int, n_tokens: int) -> list[Pairing]:
+    """The pairings of a run, from its first shard.
+
+    Parameters
+    ----------
+    store
+        Activations of a model on the first shard; all models have the same rows.
+    context_length
+        Tokens per sequence.
+    n_tokens
+        Scored tokens of all shards.
+    """
+    wanted = max(MIN_TOKENS, int(SAMPLE * n_tokens))
+    return pair_sequences(
+        store.token_index(), context_length, wanted, block_tokens(max(store.d_mlp))
+    )

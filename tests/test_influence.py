@@ -1,0 +1,184 @@
+"""Standard errors and intervals: against a recount without a group, and by coverage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
+
+from universal_neurons import influence, universality
+from universal_neurons.activations import Activations
+from universal_neurons.correlation import Matches
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Activations, statistics and matches of two captured models, and their influences."""
+    where = tmp_path_factory.mktemp("pair")
+    tokens = random_tokens(96, 16)
+    shards = {
+        seed: run_capture(gpt2(i), tokens, where / seed, seed=seed, splits=(40,))
+        for i, seed in enumerate("ab")
+    }
+    matches = universality.read_matches(run_match(shards["a"], shards["b"], where))
+    stores = {s: [Activations(x / "activations.zarr") for x in shards[s]] for s in "ab"}
+    about = {s: neurons(shards[s]) for s in "ab"}
+    return stores, about, matches
+
+
+def read_activations(stores):
+    return np.hstack(
+        [np.concatenate([s.activations(i) for s in stores]) for i in range(len(stores[0].d_mlp))]
+    ).astype(np.float64)
+
+
+def test_the_influence_of_a_group_is_what_the_correlation_changes_without_it(pair):
+    stores, about, matches = pair
+    found = influence.influence(stores, about, matches, 16)
+    sequence = np.concatenate([s.token_index() for s in stores["a"]]) // 16
+    group = influence.deal(sequence, influence.GROUPS)
+    values = {seed: read_activations(own) for seed, own in stores.items()}
+    for (seed, other), one in matches.items():
+        for neuron in (0, 31, 79):
+            x, y = values[seed][:, neuron], values[other][:, one.index[neuron]]
+            whole = np.corrcoef(x, y)[0, 1]
+            without = [np.corrcoef(x[group != g], y[group != g])[0, 1] for g in range(64)]
+            assert np.corrcoef(found[seed, other][:, neuron], whole - without)[0, 1] > 0.99
+            assert np.allclose(found[seed, other][:, neuron], whole - without, atol=2e-3)
+    assert abs(found["a", "b"].sum(0)).max() < 1e-5
+
+
+def test_a_dead_neuron_has_no_influence(pair):
+    stores, about, matches = pair
+    dead = matches["a", "b"]
+    dead = replace(dead, best=dead.best * [0, *[1] * 79], index=np.append(-1, dead.index[1:]))
+    about["a"].factor[0] = 0
+    found = influence.influence(stores, about, {("a", "b"): dead}, 16)["a", "b"]
+    assert (found[:, 0] == 0).all()
+    assert (found[:, 1:].std(0) > 0).all()
+
+
+def test_a_sequence_is_never_split_between_groups_and_groups_are_about_equal():
+    sequence = np.repeat(np.arange(200), 16)
+    group = influence.deal(sequence, 64)
+    assert (group.reshape(200, 16) == group.reshape(200, 16)[:, :1]).all()
+    assert set(np.bincount(group[::16])) == {3, 4}
+    assert influence.deal(np.repeat([5, 9], 3), 64).max() == 1, "fewer sequences than groups"
+
+
+class Codes:
+    """Float activations in memory, with what `influence` asks of a store."""
+
+    def __init__(self, values, context):
+        self.values, self.n_tokens, self._context = values, len(values), context
+
+    def token_index(self):
+        return np.arange(self.n_tokens)
+
+    def codes(self, layer, rows):
+        return self.values[rows]
+
+
+class Stats:
+    """Statistics of `Codes`."""
+
+    def __init__(self, values):
+        self.n_tokens, self.code_sum = len(values), values.sum(0)
+        self.std = values.std(0)
+        self.factor, self.layers = 1 / self.std, [slice(0, values.shape[1])]
+
+
+CONTEXT, SEQUENCES, N = 16, 256, 40
+TRUE = np.linspace(0.1, 0.9, N)
+
+
+def planted(rng, seeds=2):
+    """Models whose neuron i correlates TRUE[i] with that of any other: heavy tails, slow in time.
+
+    All share a signal s_i and have noise e of their own, x = √ρ s + √(1 − ρ) e, both scaled to
+    variance 1, so that the correlation of any two is ρ.
+    """
+
+    def slow(shape):
+        values = rng.standard_t(6, shape) / np.sqrt(1.5)
+        for t in range(1, CONTEXT):
+            values[:, t] = 0.8 * values[:, t - 1] + 0.6 * values[:, t]
+        return values.reshape(-1, N)
+
+    shape = (SEQUENCES, CONTEXT, N)
+    shared = slow(shape)
+    return [np.sqrt(TRUE) * shared + np.sqrt(1 - TRUE) * slow(shape) for _ in range(seeds)]
+
+
+def found_in(models):
+    """Matches of every neuron with its own counterpart, and their influences."""
+    names = [str(i) for i in range(len(models))]
+    stores = {n: [Codes(m, CONTEXT)] for n, m in zip(names, models, strict=True)}
+    about = {n: Stats(m) for n, m in zip(names, models, strict=True)}
+    index, matches = np.arange(N), {}
+    for a in names:
+        for b in names:
+            if a != b:
+                x, y = stores[a][0].values, stores[b][0].values
+                corr = np.array([np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(N)])
+                matches[a, b] = Matches(corr, corr, index, np.zeros((1, N)), np.zeros(N, bool))
+    return matches, influence.influence(stores, about, matches, CONTEXT)
+
+
+def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():
+    covered, covered_mean, naive = [], [], []
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        matches, found = found_in(planted(rng, seeds=3))
+        best, se = matches["0", "1"].best, influence.standard_error(found["0", "1"])
+        covered.append(abs(best - TRUE) < 1.96 * se)
+        naive.append(abs(best - TRUE) < 1.96 * (1 - best**2) / np.sqrt(SEQUENCES * CONTEXT))
+        mean = (best + matches["0", "2"].best) / 2
+        se = influence.standard_error(influence.mean_influences(found)["0"])
+        covered_mean.append(abs(mean - TRUE) < 1.96 * se)
+    assert 0.90 < np.mean(covered) < 0.99
+    assert 0.90 < np.mean(covered_mean) < 0.99
+    assert np.mean(naive) < 0.85, "tokens taken for independent would not do"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [0.0, 0.05])
+def test_intervals_of_fractions_cover_the_planted_truth(apart):
+    """Errors common to all neurons, partly to all seeds; seeds that differ in truth, or do not."""
+    rng = np.random.default_rng(1)
+    n, groups, threshold = 1000, 64, 0.5
+    truth = np.linspace(0, 1, n)
+    inside = {"0": [], "": []}
+    for _ in range(300):
+        found, tables, expected = {}, [], {"": np.mean(truth > threshold)}
+        common = rng.normal(scale=0.004, size=(groups, 1))
+        for seed in "012":
+            own = rng.normal(scale=0.002, size=(groups, n))
+            parts = common + rng.normal(scale=0.004, size=(groups, 1)) + own
+            moved = truth + apart * rng.normal()
+            expected[seed] = np.mean(moved > threshold)
+            excess = moved + parts.sum(0)
+            found[seed] = parts - parts.mean(0)
+            columns = {"layer": np.arange(n) % 2, "excess_corr": excess}
+            tables.append(
+                pd.DataFrame({"step": 1, "seed": seed, **columns, "universal": excess > threshold})
+            )
+        table = influence.fractions_table(pd.concat(tables), found, threshold, draws=100)
+        rows = table[table["layer"] == -1].set_index("seed")
+        for seed, hits in inside.items():
+            hits.append(rows.loc[seed, "low"] <= expected[seed] <= rows.loc[seed, "high"])
+    assert table.groupby("seed").size().to_dict() == dict.fromkeys(["", "0", "1", "2"], 3)
+    for hits in inside.values():
+        assert 0.90 <= np.mean(hits) <= 0.99
+
+
+def test_without_activations_fractions_have_no_interval():
+    table = pd.DataFrame(
+        {"step": 1, "seed": ["a", "b"], "layer": 0, "excess_corr": 0.2, "universal": [True, False]}
+    )
+    found = influence.fractions_table(table, {}, 0.1)
+    assert found["fraction"].tolist() == [0.5, 0.5, 1, 1, 0, 0]
+    assert found[["se", "low", "high"]].isna().all().all()
