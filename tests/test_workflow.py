@@ -307,7 +307,8 @@ def test_sums_straight_from_the_models_give_the_same_tables_to_the_bit(local, me
         jobs = planned(where, f"results/{name}/matches.parquet")
         assert jobs["direct_first"] == jobs["direct"] == len(STEPS)
         assert jobs.get("direct_more", 0) == (0 if memory_gb == 8 else 2 * len(STEPS))
-        tables = [f"results/{name}/{table}.parquet" for table in ("matches", "neurons")]
+        names = ("matches", "neurons", "token_budget")
+        tables = [f"results/{name}/{table}.parquet" for table in names]
         result = snakemake(where, *tables)
         assert result.returncode == 0, result.stdout
         for table in tables:
@@ -325,7 +326,8 @@ def test_screened_matches_are_the_exact_ones(local):
     where, config = local
     configure(where, {**config, "run": "screened", "correlate": {"mode": "screened"}})
     try:
-        result = snakemake(where, "results/screened/matches.parquet")
+        tables = [f"results/screened/{table}.parquet" for table in ("matches", "token_budget")]
+        result = snakemake(where, *tables)
         assert result.returncode == 0, result.stdout
         mine = pd.read_parquet(where / "results/screened/matches.parquet")
         exact = pd.read_parquet(where / "results/tiny/matches.parquet")
@@ -336,8 +338,8 @@ def test_screened_matches_are_the_exact_ones(local):
         assert set(exact.best_by) == {"comparison"}
         assert set(mine.baseline_by) == {"sample"}
         assert set(exact.baseline_by) == {"all tokens"}
-        jobs = planned(where, "results/screened/matches.parquet")
-        assert jobs == {}
+        assert pd.read_parquet(where / "results/screened/token_budget.parquet").empty
+        assert planned(where, *tables) == {}
     finally:
         configure(where, config)
 
