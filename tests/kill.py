@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import tiny
 
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
-TABLES += ["fractions", "groups", "nulls", "trajectories", "doses", "effects"]
+TABLES += ["fractions", "groups", "nulls", "trajectories", "doses", "effects", "token_budget"]
 ARGUMENTS = ("--cores", "2", "--quiet", "all", "--nolock", "--rerun-incomplete")
 
 

@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from universal_neurons import capture, correlation, models, products, rotations
 from universal_neurons.activations import Activations
+from universal_neurons.budget import Budget, shard_ranges
 from universal_neurons.store import Added, write_arrays
 
 VOCABULARY = 61
@@ -99,8 +100,15 @@ def run_capture(
 
 def neurons(shards: Sequence[Path]) -> correlation.Neurons:
     """The statistics of a captured model."""
-    return correlation.Neurons.read(
-        [shard / "moments.zarr" for shard in shards], shards[0].parent / "calibration.zarr"
+    return neurons_of_parts(shards, [])[0]
+
+
+def neurons_of_parts(
+    shards: Sequence[Path], ranges: Sequence[tuple[int, int]]
+) -> list[correlation.Neurons]:
+    """The statistics of a captured model over all shards and over ranges of them."""
+    return correlation.Neurons.read_parts(
+        [shard / "moments.zarr" for shard in shards], shards[0].parent / "calibration.zarr", ranges
     )
 
 
@@ -150,14 +158,18 @@ def run_match(
             )
             sums.append(where / f"sums{block}{i}.zarr")
             write_arrays(sums[-1], tiles, {})
-        one, two = neurons(a), neurons(b)
+        added, ranges = Added(sums), shard_ranges(len(sums))
+        one, *one_parts = neurons_of_parts(a, ranges)
+        two, *two_parts = neurons_of_parts(b, ranges)
+        budget = Budget(added, ranges, one_parts, two_parts) if ranges else None
         found = correlation.match(
-            Added(sums),
+            added,
             one,
             two,
             block,
             baseline_a=baseline(a, draws),
             baseline_b=baseline(b, draws),
+            budget=budget,
         )
         stores.append(where / f"matches{block}.zarr")
         correlation.write_matches(
@@ -169,6 +181,7 @@ def run_match(
             d_mlp=one.d_mlp,
             other_d_mlp=two.d_mlp,
             attributes={"mode": "exact"},
+            budget=budget,
         )
     return stores
 

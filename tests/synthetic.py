@@ -52,6 +52,7 @@ def tables(
         "trajectories": _trajectories(universality, steps, rng),
         "doses": _doses(seeds, steps, n_layers * d_mlp, rng),
         "effects": _effects(universality, rng),
+        "token_budget": _token_budget(universality, seeds, steps),
     }
 
 
@@ -296,4 +297,25 @@ def _effects(universality, rng):
         delta_loss=exact,
         delta_loss_se=1e-6,
         sampled=np.select([place < 8, place < 16], ["top", "random"], ""),
+    )
+
+
+def _token_budget(universality, seeds, steps, shards=8):
+    rows = []
+    found = universality.groupby(["step", "seed"])["universal"].sum()
+    for i, step in enumerate(steps):
+        for seed in seeds:
+            n = int(found[step, seed])
+            for part, own in (("first", 1), ("first", 2), ("first", 4), ("all", 8)):
+                agreement = 1 - 0.1 * (len(steps) - i) * np.log2(shards / own) / 3
+                rows.append((step, seed, part, own, n, agreement if n else np.nan, agreement))
+            rows.append((step, seed, "second half", 4, n, 0.9 if n else np.nan, 0.93))
+    columns = ["step", "seed", "part", "n_shards", "n_universal", "jaccard", "rank_corr"]
+    table = pd.DataFrame(rows, columns=columns)
+    second = table["part"] == "second half"
+    return table.assign(
+        n_tokens=1250 * table["n_shards"],
+        n_neurons=universality.groupby(["step", "seed"]).size().iloc[0],
+        corr=0.95,
+        reliability=np.where(second, 0.97, np.nan),
     )

@@ -258,3 +258,22 @@ def test_unknown_figure_and_empty_table_are_refused(demo):
 def test_every_figure_has_a_caption():
     captions = Path(__file__).parents[1] / "workflow" / "report"
     assert {path.stem for path in captions.glob("*.rst")} == {*figures.FIGURES, "workflow"}
+
+
+def test_token_budget_shows_means_over_seeds_and_reliability_at_all_tokens(demo):
+    table = demo["token_budget"]
+    left, right = figures.token_budget(table).axes
+    last = table[(table["step"] == 1000) & (table["part"] != "second half")]
+    means = last.groupby("n_tokens")[["jaccard", "rank_corr"]].mean()
+    for ax, column in ((left, "jaccard"), (right, "rank_corr")):
+        curve = [line for line in ax.lines if len(line.get_xdata()) == len(means)][-1]
+        np.testing.assert_allclose(curve.get_xdata(), means.index)
+        np.testing.assert_allclose(curve.get_ydata(), means[column])
+    diamonds = [line for line in right.lines if line.get_marker() == "D"]
+    assert [line.get_xdata()[0] for line in diamonds] == [10_000] * 5
+    np.testing.assert_allclose([line.get_ydata()[0] for line in diamonds], 0.97)
+
+
+def test_one_shard_has_no_token_budget_and_says_so(demo):
+    tables = {"token_budget": demo["token_budget"].iloc[:0]}
+    assert "one shard" in texts(figures.draw("token_budget", tables, THRESHOLD))

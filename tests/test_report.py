@@ -161,6 +161,48 @@ def test_a_peak_before_the_last_step_is_told(demo):
     assert "The share was highest at step 2: 9.0 % (9 of 100)." in text
 
 
+def budget(jaccard: float, reliability: float) -> pd.DataFrame:
+    """The token budget of two seeds and four shards of 250 tokens."""
+    row = {"step": 7, "n_neurons": 50, "n_universal": 6, "rank_corr": 0.95}
+    rows = []
+    for seed, shift in (("a", 0.01), ("b", -0.01)):
+        row |= {"seed": seed, "jaccard": jaccard + shift}
+        rows += [row | {"part": "first", "n_shards": n, "n_tokens": 250 * n} for n in (1, 2)]
+        rows[-2]["jaccard"] = 0.1
+        rows += [row | {"part": "all", "n_shards": 4, "n_tokens": 1000, "jaccard": 1}]
+        rows += [row | {"part": "second half", "n_shards": 2, "n_tokens": 500}]
+        rows[-1]["reliability"] = reliability + shift
+    return pd.DataFrame(rows)
+
+
+def test_enough_tokens_are_told_with_the_numbers_that_say_so(demo):
+    text = headline({**demo, "token_budget": budget(0.93, 0.98)}, "Enough tokens?")
+    assert (
+        "Of 100 sampled neurons (of 2 seeds) at the last step, 12 are universal with all 1,000 "
+        "tokens. With the first 500 of them the universal set has a Jaccard index of 0.93 with "
+        "that of all, excess correlations have a rank correlation of 0.95, and the agreement of "
+        "two halves gives all tokens a reliability of 0.98: the tokens were enough" in text
+    )
+
+
+@pytest.mark.parametrize(("jaccard", "reliability"), [(0.8, 0.98), (0.93, 0.8), (0.93, np.nan)])
+def test_too_few_tokens_are_told_so(demo, jaccard, reliability):
+    text = headline({**demo, "token_budget": budget(jaccard, reliability)}, "Enough tokens?")
+    assert "the tokens were not enough (both should be 0.9 or more)" in text
+
+
+def test_reliability_alone_counts_where_no_sampled_neuron_is_universal(demo):
+    text = headline({**demo, "token_budget": budget(np.nan, 0.98)}, "Enough tokens?")
+    assert "none is either, so there are no sets to compare" in text
+    assert "the tokens were enough" in text
+
+
+def test_one_shard_has_nothing_to_compare_and_says_so(demo, drawn, tmp_path):
+    tables = {**demo, "token_budget": demo["token_budget"].iloc[:0]}
+    assert "two shards or more (corpus.shards)" in headline(tables, "Enough tokens?")
+    assert "two shards or more" in page_of(tables, drawn, tmp_path)
+
+
 def test_no_universal_neuron_is_said_plainly(nothing):
     text = headline(nothing, "Universal neurons")
     assert "no universal neuron was found: none of 2,000 neurons" in text

@@ -37,6 +37,8 @@ COLUMNS = {
     "next_corr self_corr",
     "doses": "step seed kind dose neuron_set draw n_neurons delta_loss difference difference_se",
     "effects": "step seed layer neuron excess_corr attributed_delta_loss delta_loss sampled",
+    "token_budget": "step seed part n_shards n_tokens n_neurons n_universal jaccard rank_corr corr "
+    "reliability",
     "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max",
     "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss",
 }
@@ -203,7 +205,7 @@ def test_the_report_is_there_and_whole(local):
 # What joins the tables of steps and seeds, and what is drawn of them.
 DRAWN = {"figures": 1, "report": 1}
 ABLATED = {"ablate": 2, "concatenate_seeds": 3, "models": 1, **DRAWN}
-SCORED = {"score": 2, "concatenate": 5, "persistence": 1, "trajectories": 1, **ABLATED}
+SCORED = {"score": 2, "concatenate": 6, "persistence": 1, "trajectories": 1, **ABLATED}
 JOINED = {**SCORED, "neurons": 1}
 # All pairs at a step.
 MEASURED = {"influence": 2, "permuted": 2}
@@ -305,7 +307,8 @@ def test_sums_straight_from_the_models_give_the_same_tables_to_the_bit(local, me
         jobs = planned(where, f"results/{name}/matches.parquet")
         assert jobs["direct_first"] == jobs["direct"] == len(STEPS)
         assert jobs.get("direct_more", 0) == (0 if memory_gb == 8 else 2 * len(STEPS))
-        tables = [f"results/{name}/{table}.parquet" for table in ("matches", "neurons")]
+        names = ("matches", "neurons", "token_budget")
+        tables = [f"results/{name}/{table}.parquet" for table in names]
         result = snakemake(where, *tables)
         assert result.returncode == 0, result.stdout
         for table in tables:
@@ -323,7 +326,8 @@ def test_screened_matches_are_the_exact_ones(local):
     where, config = local
     configure(where, {**config, "run": "screened", "correlate": {"mode": "screened"}})
     try:
-        result = snakemake(where, "results/screened/matches.parquet")
+        tables = [f"results/screened/{table}.parquet" for table in ("matches", "token_budget")]
+        result = snakemake(where, *tables)
         assert result.returncode == 0, result.stdout
         mine = pd.read_parquet(where / "results/screened/matches.parquet")
         exact = pd.read_parquet(where / "results/tiny/matches.parquet")
@@ -334,8 +338,8 @@ def test_screened_matches_are_the_exact_ones(local):
         assert set(exact.best_by) == {"comparison"}
         assert set(mine.baseline_by) == {"sample"}
         assert set(exact.baseline_by) == {"all tokens"}
-        jobs = planned(where, "results/screened/matches.parquet")
-        assert jobs == {}
+        assert pd.read_parquet(where / "results/screened/token_budget.parquet").empty
+        assert planned(where, *tables) == {}
     finally:
         configure(where, config)
 

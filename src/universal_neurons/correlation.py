@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -23,6 +23,9 @@ from universal_neurons.jobs import progress
 from universal_neurons.products import tile_name
 from universal_neurons.rotations import Rotations, rotation_name
 from universal_neurons.store import Added, read_arrays, write_arrays
+
+if TYPE_CHECKING:
+    from universal_neurons.budget import Budget
 
 # Best matches kept per neuron and direction, for a one-to-one assignment (`notions`).
 CANDIDATES = 8
@@ -73,12 +76,22 @@ class Neurons:
     @classmethod
     def read(cls, sums: Sequence[str | Path], calibration: str | Path) -> Neurons:
         """Read the statistics of one (seed, step) from the stores of all its shards."""
+        return cls.read_parts(sums, calibration, [])[0]
+
+    @classmethod
+    def read_parts(
+        cls,
+        sums: Sequence[str | Path],
+        calibration: str | Path,
+        ranges: Sequence[tuple[int, int]],
+    ) -> list[Neurons]:
+        """Read those of all shards and of each of some ranges (first shard, end) of them."""
         layers = read_calibration(calibration)
-        return cls(
-            [len(layer.centre) for layer in layers],
-            moments.merge(map(read_arrays, sums)),
-            np.concatenate([layer.ranges.scale for layer in layers]),
-        )
+        d_mlp = [len(layer.centre) for layer in layers]
+        scale = np.concatenate([layer.ranges.scale for layer in layers])
+        shards = list(map(read_arrays, sums))
+        cuts = [(0, len(shards)), *ranges]
+        return [cls(d_mlp, moments.merge(shards[i:j]), scale) for i, j in cuts]
 
 
 def standardised(
@@ -282,6 +295,7 @@ def match(
     *,
     baseline_a: Baseline,
     baseline_b: Baseline,
+    budget: Budget | None = None,
 ) -> tuple[Matches, Matches]:
     """Best matches between some layers of one model and all layers of another, both ways.
 
@@ -300,6 +314,8 @@ def match(
         Layers of `a`.
     baseline_a, baseline_b
         Their rotations.
+    budget
+        Reads the products and scores a sample of the neurons on fewer tokens meanwhile.
 
     Returns
     -------
@@ -321,9 +337,12 @@ def match(
         for place, i in enumerate(layers):
             a_slice = a.layers[i]
             shape = a.d_mlp[i], b.d_mlp[j]
-            corr = standardised(
-                products[tile_name(i, j)], a, a_slice, b, b_slice, part(double, shape)
+            total = (
+                budget.total(i, j, rotated_a[place][0], rotated_b[0])
+                if budget
+                else products[tile_name(i, j)]
             )
+            corr = standardised(total, a, a_slice, b, b_slice, part(double, shape))
             tile = part(single, shape)
             tile[...] = corr
             room = part(product, shape)
@@ -382,6 +401,7 @@ def write_matches(
     d_mlp: Sequence[int],
     other_d_mlp: Sequence[int],
     attributes: Mapping[str, Any],
+    budget: Budget | None = None,
 ) -> None:
     """Store what `match` found for some layers of a pair; `universality.matches_table` reads it."""
     arrays = {
@@ -396,4 +416,7 @@ def write_matches(
         "d_mlp": list(d_mlp),
         "other_d_mlp": list(other_d_mlp),
     }
+    if budget:
+        arrays |= budget.arrays()
+        names |= budget.attributes()
     write_arrays(path, arrays.items(), {**attributes, **names})

@@ -24,6 +24,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import (
+    EngFormatter,
     FuncFormatter,
     Locator,
     LogLocator,
@@ -32,12 +33,14 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
+from universal_neurons.budget import ENOUGH
 from universal_neurons.errors import UserError
 from universal_neurons.nulls import BIN_WIDTH
 from universal_neurons.summaries import (
     ALL_LAYERS,
     ablation_contrasts,
     ablation_over_seeds,
+    budget_over_seeds,
     consecutive,
     doses_over_seeds,
     emerged,
@@ -74,6 +77,9 @@ STYLE: dict[Any, Any] = {
     "ytick.labelsize": 8,
     "svg.hashsalt": "universal-neurons",
 }
+
+# Of one step and of one shard; any other empty table is a mistake.
+MAY_BE_EMPTY = ("persistence", "token_budget")
 
 # Up to this many layers or steps a legend names each; beyond, a colour bar does.
 MAX_NAMED = 6
@@ -247,6 +253,46 @@ def best_match_layers(matches: pd.DataFrame) -> Figure:
         title=f"Step {last:,}",
     )
     _percent_bar(figure, image, ax, "neurons of the layer")
+    return figure
+
+
+def token_budget(table: pd.DataFrame) -> Figure:
+    """Agreement of scores from fewer tokens with those from all, per step, and reliability.
+
+    Parameters
+    ----------
+    table
+        The token budget table.
+    """
+    if table.empty:
+        return _message("no scores of fewer tokens: one shard, or screened mode")
+    summary = budget_over_seeds(table)
+    is_second = summary["part"] == "second half"
+    nested, second = summary[~is_second], summary[is_second]
+    steps, tokens = (sorted(set(nested[column])) for column in ("step", "n_tokens"))
+    figure = Figure(figsize=(7.4, 3.1), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for step, color in zip(steps, _step_colors(len(steps)), strict=True):
+        rows = nested[nested["step"] == step]
+        for ax, column in zip(axes, ("jaccard", "rank_corr"), strict=True):
+            ax.plot(rows["n_tokens"], rows[column], color=color, lw=1.6, marker="o", ms=3)
+        reliability = second.loc[second["step"] == step, "reliability"]
+        axes[1].plot(tokens[-1:], reliability, color=color, marker="D", ms=6, mec="white")
+    axes[0].set(title="Universal set: Jaccard index", ylabel="agreement with all tokens")
+    axes[1].set(title="Excess correlation: rank correlation")
+    if summary["jaccard"].isna().all():
+        _say(axes[0], "no sampled neuron is universal")
+    label = EngFormatter(sep="")
+    lowest = np.nanmin([0, *nested["jaccard"], *nested["rank_corr"]])
+    for ax in axes:
+        ax.axhline(ENOUGH, color=BLACK, lw=1, ls="--")
+        ax.set(xlabel="scored tokens", xscale="log", ylim=(lowest - 0.03, 1.03))
+        ax.xaxis.set_major_locator(_StepLocator(ax, tokens))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: label(float(f"{n:.3g}"))))
+        ax.xaxis.set_minor_locator(NullLocator())
+    diamond = Line2D([], [], color=GREY, ls="", marker="D", ms=5)
+    axes[0].legend([diamond], ["reliability of all tokens (right)"], loc="lower right")
+    _key(axes[1], "step", steps, _step_colors(len(steps)))
     return figure
 
 
@@ -579,6 +625,11 @@ FIGURES: dict[str, Spec] = {
         ("matches",),
         lambda tables, _: best_match_layers(tables["matches"]),
     ),
+    "token_budget": Spec(
+        "Enough tokens?",
+        ("token_budget",),
+        lambda tables, _: token_budget(tables["token_budget"]),
+    ),
     "persistence": Spec(
         "Persistence between steps",
         ("persistence",),
@@ -645,8 +696,7 @@ def draw(name: str, tables: Tables, threshold: float) -> Figure:
     for table in FIGURES[name].tables:
         if table not in tables:
             raise UserError(f"figure {name} needs the table {table}")
-        # A run of one step has no persistence rows; any other empty table is a mistake.
-        if tables[table].empty and table != "persistence":
+        if tables[table].empty and table not in MAY_BE_EMPTY:
             raise UserError(f"figure {name}: the table {table} has no rows")
     with _style():
         return FIGURES[name].draw(tables, threshold)

@@ -345,7 +345,8 @@ class Grid:
             "refine": (1 << 30) + buffers + 4 * 4096 * shape.neurons,
             "rotations": 6 * square,
             "rotated_std": 6 * square,
-            "match": (6 + draws) * square,
+            # With the sampled neurons of the token budget at some eight points.
+            "match": (9 + draws) * square,
             # Activations and gradients of a batch of 1,024 tokens, with their logits.
             "ablate": 3 * weights + 4 * 1024 * (8 * shape.neurons + 6 * 50_000),
             "trace": 2 * weights

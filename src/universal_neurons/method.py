@@ -10,7 +10,7 @@ METHOD_VERSION = {
     "correlate": 1,
     "rotate": 1,
     "match": 2,
-    "screen": 2,
+    "screen": 1,
     "influence": 1,
     "permuted": 1,
     "untrained": 1,

@@ -22,13 +22,15 @@ from docutils.core import publish_parts
 from markupsafe import Markup
 from scipy.stats import spearmanr
 
+from universal_neurons.budget import ENOUGH
 from universal_neurons.errors import UserError
-from universal_neurons.figures import FIGURES
+from universal_neurons.figures import FIGURES, MAY_BE_EMPTY
 from universal_neurons.summaries import (
     ALL_LAYERS,
     ablation_contrasts,
     ablation_over_seeds,
     agreement,
+    budget_over_seeds,
     chance_curve,
     consecutive,
     doses_over_seeds,
@@ -130,9 +132,7 @@ def write_report(
         If a figure or caption is missing, or a table is empty.
     """
     for name, table in tables.items():
-        # A run of one step has no persistence rows, seeds that share nothing no groups; any other
-        # empty table is a mistake.
-        if table.empty and name not in ("persistence", "groups"):
+        if table.empty and name not in MAY_BE_EMPTY:
             raise UserError(f"report: the table {name} has no rows")
     threshold = float(config["universality"]["excess_threshold"])
     environment = jinja2.Environment(
@@ -203,6 +203,7 @@ def headlines(tables: Tables, threshold: float) -> list[Headline]:
             _on_emergence(tables["universality"], tables["fractions"], threshold),
         ),
         Headline("Beyond chance", _on_chance(tables["universality"], tables["nulls"])),
+        Headline("Enough tokens?", _on_budget(tables["token_budget"])),
         Headline("Groups", _on_groups(tables["universality"])),
         Headline("Persistence", _on_persistence(tables["persistence"])),
         Headline("Courses of neurons", _on_courses(tables["trajectories"])),
@@ -383,6 +384,39 @@ def _on_chance(universality: pd.DataFrame, nulls: pd.DataFrame) -> str:
             f"({chance}) at a false discovery rate of {rate}; "
         )
     return text + f"{_of(above, n)} exceed the papers' {PAPER_THRESHOLD:g}."
+
+
+def _on_budget(token_budget: pd.DataFrame) -> str:
+    """Whether half the tokens would have said the same, and two halves of them agree."""
+    if token_budget.empty:
+        return (
+            "There are no scores of fewer tokens to compare: they take two shards or more "
+            "(corpus.shards) and correlations of all pairs (correlate.mode: exact)."
+        )
+    summary = budget_over_seeds(token_budget)
+    last = summary[summary["step"] == summary["step"].max()].set_index("part")
+    half, everything = last.loc[["first"]].iloc[-1], last.loc["all"]
+    reliability = last.loc["second half", "reliability"]
+    text = (
+        f"Of {int(everything['n_neurons']):,} sampled neurons (of "
+        f"{_seeds(int(everything['n_seeds']))}) at the last step, "
+        f"{int(everything['n_universal']):,} are universal with all "
+        f"{int(everything['n_tokens']):,} tokens. With the first {int(half['n_tokens']):,} of them "
+    )
+    if pd.isna(half["jaccard"]):
+        text += "none is either, so there are no sets to compare"
+    else:
+        text += f"the universal set has a Jaccard index of {half['jaccard']:.2f} with that of all"
+    text += (
+        f", excess correlations have a rank correlation of {_number(half['rank_corr'], 2)}, and "
+        f"the agreement of two halves gives all tokens a reliability of {_number(reliability, 2)}"
+    )
+    if not half["jaccard"] < ENOUGH and reliability >= ENOUGH:
+        return f"{text}: the tokens were enough, more would change little."
+    return (
+        f"{text}: the tokens were not enough (both should be {ENOUGH:g} or more), more could "
+        "change which neurons are universal."
+    )
 
 
 def _on_persistence(persistence: pd.DataFrame) -> str:

@@ -311,13 +311,17 @@ class Added(Mapping[str, NDArray]):
         self._paths = list(paths)
         self._groups = [open_store(path) for path in paths]
 
-    def __getitem__(self, name: str) -> NDArray:
+    def running(self, name: str) -> Iterator[NDArray]:
+        """Yield the totals of one store, two stores and so on; the next overwrites the last."""
         total: NDArray | None = None
         for path, group in zip(self._paths, self._groups, strict=True):
             with reading(path):
                 values = np.asarray(group[name][...])  # type: ignore[index]
-                total = values if total is None else np.add(total, values, out=total)
-        assert total is not None
+            total = values if total is None else np.add(total, values, out=total)
+            yield total
+
+    def __getitem__(self, name: str) -> NDArray:
+        *_, total = self.running(name)
         return total
 
     def __iter__(self) -> Iterator[str]:

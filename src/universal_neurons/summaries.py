@@ -53,6 +53,10 @@ COLUMNS = {
         *("step", "seed", "layer", "excess_corr", "attributed_delta_loss"),
         *("delta_loss", "sampled"),
     ],
+    "token_budget": [
+        *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
+        *("jaccard", "rank_corr", "reliability"),
+    ],
     "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
 }
 # Read where a table has them.
@@ -244,6 +248,31 @@ def pooled_counts(counts: pd.DataFrame) -> pd.DataFrame:
     )
     pooled["fraction"] = pooled["n_universal"] / pooled["n_neurons"]
     return pooled
+
+
+def budget_over_seeds(token_budget: pd.DataFrame) -> pd.DataFrame:
+    """Average the agreement of scores from fewer tokens over seeds.
+
+    Returns
+    -------
+    DataFrame
+        One row per step, n_shards and part, sorted by them: n_tokens, n_seeds, n_neurons and
+        n_universal (summed), jaccard, rank_corr and reliability (means over the seeds that have
+        one).
+    """
+    return (
+        token_budget.groupby(["step", "n_shards", "part"])
+        .agg(
+            n_tokens=("n_tokens", "first"),
+            n_seeds=("n_tokens", "size"),
+            n_neurons=("n_neurons", "sum"),
+            n_universal=("n_universal", "sum"),
+            jaccard=("jaccard", "mean"),
+            rank_corr=("rank_corr", "mean"),
+            reliability=("reliability", "mean"),
+        )
+        .reset_index()
+    )
 
 
 def persistence_over_seeds(persistence: pd.DataFrame) -> pd.DataFrame:

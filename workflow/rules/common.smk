@@ -30,7 +30,7 @@ TEXT = {
 
 RESULTS = f"results/{config['run']}"
 TABLES = ["matches", "universality", "fractions", "persistence", "ablation", "neurons", "models"]
-TABLES += ["groups", "nulls", "trajectories", "doses", "effects"]
+TABLES += ["groups", "nulls", "trajectories", "doses", "effects", "token_budget"]
 if corpus.has_subsets(config["corpus"]):
     TABLES.append("subsets")
 
@@ -87,7 +87,7 @@ wildcard_constraints:
     step="|".join(map(str, GRID.steps)),
     shard=r"\d+",
     layers=r"\d+-\d+",
-    table="matches|universality|fractions|groups|nulls",
+    table="matches|universality|fractions|groups|nulls|token_budget",
     part="ablation|doses|effects",
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 

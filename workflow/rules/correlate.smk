@@ -133,7 +133,7 @@ rule refine:
         runtime=growing(GRID.minutes("refine")),
     params:
         kernel=config["correlate"]["kernel"],
-        version=METHOD_VERSION["screen"],
+        version=[METHOD_VERSION["screen"], METHOD_VERSION["match"]],
     script:
         "../scripts/refine.py"
 
@@ -236,6 +236,7 @@ rule score:
         universality=BY_STEP.replace("{table}", "universality"),
         fractions=BY_STEP.replace("{table}", "fractions"),
         groups=BY_STEP.replace("{table}", "groups"),
+        token_budget=BY_STEP.replace("{table}", "token_budget"),
         nulls=BY_STEP.replace("{table}", "nulls"),
     log:
         f"{RESULTS}/logs/score/step{{step}}.log",

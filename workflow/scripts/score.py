@@ -1,4 +1,5 @@
 from universal_neurons import influence, notions, nulls, universality
+from universal_neurons.budget import budget_table
 from universal_neurons.jobs import job
 from universal_neurons.store import check_same_run, provenance, read_by_pair
 from universal_neurons.tables import read_table, write_table
@@ -27,5 +28,6 @@ with job(snakemake.log[0]):
         "fractions": fractions,
         "groups": groups,
         "nulls": nulls.histograms(chance, step),
+        "token_budget": budget_table(given.parts, step, threshold),
     }.items():
         write_table(made[name], table, about)
