@@ -233,7 +233,8 @@ CHANGES = {
     "more controls": ({"ablation": {"controls": 21}}, ABLATED),
     "a step less": (
         {"models": {"steps": [20]}},
-        {key: JOINED[key] for key in JOINED if key not in ("score", "ablate")},
+        # Untrained models are those of the first step's architecture.
+        {**JOINED, "untrained": 1, "score": 1, "ablate": 1},
     ),
     "a seed less": ({"models": {"seeds": SEEDS[:2]}}, {**JOINED, **MEASURED, "trace": 1}),
 }

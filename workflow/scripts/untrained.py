@@ -14,7 +14,7 @@ with job(snakemake.log[0]):
     tokens = np.load(given.tokens, mmap_mode="r")
     corpus.check_digest(tokens, about)
     scores = untrained_scores(
-        given.model[0],
+        given.model,
         tokens,
         exclude=corpus.excluded(params.capture["exclude_token_ids"], about),
         options=params.capture,
