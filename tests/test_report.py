@@ -414,6 +414,18 @@ def test_poor_runs_have_a_report_too(case, drawn, tmp_path):
     assert not re.search(r"\b(nan|NaN|None(?! of))\b", re.sub(r'src="[^"]*"', "", page))
 
 
+def test_without_groups_and_nulls_there_is_a_report(demo, drawn, tmp_path):
+    columns = {"q_value": np.nan, "p_value": np.nan, "in_group": False}
+    tables = {**demo, "universality": demo["universality"].assign(**columns)}
+    for name in ("groups", "nulls"):
+        tables[name] = tables[name][:0]
+    page = page_of(tables, drawn, tmp_path)
+    assert "No p-values" in page
+    assert not re.search(r"\b(nan|NaN|None(?! of))\b", re.sub(r'src="[^"]*"', "", page))
+    for name in ("excess_histogram", "threshold_curve"):
+        figures.draw(name, tables, 0.3)
+
+
 def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
     options = {"config": CONFIG, "provenance": {}, "out": tmp_path / "report.html"}
     with pytest.raises(UserError, match=r"workflow\.rst is missing"):

@@ -78,8 +78,9 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "universal-neurons",
 }
 
-# Of one step and of one shard; any other empty table is a mistake.
-MAY_BE_EMPTY = ("persistence", "token_budget")
+# Of one step, of one shard, of seeds that share nothing, and with one rotation of untrained models;
+# any other empty table is a mistake.
+MAY_BE_EMPTY = ("persistence", "token_budget", "groups", "nulls")
 
 # Up to this many layers or steps a legend names each; beyond, a colour bar does.
 MAX_NAMED = 6
