@@ -70,7 +70,7 @@ def test_the_number_of_jobs_is_that_of_the_plan(mode, where):
             assert found[rule] == count, rule
     # What the estimate leaves out are single jobs and joins, two per step at most.
     others = sum(count for rule, count in jobs.items() if rule not in found)
-    assert others <= 15 + 2 * 2
+    assert others <= 11 + 2 * 2
     assert sum(found.values()) + others == sum(jobs.values())
 
 

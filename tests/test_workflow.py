@@ -205,8 +205,8 @@ def test_the_report_is_there_and_whole(local):
 MAY_BE_NULL = ["leave_one_out", "assigned_corr"]
 # What joins the tables of steps and seeds, and what is drawn of them.
 DRAWN = {"figures": 1, "report": 1}
-ABLATED = {"ablate": 2, "concatenate_seeds": 3, "models": 1, **DRAWN}
-SCORED = {"score": 2, "concatenate": 6, "persistence": 1, "trajectories": 1, **ABLATED}
+ABLATED = {"ablate": 2, "concatenate_seeds": 1, "models": 1, **DRAWN}
+SCORED = {"score": 2, "concatenate": 1, "persistence": 1, "trajectories": 1, **ABLATED}
 JOINED = {**SCORED, "neurons": 1}
 # All pairs at a step.
 MEASURED = {"influence": 2, "permuted": 2}

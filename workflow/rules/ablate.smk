@@ -9,9 +9,9 @@ rule ablate:
         moments=of_seeds(MOMENTS),
         universality=BY_STEP.replace("{table}", "universality"),
     output:
-        ablation=OF_SEEDS.replace("{part}", "ablation"),
-        doses=OF_SEEDS.replace("{part}", "doses"),
-        effects=OF_SEEDS.replace("{part}", "effects"),
+        ablation=BY_BLOCK.replace("{table}", "ablation"),
+        doses=BY_BLOCK.replace("{table}", "doses"),
+        effects=BY_BLOCK.replace("{table}", "effects"),
     log:
         f"{RESULTS}/logs/ablate/seeds{{seeds}}/step{{step}}.log",
     benchmark:

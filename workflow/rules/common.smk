@@ -29,8 +29,10 @@ TEXT = {
 }[config["corpus"]["source"]]()
 
 RESULTS = f"results/{config['run']}"
-TABLES = ["matches", "universality", "fractions", "persistence", "ablation", "neurons", "models"]
-TABLES += ["groups", "nulls", "trajectories", "doses", "effects", "token_budget"]
+# Tables that have a part per step, and those that have one per step and block of seeds.
+OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
+OF_BLOCKS = ["ablation", "doses", "effects"]
+TABLES = [*OF_STEPS, *OF_BLOCKS, "persistence", "trajectories", "neurons", "models"]
 if corpus.has_subsets(config["corpus"]):
     TABLES.append("subsets")
 
@@ -60,8 +62,8 @@ INFLUENCE = f"{RESULTS}/influence/step{{step}}.zarr"
 PERMUTED = f"{RESULTS}/permuted/step{{step}}.zarr"
 UNTRAINED = f"{RESULTS}/untrained.parquet"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
-OF_SEEDS = f"{RESULTS}/tables/{{part}}/seeds{{seeds}}/step{{step}}.parquet"
-TRACE = OF_SEEDS.replace("{part}", "trace")
+BY_BLOCK = f"{RESULTS}/tables/{{table}}/seeds{{seeds}}/step{{step}}.parquet"
+TRACE = BY_BLOCK.replace("{table}", "trace")
 
 # Activations that were dropped (`make prune`).
 PRUNED = prune.read_pruned(RESULTS)
@@ -87,8 +89,6 @@ wildcard_constraints:
     step="|".join(map(str, GRID.steps)),
     shard=r"\d+",
     layers=r"\d+-\d+",
-    table="matches|universality|fractions|groups|nulls|token_budget",
-    part="ablation|doses|effects",
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
 

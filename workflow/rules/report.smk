@@ -3,13 +3,13 @@
 
 rule concatenate:
     input:
-        expand(BY_STEP, step=GRID.steps, allow_missing=True),
+        expand(BY_STEP, table=OF_STEPS, step=GRID.steps),
     output:
-        f"{RESULTS}/{{table}}.parquet",
+        expand(f"{RESULTS}/{{table}}.parquet", table=OF_STEPS),
     log:
-        f"{RESULTS}/logs/concatenate/{{table}}.log",
+        f"{RESULTS}/logs/concatenate.log",
     benchmark:
-        f"{RESULTS}/benchmarks/concatenate/{{table}}.tsv"
+        f"{RESULTS}/benchmarks/concatenate.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -22,13 +22,13 @@ rule concatenate:
 
 use rule concatenate as concatenate_seeds with:
     input:
-        expand(OF_SEEDS, seeds=GRID.ablation_blocks(), step=GRID.steps, allow_missing=True),
+        expand(BY_BLOCK, table=OF_BLOCKS, seeds=GRID.ablation_blocks(), step=GRID.steps),
     output:
-        f"{RESULTS}/{{part}}.parquet",
+        expand(f"{RESULTS}/{{table}}.parquet", table=OF_BLOCKS),
     log:
-        f"{RESULTS}/logs/concatenate/{{part}}.log",
+        f"{RESULTS}/logs/concatenate_seeds.log",
     benchmark:
-        f"{RESULTS}/benchmarks/concatenate/{{part}}.tsv"
+        f"{RESULTS}/benchmarks/concatenate_seeds.tsv"
     resources:
         mem_mb=growing(2000),
         runtime=growing(30),

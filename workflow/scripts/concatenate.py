@@ -3,4 +3,9 @@ from universal_neurons.store import provenance
 from universal_neurons.tables import concatenate_tables
 
 with job(snakemake.log[0]):
-    concatenate_tables(snakemake.input, snakemake.output[0], provenance(snakemake.config))
+    made = snakemake.output
+    # Parts are ordered by table.
+    n = len(snakemake.input) // len(made)
+    for i, path in enumerate(made):
+        parts = snakemake.input[i * n : (i + 1) * n]
+        concatenate_tables(parts, path, provenance(snakemake.config))
