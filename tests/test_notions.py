@@ -141,18 +141,28 @@ def both_ways(corr):
     return found
 
 
-@pytest.mark.parametrize("shape", [(CANDIDATES, CANDIDATES), (5, 8), (8, 3)])
-@pytest.mark.parametrize("seed", range(5))
-def test_the_assignment_is_the_best_of_all_where_all_are_candidates(shape, seed):
-    corr = np.random.default_rng(seed).uniform(-0.5, 1, shape)
+@pytest.mark.parametrize("shape", [(CANDIDATES, CANDIDATES), (5, 8), (8, 3), (40, 60), (60, 40)])
+@pytest.mark.parametrize("decimals", [1, 15])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_assignment_has_the_largest_sum_that_candidates_allow(shape, decimals, seed):
+    """Of few neurons all are candidates; with one decimal many correlations are equal."""
+    corr = np.random.default_rng(seed).uniform(-0.5, 1, shape).round(decimals)
+    ranks = [np.argsort(np.argsort(-corr, axis, kind="stable"), axis) for axis in (0, 1)]
+    allowed = np.where(np.minimum(*ranks) < CANDIDATES, np.maximum(corr, 0), 0)
     partner, found = assignment(*both_ways(corr))
-    rows, columns = linear_sum_assignment(np.maximum(corr, 0), maximize=True)
-    assert np.nansum(found) == pytest.approx(np.maximum(corr, 0)[rows, columns].sum())
+    rows, columns = linear_sum_assignment(allowed, maximize=True)
+    assert np.nansum(found) == pytest.approx(allowed[rows, columns].sum())
     assigned = partner >= 0
     assert len(set(partner[assigned])) == assigned.sum()
-    np.testing.assert_array_equal(found[assigned], corr[assigned, partner[assigned]])
+    np.testing.assert_array_equal(found[assigned], allowed[assigned, partner[assigned]])
     assert (found[assigned] > 0).all()
     assert np.isnan(found[~assigned]).all()
+
+
+def test_without_a_positive_correlation_no_neuron_is_assigned():
+    partner, found = assignment(*both_ways(np.full((12, 9), -0.1)))
+    assert (partner == -1).all()
+    assert np.isnan(found).all()
 
 
 def test_both_sides_are_assigned_the_same_and_a_planted_permutation_is_found():
@@ -191,3 +201,4 @@ def test_tables_name_the_assigned_partner_on_either_side():
     own = matches[(matches["seed"] == "a") & (matches["layer"] == 0) & (matches["neuron"] == 0)]
     expected = own["assigned_corr"].fillna(0).mean() - 0.1
     assert scores.loc[0, "assigned_excess"] == pytest.approx(expected)
+    assert scores["n_assigned"].sum() == (rows["assigned_corr"] - 0.1 > 0.5).sum() > 0

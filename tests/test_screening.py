@@ -14,6 +14,7 @@ from universal_neurons.activations import Activations
 from universal_neurons.correlation import Baseline, Neurons, match
 from universal_neurons.encoding import codes as decoded
 from universal_neurons.errors import UserError
+from universal_neurons.notions import assignment
 from universal_neurons.products import cross_sums
 from universal_neurons.rotations import rotation, rotation_name
 from universal_neurons.store import create_array, new_store, write_arrays
@@ -165,6 +166,10 @@ def test_screened_matches_are_those_of_the_exact_mode_to_the_bit(encoding, tmp_p
         assert (mine.lowest >= truth.lowest - tolerance).all()
         # The sample's baseline is near that of all tokens.
         assert abs((mine.baseline - truth.baseline).mean()) < 0.03
+    # Every neuron has a match that no other wants.
+    assigned, _ = assignment(*found)
+    np.testing.assert_array_equal(assigned, found[0].index)
+    np.testing.assert_array_equal(assigned, assignment(*exact(a, b))[0])
     assert found[0].certified.mean() > 0.5
 
 

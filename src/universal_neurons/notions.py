@@ -68,30 +68,25 @@ def assignment(
     corr
         float64, shape (N,): its correlation, NaN if unassigned.
     """
-    n, width = forward.candidates.shape[0], backward.candidates.shape[0]
+    n, width = len(forward.candidates), len(backward.candidates)
     edges = []
     for matches in (forward, backward):
         known = (matches.candidates >= 0) & (matches.candidate_corr > 0)
         mine = np.broadcast_to(np.arange(len(known))[:, None], known.shape)[known]
         edges.append((mine, matches.candidates[known], matches.candidate_corr[known]))
     (rows, columns, corr), (back_columns, back_rows, back_corr) = edges
-    key = np.append(rows * width + columns, back_rows * width + back_columns)
-    key, first = np.unique(key, return_index=True)
-    corr = np.append(corr, back_corr)[first]
-    # A partner of its own, as good as a correlation of 0, lets every neuron stay unassigned. Zero
-    # would be no edge.
-    own = np.arange(n)
-    cost = csr_array(
-        (
-            np.append(2 - corr, np.full(n, 2.0)),
-            (np.append(key // width, own), np.append(key % width, width + own)),
-        ),
-        shape=(n, width + n),
-    )
-    _, place = min_weight_full_bipartite_matching(cost)
-    partner = np.where(place < width, place, -1).astype(np.int64)
-    at = np.searchsorted(key, own * width + partner).clip(max=max(0, len(key) - 1))
-    return partner, np.where(partner >= 0, corr[at], np.nan) if len(key) else np.full(n, np.nan)
+    # A partner of its own, as good as a correlation of 0, lets every neuron stay unassigned.
+    own, total = np.arange(n), width + n
+    places = np.concatenate([rows, back_rows, own]) * total
+    places += np.concatenate([columns, back_columns, width + own])
+    places, first = np.unique(places, return_index=True)
+    corr = np.concatenate([corr, back_corr, np.zeros(n)])[first]
+    # A cost of zero would be no edge.
+    cost = csr_array((2 - corr, (places // total, places % total)), shape=(n, total))
+    _, partner = min_weight_full_bipartite_matching(cost)
+    corr = corr[np.searchsorted(places, own * total + partner)]
+    assigned = partner < width
+    return np.where(assigned, partner, np.int64(-1)), np.where(assigned, corr, np.nan)
 
 
 def rows_of_pairs(matches: pd.DataFrame) -> Partners:
@@ -174,8 +169,9 @@ def add_notions(
     scores
         With ``assigned_excess``, the excess correlation with the partners in place of the best
         matches (0 where there is none), and ``assigned_universal``, whether it is above the
-        threshold; ``n_matched`` and ``n_mutual``, the number of other seeds where its excess
-        correlation is above the threshold, and where it has a mutual best match; ``in_group``; and
+        threshold; ``n_matched``, ``n_mutual`` and ``n_assigned``, the number of other seeds where
+        its excess correlation is above the threshold, where it has a mutual best match, and where
+        its excess correlation with its partner is above the threshold; ``in_group``; and
         ``leave_one_out``: of the other seeds without which the neuron is still universal, the
         fraction where it is matched (NaN if there is no such seed, as with two seeds in all).
     groups
@@ -198,7 +194,8 @@ def add_notions(
         ):
             of_pair = pairs[key]
             mutual[of_pair] = partners[key] >= 0
-            assigned[of_pair] = values
+            # Rounding noise can carry an estimate just past 1.
+            assigned[of_pair] = values.clip(max=1)
             # A neuron without a partner has place −1, which picks the −1 appended here.
             layer, neuron = (np.append(x, -1) for x in names[key[1]].to_numpy().T)
             assigned_layer[of_pair], assigned_neuron[of_pair] = layer[place], neuron[place]
@@ -221,6 +218,7 @@ def add_notions(
             assigned_universal=one_to_one > excess_threshold,
             n_matched=matched.sum(0),
             n_mutual=mutual[rows].sum(0),
+            n_assigned=(assigned_excess[rows] > excess_threshold).sum(0),
             leave_one_out=np.nan,
         )
         if len(rows) > 1:
