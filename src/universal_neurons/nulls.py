@@ -78,6 +78,9 @@ def permuted_null(
 ) -> pd.DataFrame:
     """Excess of neurons whose best match read other sequences, averaged over the other seeds.
 
+    All seeds as one: with one value per neuron, the smallest p-value would otherwise be that of a
+    single seed's layer.
+
     Parameters
     ----------
     best
@@ -88,9 +91,9 @@ def permuted_null(
     Returns
     -------
     DataFrame
-        ``seed, layer, excess``, one row per live neuron; none without a sample.
+        ``layer, excess``, one row per live neuron; none without a sample.
     """
-    named = scores.loc[live(scores), ["seed", "layer"]]
+    named = scores.loc[live(scores), ["layer"]]
     if not best:
         return named[:0].assign(excess=0.0)
     by_seed: dict[str, list[NDArray[np.float64]]] = {}
