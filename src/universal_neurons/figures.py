@@ -216,7 +216,9 @@ def threshold_curve(universality: pd.DataFrame, nulls: pd.DataFrame, threshold: 
         ax.plot(x, np.where(above > 0, above, np.nan), color=color, lw=1.5)
     for name, null in _last_nulls(nulls):
         n_above = null["n"][::-1].cumsum()[::-1]
-        ax.plot(null["low"], n_above / null["n"].sum(), color=BLACK, lw=1, ls=NULL_STYLES[name])
+        share = n_above / null["n"].sum()
+        (line,) = ax.plot(null["low"], share, color=BLACK, lw=1, ls=NULL_STYLES[name])
+        line.set_drawstyle("steps-pre")  # bins without a value have no row
     _log_percent_axis(ax)
     ax.set(xlim=(0, 1), xlabel="excess correlation x", ylabel="neurons with excess above x")
     ax.set_xticks(np.arange(0, 1.01, 0.1))

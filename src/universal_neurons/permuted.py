@@ -7,7 +7,6 @@ common through the text is gone; how active their neurons are, and for how long,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +24,7 @@ from universal_neurons.products import (
     choose_kernel,
     zeros,
 )
+from universal_neurons.screening import column_sums
 
 # Share of a run's tokens that is paired anew, and how many it is at least.
 SAMPLE = 0.1
@@ -110,8 +110,7 @@ def permuted_best(
     a_store, b_store
         Activations of two models on the same shard.
     a, b
-        Their statistics over all tokens, whose standard deviations are used: those of the sample's
-        codes have rounding noise.
+        Their statistics over all tokens.
     pairings
         From `sample_of`, at least one.
     kernel
@@ -121,7 +120,9 @@ def permuted_best(
     -------
     forward, backward
         Of every neuron of `a` with those of `b`, and the reverse, float64, shapes (N_a,) and
-        (N_b,); 0 for a dead neuron.
+        (N_b,); 0 for a dead neuron. The standard deviations are those of all tokens, as in the
+        matches, or those of the sample where they are larger: a neuron that is rarely active, but
+        is in the sample, would have correlations above 1.
 
     Raises
     ------
@@ -134,14 +135,18 @@ def permuted_best(
     forward, backward = np.full(len(a.std), -np.inf), np.full(len(b.std), -np.inf)
     read = Reader(max(p.rows_a.stop - p.rows_a.start for p in pairings))
     room = np.empty((max(a.d_mlp), max(b.d_mlp)))
+    of_a, of_b = _Sample(a, n_tokens), _Sample(b, n_tokens)
     for layer, own in enumerate(a.layers):
         tiles = [zeros(a.d_mlp[layer], d_b, a_store.encoding) for d_b in b.d_mlp]
-        of_a, of_b = _sampled(a, n_tokens), _sampled(b, n_tokens)
         for other, codes_a, codes_b in _paired_codes(a_store, b_store, layer, pairings, read):
             if other == 0:
-                of_a.code_sum[own] += codes_a.sum(0, dtype=np.float64)
-            of_b.code_sum[b.layers[other]] += codes_b.sum(0, dtype=np.float64)
+                of_a.add(codes_a, own)
+            if layer == 0:
+                of_b.add(codes_b, b.layers[other])
             add_products(tiles[other], codes_a, codes_b, kernel)
+        of_a.finish(own)
+        if layer == 0:
+            of_b.finish(slice(None))
         for tile, theirs in zip(tiles, b.layers, strict=True):
             corr = standardised(tile, of_a, own, of_b, theirs, part(room, tile.shape))
             np.maximum(forward[own], corr.max(1), out=forward[own])
@@ -149,11 +154,28 @@ def permuted_best(
     return forward, backward
 
 
-def _sampled(neurons: Neurons, n_tokens: int) -> Neurons:
-    """A model's statistics with the sums of a sample, still to be added."""
-    found = copy(neurons)
-    found.code_sum, found.n_tokens = np.zeros_like(neurons.code_sum), n_tokens
-    return found
+class _Sample(Neurons):
+    """A model's statistics in a sample, with what `correlation.standardised` asks of a model."""
+
+    def __init__(self, neurons: Neurons, n_tokens: int) -> None:
+        self.n_tokens, self.factor = n_tokens, neurons.factor.copy()
+        self.code_sum, self._squares = np.zeros((2, len(neurons.factor)))
+
+    def add(self, codes: NDArray, where: slice) -> None:
+        """Take in the codes of a layer."""
+        total, squares = column_sums(codes)
+        self.code_sum[where] += total
+        self._squares[where] += squares
+        # Of which at most a quarter is rounding.
+        self._noise = 0.25 if codes.dtype == np.int8 else 0.0
+
+    def finish(self, where: slice) -> None:
+        """Standardise by the sample where it varies more than all tokens."""
+        mean = self.code_sum[where] / self.n_tokens
+        variance = self._squares[where] / self.n_tokens - mean**2 - self._noise
+        with np.errstate(divide="ignore"):
+            of_sample = 1 / np.sqrt(variance.clip(min=0))
+        self.factor[where] = np.minimum(self.factor[where], of_sample)
 
 
 def _paired_codes(

@@ -182,13 +182,13 @@ class _GroupSums:
     @classmethod
     def of(cls, codes: NDArray, neurons: Neurons, own: slice) -> _GroupSums:
         mean, factor = neurons.code_sum[own] / neurons.n_tokens, neurons.factor[own]
-        total, squares = _column_sums(codes)
+        total, squares = column_sums(codes)
         energy = squares - 2 * mean * total + len(codes) * mean**2
         return cls(mean, factor, total, energy * factor**2 / len(codes))
 
 
 @numba.njit(parallel=True, cache=True)
-def _column_sums(codes):  # pragma: no cover - compiled
+def column_sums(codes):  # pragma: no cover - compiled
     """Sums of codes and of their squares."""
     n, d = codes.shape
     total, squares = np.zeros(d), np.zeros(d)
