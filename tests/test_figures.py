@@ -111,6 +111,17 @@ def test_emergence_shows_every_layer(demo):
         np.testing.assert_allclose(line.get_ydata(), expected)
 
 
+def test_bands_of_emergence_are_the_intervals_over_tokens_and_seeds(demo):
+    fractions = demo["fractions"]
+    figure = figures.emergence(demo["universality"], fractions, THRESHOLD)
+    bands = [ax.collections for ax in figure.axes[:2]]
+    for layer, band in zip((-1, 0, 1), [*bands[0], *bands[1]], strict=True):
+        mean = fractions[(fractions["seed"] == "") & (fractions["layer"] == layer)]
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert heights.min() == pytest.approx(mean["low"].min())
+        assert heights.max() == pytest.approx(mean["high"].max())
+
+
 def test_histogram_counts_every_neuron_once(demo):
     ax = figures.excess_histogram(demo["universality"], demo["nulls"], THRESHOLD).axes[0]
     stairs = [patch.get_data() for patch in ax.patches]

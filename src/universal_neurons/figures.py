@@ -133,9 +133,13 @@ def emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold: fl
     axes[0].plot(overall.index, overall, color=GREY, lw=0.8, marker=".", ms=dot)
     mean = overall.mean(axis=1)
     axes[0].plot(mean.index, mean, color=BLACK, lw=2.2, marker="o", ms=dot + 1)
-    known = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
-    known = known.sort_values("step")
-    axes[0].fill_between(known["step"], known["low"], known["high"], color=BLACK, alpha=0.15, lw=0)
+    intervals = fractions[fractions["seed"] == ""].sort_values("step")
+
+    def band(ax: Axes, layer: int, color: Any) -> None:
+        known = intervals[intervals["layer"] == layer]
+        ax.fill_between(known["step"], known["low"], known["high"], color=color, alpha=0.15, lw=0)
+
+    band(axes[0], ALL_LAYERS, BLACK)
     _named_lines(axes[0], {"one seed": (GREY, 0.8), "mean over seeds": (BLACK, 2.2)})
     axes[0].set(ylabel="universal neurons", title="All layers")
     if several:
@@ -144,8 +148,7 @@ def emergence(universality: pd.DataFrame, fractions: pd.DataFrame, threshold: fl
             line = pooled[pooled["layer"] == layer]
             axes[1].plot(line["step"], line["fraction"], color=color, lw=1.6, marker="o", ms=dot)
             if len(layers) <= MAX_NAMED:
-                band = (line["lowest"], line["highest"])
-                axes[1].fill_between(line["step"], *band, color=color, alpha=0.15, lw=0)
+                band(axes[1], layer, color)
         axes[1].set(title="By layer")
         _key(axes[1], "layer", layers, _layer_colors(len(layers)))
     _percent_axis(axes)
@@ -462,7 +465,7 @@ def emergence_layers(trajectories: pd.DataFrame) -> Figure:
     Parameters
     ----------
     trajectories
-        Columns layer, step, emergence_step.
+        Columns seed, layer, step, emergence_step.
     """
     table = emerged(trajectories)
     layers = sorted(set(table["layer"]))
@@ -471,6 +474,9 @@ def emergence_layers(trajectories: pd.DataFrame) -> Figure:
     for layer, color in zip(layers, _layer_colors(len(layers)), strict=True):
         line = table[table["layer"] == layer]
         ax.plot(line["step"], line["share"], color=color, lw=1.6, marker="o", ms=3)
+        if len(layers) <= MAX_NAMED:
+            seeds = (line["lowest"], line["highest"])
+            ax.fill_between(line["step"], *seeds, color=color, alpha=0.15, lw=0)
     ax.set_ylabel("has been universal")
     _percent_axis([ax])
     _step_axis(ax, sorted(set(table["step"])))

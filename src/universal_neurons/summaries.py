@@ -450,11 +450,17 @@ def emerged(trajectories: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per layer and step: layer, step, share (pooled over seeds).
+        One row per layer and step: layer, step, share (mean over seeds), and the lowest and
+        highest share of a seed.
     """
     after = trajectories["emergence_step"].between(0, trajectories["step"])
     table = trajectories.assign(share=after)
-    return table.groupby(["layer", "step"])["share"].mean().reset_index()
+    by_seed = table.groupby(["layer", "step", "seed"], observed=True)["share"].mean()
+    return (
+        by_seed.groupby(["layer", "step"])
+        .agg(share="mean", lowest="min", highest="max")
+        .reset_index()
+    )
 
 
 def doses_over_seeds(doses: pd.DataFrame) -> pd.DataFrame:
