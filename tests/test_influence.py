@@ -186,6 +186,17 @@ def test_without_activations_fractions_have_no_interval():
     assert found[["se", "low", "high"]].isna().all().all()
 
 
+def test_a_layer_of_one_seed_alone_has_an_interval_of_that_seed_only():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"step": 1, "seed": ["a"] * 4 + ["b"] * 2, "layer": [0, 0, 1, 1, 0, 0]}
+    ).assign(excess_corr=0.1, universal=False)
+    found = {"a": rng.normal(size=(8, 4)), "b": rng.normal(size=(8, 2))}
+    fractions = influence.fractions_table(table, found, 0.1).set_index(["seed", "layer"])["se"]
+    assert np.isnan(fractions["", 1])
+    assert fractions.drop(("", 1)).notna().all()
+
+
 def orthogonal(rng):
     q, r = np.linalg.qr(rng.normal(size=(N, N)))
     return q * np.sign(np.diag(r))

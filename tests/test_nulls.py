@@ -81,6 +81,16 @@ def test_a_neuron_is_beyond_chance_only_if_it_is_beyond_every_null(scores):
     pd.testing.assert_frame_equal(empty, both)
 
 
+def test_a_null_says_nothing_of_layers_that_it_lacks(scores):
+    weak = pd.DataFrame({"layer": np.repeat([0, 1], 99), "excess": -1.0})
+    shallow = weak[weak["layer"] == 0].assign(excess=0.25)
+    found = nulls.with_p_values(scores, {"rotated": weak, "untrained": shallow})
+    np.testing.assert_allclose(found["p_value"], [0.01, 1, 0.01, 1])
+    alone = nulls.with_p_values(scores, {"untrained": shallow})
+    np.testing.assert_allclose(alone["p_value"], [0.01, 1, np.nan, 1])
+    assert alone["q_value"].isna().tolist() == [False, False, True, False]
+
+
 def test_one_rotation_and_no_untrained_model_give_no_p_value(scores):
     matches = {
         ("0", "1"): Matches(

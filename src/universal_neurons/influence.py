@@ -254,7 +254,8 @@ def fractions_table(
         n_seeds = len(own)
         between = own["fraction"].var(ddof=1) / n_seeds
         shared = np.nan
-        if n_groups > 1:
+        # A layer may be in one seed only, where models have different depths.
+        if n_groups > 1 and n_seeds > 1:
             together = np.cov([resampled[name, layer] for name in own["seed"]])
             shared = max(0.0, together[~np.eye(n_seeds, dtype=bool)].mean())
         # Welch and Satterthwaite: only the part between seeds rests on few numbers.

@@ -162,20 +162,22 @@ def with_p_values(scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]) -> pd
     scores
         One step's ``seed, layer, baseline_corr, excess_corr``.
     nulls
-        By name, see `p_values`; those without any values say nothing.
+        By name, see `p_values`; those without any values say nothing, nor of a layer that they
+        lack, where models have different depths.
 
     Returns
     -------
     DataFrame
-        `scores` with ``p_value``, the largest over the nulls (NaN if all are empty), and
+        `scores` with ``p_value``, the largest over the nulls (NaN if none has values), and
         ``q_value`` (within a seed).
     """
-    known = [p_values(scores, null) for null in nulls.values() if len(null)]
-    p = np.max(known, axis=0) if known else np.full(len(scores), np.nan)
-    q = np.full(len(scores), np.nan)
+    p, q = np.full((2, len(scores)), np.nan)
+    for null in nulls.values():
+        if len(null):
+            p = np.fmax(p, p_values(scores, null))
     for rows in scores.groupby("seed", observed=True).indices.values():
-        if known:
-            q[rows] = stats.false_discovery_control(p[rows])
+        known = rows[np.isfinite(p[rows])]
+        q[known] = stats.false_discovery_control(p[known])
     return scores.assign(p_value=p, q_value=q)
 
 
