@@ -11,7 +11,7 @@ from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
 
 from universal_neurons import influence, universality
 from universal_neurons.activations import Activations
-from universal_neurons.correlation import Matches
+from universal_neurons.correlation import Matches, mean_over_others
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():
         covered.append(abs(best - TRUE) < 1.96 * se)
         naive.append(abs(best - TRUE) < 1.96 * (1 - best**2) / np.sqrt(SEQUENCES * CONTEXT))
         mean = (best + matches["0", "2"].best) / 2
-        se = influence.standard_error(influence.mean_influences(found)["0"])
+        se = influence.standard_error(mean_over_others(found)["0"])
         covered_mean.append(abs(mean - TRUE) < 1.96 * se)
     assert 0.90 < np.mean(covered) < 0.99
     assert 0.90 < np.mean(covered_mean) < 0.99
@@ -227,9 +227,7 @@ def test_intervals_of_excess_cover_the_planted_truth_with_a_baseline_of_the_same
             columns["baseline_se"] = draws.std(0, ddof=1) / np.sqrt(len(draws))
             names = {"step": 1, "seed": seed, "other_seed": other, "layer": 0}
             tables.append(pd.DataFrame({**names, "neuron": np.arange(N), **columns}))
-        scores = universality.universality_table(
-            pd.concat(tables), 0.5, influence.mean_influences(found)
-        )
+        scores = universality.universality_table(pd.concat(tables), 0.5, mean_over_others(found))
         error = (scores["excess_corr"] - np.tile(truth, 3)).abs()
         covered.append((error < 1.96 * scores["excess_se"]).to_numpy().reshape(3, N))
     # Weaker correlations are no larger than the noise that the baseline picks up.

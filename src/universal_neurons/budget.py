@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from universal_neurons.correlation import Neurons, standardised
+from universal_neurons.correlation import Neurons, mean_over_others, standardised
 from universal_neurons.products import tile_name
 from universal_neurons.store import Added, attributes_of, read_arrays
 
@@ -182,8 +182,7 @@ def budget_table(parts: Iterable[str | Path], step: int, excess_threshold: float
             values = arrays[f"{way}_budget"]
             found[key] = np.maximum(found.get(key, -np.inf), values)
     rows = []
-    for seed in sorted({seed for seed, _ in found}):
-        best, baseline = np.mean([found[key] for key in found if key[0] == seed], axis=0)
+    for seed, (best, baseline) in mean_over_others(found).items():
         excess = best - baseline
         names = ["first"] * (len(excess) - 2) + ["all", "second half"]
         for name, (start, stop), n_tokens, own in zip(names, ranges, tokens, excess, strict=True):

@@ -247,6 +247,14 @@ def _take_pairs(rows, others, corr, candidates, best, lowest):  # pragma: no cov
         lowest[row] = min(lowest[row], corr[i])
 
 
+def mean_over_others(by_pair: Mapping[tuple[str, str], NDArray]) -> dict[str, NDArray]:
+    """Mean over the other seeds, by seed in order, of arrays by (seed, other seed)."""
+    return {
+        seed: np.mean([found for key, found in by_pair.items() if key[0] == seed], axis=0)
+        for seed in sorted({seed for seed, _ in by_pair})
+    }
+
+
 class Baseline:
     """Rotations of one model's layers, ready to be multiplied with correlations.
 

@@ -176,17 +176,6 @@ def standard_error(influences: NDArray) -> NDArray[np.float64]:
     return np.sqrt(n / (n - 1) * np.square(influences, dtype=np.float64).sum(0))
 
 
-def mean_influences(
-    influences: Mapping[tuple[str, str], NDArray[np.float32]],
-) -> dict[str, NDArray[np.float32]]:
-    """Influences on the mean over the other seeds, by seed: all have the same groups."""
-    seeds = sorted({seed for seed, _ in influences})
-    return {
-        seed: np.mean([found for key, found in influences.items() if key[0] == seed], axis=0)
-        for seed in seeds
-    }
-
-
 def fractions_table(
     universality: pd.DataFrame,
     influences: Mapping[str, NDArray[np.float32]],

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from universal_neurons.correlation import Matches
+from universal_neurons.correlation import Matches, mean_over_others
 
 # Bins of `histograms`, in units of correlation.
 BIN_WIDTH = 0.02
@@ -64,10 +64,8 @@ def rotated_null(matches: Mapping[tuple[str, str], Matches], scores: pd.DataFram
     DataFrame
         ``seed, layer, excess``, one row per draw and live neuron; see `left_out_excess`.
     """
-    by_seed: dict[str, list[NDArray[np.float64]]] = {}
-    for (seed, _), found in sorted(matches.items()):
-        by_seed.setdefault(seed, []).append(left_out_excess(found.baseline))
-    excess = np.hstack([np.mean(of_seed, axis=0) for of_seed in by_seed.values()])
+    by_pair = {pair: left_out_excess(found.baseline) for pair, found in sorted(matches.items())}
+    excess = np.hstack(list(mean_over_others(by_pair).values()))
     named = scores[["seed", "layer"]]
     empty = named[:0].assign(excess=0.0)
     return pd.concat([empty, *(named.assign(excess=draw)[live(scores)] for draw in excess)])
@@ -96,10 +94,7 @@ def permuted_null(
     named = scores.loc[live(scores), ["layer"]]
     if not best:
         return named[:0].assign(excess=0.0)
-    by_seed: dict[str, list[NDArray[np.float64]]] = {}
-    for (seed, _), found in sorted(best.items()):
-        by_seed.setdefault(seed, []).append(found)
-    mean = np.concatenate([np.mean(of_seed, axis=0) for of_seed in by_seed.values()])
+    mean = np.concatenate(list(mean_over_others(dict(sorted(best.items()))).values()))
     return named.assign(excess=(mean - scores["baseline_corr"].to_numpy())[live(scores)])
 
 

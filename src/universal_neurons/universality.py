@@ -150,7 +150,7 @@ def universality_table(
     excess_threshold
         Above which a neuron counts as universal.
     influences
-        On the mean over the other seeds, by seed: see `influence.mean_influences`.
+        On the mean over the other seeds, by seed: see `correlation.mean_over_others`.
 
     Returns
     -------

@@ -1,5 +1,6 @@
 from universal_neurons import influence, notions, nulls, universality
 from universal_neurons.budget import budget_table
+from universal_neurons.correlation import mean_over_others
 from universal_neurons.jobs import job
 from universal_neurons.store import check_same_run, provenance, read_by_pair
 from universal_neurons.tables import read_table, write_table
@@ -9,7 +10,7 @@ with job(snakemake.log[0]):
     check_same_run(given)
     about, threshold = provenance(snakemake.config, "score"), snakemake.params.threshold
     influences = read_by_pair(given.influence) if given.influence else {}
-    means = influence.mean_influences(influences)
+    means = mean_over_others(influences)
     step = int(snakemake.wildcards.step)
     matches = universality.matches_table(given.parts, step, influences)
     found = universality.read_matches(given.parts)
