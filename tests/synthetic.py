@@ -224,7 +224,9 @@ def _neurons(grid, rng):
         sparsity=0.3,
         min=-0.17,
         max=8 * std,
-        clipped=rng.integers(0, 2, len(grid)),
+        escapes=rng.integers(0, 2, len(grid)),
+        effective_tokens=rng.integers(20, 5000, len(grid)),
+        rounding_se=1e-4,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import planted
 import pytest
 import scipy.stats
 import torch
 import zarr
-from pipeline import gpt2, module_activations, random_tokens, run_capture
+from pipeline import gpt2, module_activations, neurons, random_tokens, run_capture
 
-from universal_neurons import moments
+from universal_neurons import capture, moments
 from universal_neurons.activations import Activations
 from universal_neurons.errors import UserError
 from universal_neurons.store import read_arrays
@@ -35,7 +36,10 @@ def test_int8_activations_are_within_one_code_and_open_with_plain_zarr(tokens, t
     group = zarr.open(shard / "activations.zarr", mode="r")
     for layer, expected in enumerate(module_activations(model, tokens)):
         scale = group[f"scale{layer}"][:]
-        decoded = group[f"layer{layer}"][:] * scale + group[f"offset{layer}"][:]
+        codes = group[f"layer{layer}"][:].astype("float32")
+        escapes = [group[f"escape_{name}{layer}"][:] for name in ("row", "neuron", "code")]
+        codes[escapes[0], escapes[1]] = escapes[2]
+        decoded = codes * scale + group[f"offset{layer}"][:]
         assert (np.abs(decoded - expected) <= scale * (1 + 1e-4)).all()
         # Unbiased: mean errors vanish with the number of tokens.
         error = (decoded - expected).mean(0) / scale
@@ -56,8 +60,8 @@ def test_codes_do_not_depend_on_batches_or_shards(tokens, tmp_path):
     whole = run_capture(gpt2(1), tokens, tmp_path / "a", seed="a", batch_tokens=16 * 300)
     cut = run_capture(gpt2(1), tokens, tmp_path / "b", seed="a", splits=(1, 100), batch_tokens=48)
     for layer in (0, 1):
-        one = Activations(whole[0] / "activations.zarr").codes(layer)
-        two = np.vstack([Activations(s / "activations.zarr").codes(layer) for s in cut])
+        one = Activations(whole[0] / "activations.zarr").codes(layer).whole()
+        two = np.vstack([Activations(s / "activations.zarr").codes(layer).whole() for s in cut])
         assert (one != two).mean() < 1e-4
 
 
@@ -95,7 +99,7 @@ def test_moments_far_from_zero_lose_no_digits():
     assert moments.std(arrays)[0] == pytest.approx(x.double().std(correction=0).item(), rel=1e-9)
 
 
-def test_clipped_values_are_counted(tokens, tmp_path):
+def test_escapes_are_counted_and_kept_whole(tokens, tmp_path):
     model = gpt2(1)
     (shard,) = run_capture(model, tokens, tmp_path, seed="a", sample=1)
     sums = read_arrays(shard / "moments.zarr")
@@ -103,11 +107,42 @@ def test_clipped_values_are_counted(tokens, tmp_path):
     arrays = read_arrays(tmp_path / "calibration.zarr")
     scale = np.concatenate([arrays["scale0"], arrays["scale1"]])
     offset = np.concatenate([arrays["offset0"], arrays["offset1"]])
-    beyond = (np.abs((x - offset) / scale) > 128).sum(0)
-    within_one = (np.abs((x - offset) / scale) > 126).sum(0)
-    assert beyond.sum() > 0
-    assert (beyond <= sums["clipped"]).all()
-    assert (sums["clipped"] <= within_one).all()
+    code = (x - offset) / scale
+    assert (np.abs(code) > 128).sum() > 0
+    assert ((np.abs(code) > 129).sum(0) <= sums["escapes"]).all()
+    assert (sums["escapes"] <= (np.abs(code) > 126).sum(0)).all()
+    store = Activations(shard / "activations.zarr")
+    found = np.hstack([store.codes(i).whole() for i in range(2)])
+    assert np.abs(found - code).max() < 1 + 1e-3
+    np.testing.assert_array_equal(sums["code_sum"], found.sum(0, dtype=np.float64))
+
+
+def test_neurons_silent_in_the_sample_and_alive_later_are_told_of(tmp_path, caplog):
+    """Two fifths of the tokens escape: the sums are right and the log says what that costs."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5000, 6)).astype(np.float32)
+    x[:, 2] = np.where(np.arange(5000) < 1000, 0, np.maximum(x[:, 2], 0))
+    shards = run_capture(
+        planted.model([x]), planted.tokens(5000), tmp_path, seed="a", exclude=(), sample=20
+    )
+    assert "layer 0: 1 of 6 neurons" in caplog.text
+    assert "neuron 2 in 39 %" in caplog.text
+    own, sums = neurons(shards), read_arrays(shards[0] / "within.zarr")["0x0"]
+    corr = (sums - np.outer(own.code_sum, own.code_sum) / 5000) / 5000
+    corr *= np.outer(own.factor, own.factor)
+    off = ~np.eye(6, dtype=bool)
+    np.testing.assert_allclose(corr[off], np.corrcoef(x.T.astype(float))[off], atol=2e-3)
+
+
+def test_a_sample_unlike_the_corpus_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(capture, "MOST_ESCAPES", 1000)
+    x = np.random.default_rng(0).standard_normal((5000, 6)).astype(np.float32)
+    x[:1000] = 0
+    with pytest.raises(UserError, match="capture.calibration_tokens: the sample is unlike"):
+        run_capture(
+            planted.model([x]), planted.tokens(5000), tmp_path, seed="a", exclude=(), sample=20
+        )
+    assert not list(tmp_path.glob("**/activations.zarr"))
 
 
 @pytest.mark.parametrize("first_call", [0, 200 * 16 // 128])

@@ -22,6 +22,7 @@ from pipeline import (
 from universal_neurons import correlation, products, universality
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import read_calibration
+from universal_neurons.codes import Codes, Escapes, significant
 from universal_neurons.errors import UserError
 from universal_neurons.moments import merge
 from universal_neurons.rotations import covariance_within, rotation
@@ -183,7 +184,7 @@ def test_both_kernels_give_the_exact_integer_sums(tokens, d_a, d_b, seed):
     expected = a.astype(np.int64).T @ b.astype(np.int64)
     for kernel in ("int8", "float32"):
         total = np.ones((d_a, d_b), np.int64)
-        products.add_products(total, a, b, kernel)
+        products.add_products(total, Codes.of(a), Codes.of(b), kernel)
         np.testing.assert_array_equal(total, expected + 1)
 
 
@@ -193,7 +194,7 @@ def test_extreme_codes_do_not_overflow(kernel):
     a = np.full((n, 2), 127, np.int8)
     b = np.array([[127, -127]], np.int8).repeat(n, 0)
     total = np.zeros((2, 2), np.int64)
-    products.add_products(total, a, b, kernel)
+    products.add_products(total, Codes.of(a), Codes.of(b), kernel)
     np.testing.assert_array_equal(total, [[127**2 * n, -(127**2) * n]] * 2)
     assert total.max() > 2**31
 
@@ -272,11 +273,69 @@ def test_the_kernel_is_chosen_by_measurement_or_key_and_refused_where_it_is_not_
 @pytest.mark.parametrize("kernel", ["int8", "float32"])
 def test_tensors_and_arrays_give_the_same_sums(kernel):
     rng = np.random.default_rng(0)
-    a, b = (rng.integers(-127, 128, (3000, d)).astype(np.int8) for d in (5, 8))
+    a, b = (random_codes(rng, 3000, d, 300) for d in (5, 8))
     total, tensor = np.zeros((5, 8), np.int64), torch.zeros(5, 8, dtype=torch.int64)
     products.add_products(total, a, b, kernel)
-    products.add_products(tensor, torch.from_numpy(a), torch.from_numpy(b), kernel)
+    products.add_products(tensor, tensors(a), tensors(b), kernel)
     np.testing.assert_array_equal(tensor.numpy(), total)
+
+
+def random_codes(rng, n_tokens, d_mlp, largest):
+    """Codes a few of which escape."""
+    whole = rng.integers(-127, 128, (n_tokens, d_mlp)).astype(np.float32)
+    row, neuron = np.nonzero(rng.random(whole.shape) < 0.02)
+    code = rng.choice([-1, 1], len(row)) * np.floor(rng.uniform(128, largest, len(row)))
+    escapes = Escapes(row, neuron.astype(np.int32), significant(code.astype(np.float32)))
+    whole[row, neuron] = escapes.code
+    return Codes(whole.clip(-127, 127).astype(np.int8), escapes)
+
+
+def tensors(codes):
+    return Codes(torch.from_numpy(codes.dense), codes.escapes)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 200),
+    st.integers(1, 70),
+    st.integers(1, 40),
+    st.sampled_from([200, 1e5, 1e12]),
+    st.integers(0, 2**32 - 1),
+)
+def test_sums_with_escapes_are_those_of_whole_codes(n_tokens, d_a, d_b, largest, seed):
+    """Exact: Python's integers know no bound."""
+    rng = np.random.default_rng(seed)
+    a, b = random_codes(rng, n_tokens, d_a, largest), random_codes(rng, n_tokens, d_b, largest)
+    wholes = [codes.whole().astype(object).astype(int).astype(object) for codes in (a, b)]
+    expected = (wholes[0].T @ wholes[1]).astype(np.float64)
+    size = (np.abs(wholes[0]).T @ np.abs(wholes[1])).astype(np.float64)
+    for one, other in ((a, b), (tensors(a), tensors(b))):
+        total = torch.zeros(d_a, d_b, dtype=torch.int64)
+        total = total.numpy() if one is a else total
+        found = np.asarray(products.add_products(total, one, other, "float32"))
+        if largest < 1e6:
+            assert found.dtype == np.int64
+            np.testing.assert_array_equal(found, expected)
+        assert (np.abs(found - expected) <= 1e-15 * size).all()
+    total = torch.zeros(d_a, d_b, dtype=torch.float64)
+    products._add_float32(total, *(torch.from_numpy(codes.dense) for codes in (a, b)))
+    products._add_rests_on_device(total, tensors(a), tensors(b))
+    assert (np.abs(total.numpy() - expected) <= 1e-15 * size).all()
+
+
+def test_some_tokens_and_neurons_of_codes_are_those_of_the_whole():
+    rng = np.random.default_rng(0)
+    codes = random_codes(rng, 50, 9, 500)
+    whole = codes.whole()
+    rows, columns = np.array([0, 3, 4, 49]), np.array([1, 2, 8])
+    np.testing.assert_array_equal(codes.take_rows(rows).whole(), whole[rows])
+    np.testing.assert_array_equal(codes.take_neurons(columns).whole(), whole[:, columns])
+    np.testing.assert_array_equal(codes.take_rows(rows[:0]).whole(), whole[:0])
+    both = Codes.side_by_side([codes, codes.take_neurons(columns)])
+    np.testing.assert_array_equal(both.whole(), np.hstack([whole, whole[:, columns]]))
+    assert (np.diff(both.escapes.row) >= 0).all()
+    part = codes.escapes.between(3, 20)
+    np.testing.assert_array_equal(Codes(codes.dense[3:20], part).whole(), whole[3:20])
 
 
 def test_blocks_are_read_ahead_in_order_and_buffers_are_not_overwritten(tokens, tmp_path):
@@ -290,7 +349,8 @@ def test_blocks_are_read_ahead_in_order_and_buffers_are_not_overwritten(tokens, 
     found = dict(products.cross_sums(a, b, (0, 1), "float32"))
     for i in (0, 1):
         for j in (0, 1):
-            expected = a.codes(i).astype(np.int64).T @ b.codes(j).astype(np.int64)
+            one, other = (x.whole().astype(np.int64) for x in (a.codes(i), b.codes(j)))
+            expected = one.T @ other
             np.testing.assert_array_equal(found[f"{i}x{j}"], expected)
 
 

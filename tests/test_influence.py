@@ -11,6 +11,7 @@ from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
 
 from universal_neurons import influence, universality
 from universal_neurons.activations import Activations
+from universal_neurons.codes import Codes
 from universal_neurons.correlation import Matches, mean_over_others
 
 
@@ -70,7 +71,7 @@ def test_a_sequence_is_never_split_between_groups_and_groups_are_about_equal():
     assert influence.deal(np.repeat([5, 9], 3), 64).max() == 1, "fewer sequences than groups"
 
 
-class Codes:
+class Stored:
     """Float activations in memory, with what `influence` asks of a store."""
 
     def __init__(self, values, context):
@@ -80,11 +81,11 @@ class Codes:
         return np.arange(self.n_tokens)
 
     def codes(self, layer, rows):
-        return self.values[rows]
+        return Codes.of(self.values[rows])
 
 
 class Stats:
-    """Statistics of `Codes`."""
+    """Statistics of `Stored`."""
 
     def __init__(self, values):
         self.n_tokens, self.code_sum = len(values), values.sum(0)
@@ -117,7 +118,7 @@ def planted(rng, seeds=2):
 def found_in(models):
     """Matches of every neuron with its own counterpart, and their influences."""
     names = [str(i) for i in range(len(models))]
-    stores = {n: [Codes(m, CONTEXT)] for n, m in zip(names, models, strict=True)}
+    stores = {n: [Stored(m, CONTEXT)] for n, m in zip(names, models, strict=True)}
     about = {n: Stats(m) for n, m in zip(names, models, strict=True)}
     index, matches = np.arange(N), {}
     for a in names:

@@ -318,14 +318,38 @@ def test_copies_are_flagged(demo):
     assert not any("No two models" in remark for remark in remarks)
 
 
-def test_trust_counts_dead_neurons_clipped_values_and_tokens(demo):
-    neurons = pd.DataFrame({"step": 1, "seed": "a", "std": [0.0, 1.0, 2.0, 3.0], "clipped": 3})
+def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
+    neurons = pd.DataFrame(
+        {
+            "step": 1,
+            "seed": "a",
+            "layer": 0,
+            "neuron": range(4),
+            "std": [0.0, 1.0, 2.0, 3.0],
+            "escapes": 3,
+            "effective_tokens": [0.0, 1.5, 49.0, 50.0],
+            "rounding_se": [0.0, 2e-4, 1e-4, 1e-4],
+        }
+    )
     remarks = report.trust({**demo, "neurons": neurons}, CONFIG, {"scored_tokens": 1200})
     text = " ".join(remarks).replace("\u00a0", " ")
     assert "1 of 4 neurons (25.0 %)" in text
     assert "12 activation values of all models (0.25 %)" in text
+    assert "none was cut" in text
+    assert "2 of 4 neurons have all their variance in fewer than 50 tokens" in text
+    assert "a standard error of at most 0.0002 to a correlation" in text
     assert "1,200 scored tokens" in text
     assert "standard error of 0.029" in text
+
+
+def test_coarse_codes_are_warned_of(demo):
+    neurons = demo["neurons"].copy()
+    assert report.warnings({**demo, "neurons": neurons}) == []
+    neurons.loc[7, "rounding_se"] = 0.02
+    (warning,) = report.warnings({**demo, "neurons": neurons})
+    assert "The codes of 1 neuron are too coarse" in warning.replace("\u00a0", " ")
+    assert "neuron 7)" in warning
+    assert "capture.calibration_tokens" in warning
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 from universal_neurons import screening
 from universal_neurons.activations import Activations
 from universal_neurons.correlation import Baseline, Neurons, match
-from universal_neurons.encoding import codes as decoded
 from universal_neurons.errors import UserError
 from universal_neurons.notions import assignment
 from universal_neurons.products import cross_sums
@@ -37,11 +36,13 @@ def captured(where, layers, *, encoding="int8", splits=(), seed=0):
     x = np.hstack(layers)
     d_mlp = [layer.shape[1] for layer in layers]
     if encoding == "int8":
-        scale = (np.abs(x).max(0) / 120 + 1e-9).astype(np.float32)
-        values = np.floor(x / scale + rng.random(x.shape)).astype(np.int8)
+        # Some of the largest escape.
+        scale = (np.abs(x).max(0) / 150 + 1e-9).astype(np.float32)
+        whole = np.floor(x / scale + rng.random(x.shape)).astype(np.float32)
+        values = whole.clip(-127, 127).astype(np.int8)
     else:
         scale = np.ones(x.shape[1], np.float32)
-        values = x.astype(np.float32)
+        whole = values = x.astype(np.float32)
     stores = []
     edges = [0, *splits, len(x)]
     offset = np.zeros(x.shape[1], np.float32)
@@ -64,6 +65,12 @@ def captured(where, layers, *, encoding="int8", splits=(), seed=0):
                 array[:] = values[start:stop, own]
                 create_array(group, f"scale{i}", (d,), np.float32)[:] = scale[own]
                 create_array(group, f"offset{i}", (d,), np.float32)[:] = offset[own]
+                place = np.nonzero(whole[start:stop, own] != values[start:stop, own])
+                code = whole[start:stop, own][place]
+                for name, part in (("row", place[0]), ("neuron", place[1]), ("code", code)):
+                    dtype = {"row": np.int64, "neuron": np.int32, "code": np.float32}[name]
+                    array = create_array(group, f"escape_{name}{i}", part.shape, dtype)
+                    array[:] = part
             index = create_array(group, "token_index", (stop - start,), np.int64)
             index[:] = np.arange(start, stop)
         stores.append(Activations(path))
@@ -73,7 +80,7 @@ def captured(where, layers, *, encoding="int8", splits=(), seed=0):
         "powers": powers,
         "low": x.min(0),
         "high": x.max(0),
-        "code_sum": decoded(values, encoding, offset).sum(0, dtype=np.float64),
+        "code_sum": whole.sum(0, dtype=np.float64),
     }
     neurons = Neurons(d_mlp, sums, scale)
     rotations = {
@@ -284,7 +291,7 @@ def test_sums_of_pairs_and_of_rows_are_those_of_all(encoding, tmp_path, monkeypa
     a = captured(tmp_path / "a", split(one, [5]), encoding=encoding, splits=(90, 91))
     b = captured(tmp_path / "b", split(other, [6, 8]), encoding=encoding, splits=(90, 91))
     values = [
-        np.vstack([np.hstack([s.codes(i) for i in range(len(s.d_mlp))]) for s in m.stores])
+        np.vstack([np.hstack([s.codes(i).whole() for i in range(len(s.d_mlp))]) for s in m.stores])
         for m in (a, b)
     ]
     full = values[0].astype(np.float64).T @ values[1].astype(np.float64)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.core.buffer.cpu import NDBuffer
 
-from universal_neurons.encoding import Ranges, codes, decode
+from universal_neurons.codes import Codes, Escapes
+from universal_neurons.encoding import Ranges, values_of
 from universal_neurons.errors import UserError
 from universal_neurons.store import open_store, reading
 
@@ -44,6 +45,7 @@ class Activations:
         self.d_mlp: tuple[int, ...] = tuple(self.attributes["d_mlp"])
         self.n_tokens: int = self.attributes["n_tokens"]
         self.encoding: str = self.attributes["encoding"]
+        self._escapes: dict[int, Escapes] = {}
 
     def ranges(self, layer: int) -> Ranges:
         """Scale and offset of a layer's codes."""
@@ -73,21 +75,29 @@ class Activations:
                 )
             return into
 
-    def codes(
-        self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None
-    ) -> NDArray:
-        """A layer's codes, int8 or float32, shape (tokens, d_mlp): see `encoding.codes`.
+    def codes(self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None) -> Codes:
+        """A layer's codes, of shape (tokens, d_mlp).
 
         `buffer` is used by int8 codes; see `stored`.
         """
-        stored = self.stored(layer, rows, buffer if self.encoding == "int8" else None)
         if self.encoding == "int8":
-            return stored
-        return codes(stored, self.encoding, self.ranges(layer).offset)
+            start, stop, _ = rows.indices(self.n_tokens)
+            escapes = self.escapes(layer).between(start, max(start, stop))
+            return Codes(self.stored(layer, rows, buffer), escapes)
+        values = values_of(self.stored(layer, rows), self.encoding)
+        return Codes.of(values - self.ranges(layer).offset)
+
+    def escapes(self, layer: int) -> Escapes:
+        """A layer's codes beyond int8's."""
+        if layer not in self._escapes:
+            parts = (self._whole(f"escape_{name}{layer}") for name in ("row", "neuron", "code"))
+            self._escapes[layer] = Escapes(*parts)
+        return self._escapes[layer]
 
     def activations(self, layer: int, rows: slice = slice(None)) -> NDArray[np.float32]:
         """A layer's activations, decoded, shape (tokens, d_mlp)."""
-        return decode(self.stored(layer, rows), self.encoding, self.ranges(layer))
+        ranges = self.ranges(layer)
+        return self.codes(layer, rows).whole() * ranges.scale + ranges.offset
 
     def token_ids(self) -> NDArray[np.int32]:
         """The scored tokens, shape (tokens,)."""

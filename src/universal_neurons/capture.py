@@ -17,11 +17,12 @@ from universal_neurons import corpus, hub
 from universal_neurons import encoding as enc
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import Calibration, read_calibration, write_calibration
+from universal_neurons.codes import Codes, Escapes
 from universal_neurons.errors import UserError
-from universal_neurons.jobs import progress
+from universal_neurons.jobs import logger, progress
 from universal_neurons.models import Model, load
 from universal_neurons.one_pass import LayerPass
-from universal_neurons.power_sums import PowerSums
+from universal_neurons.power_sums import SampleSums
 from universal_neurons.products import within_sums
 from universal_neurons.rounding import Dither, bits
 from universal_neurons.store import (
@@ -33,6 +34,12 @@ from universal_neurons.store import (
     write_arrays,
 )
 from universal_neurons.subsets import Subsets
+
+# A neuron that escapes in more of a shard's tokens than this is told of.
+OFTEN = 0.01
+
+# Escapes of a layer that a job holds: 16 bytes each.
+MOST_ESCAPES = 1 << 26
 
 
 def forward(
@@ -105,30 +112,20 @@ def calibrate(
     n_tokens = int(scored(sequences, exclude).sum())
     if n_tokens == 0:
         raise UserError("corpus.exclude_token_ids: no token of the calibration sample is scored")
-    zeros = [torch.zeros(d, dtype=torch.float64, device=model.device) for d in model.d_mlp]
-    sums = [PowerSums(zero) for zero in zeros]
+    sums = [SampleSums(d_mlp, n_tokens, model.device) for d_mlp in model.d_mlp]
 
     def on_layer(layer: int, x: torch.Tensor) -> None:
-        selected = x.reshape(-1, x.shape[-1])[mask]
-        if not sums[layer].update(selected):
+        if not sums[layer].update(x.reshape(-1, x.shape[-1])[mask]):
             raise _not_finite(f"seed {seed}, step {step}", layer)
 
     with model.tap(on_layer):
         for batch in forward(model, sequences, batch_tokens):
             mask = torch.from_numpy(scored(batch, exclude).ravel()).to(model.device)
-    result = []
-    for layer in sums:
-        arrays = layer.arrays()
-        mean = arrays["powers"][0] / n_tokens
-        result.append(
-            Calibration(
-                enc.ranges(
-                    arrays["low"], arrays["high"], mean, encoding=encoding, headroom=headroom
-                ),
-                mean,
-            )
-        )
-    return result
+    samples = [layer.sample() for layer in sums]
+    return [
+        Calibration(enc.ranges(sample, encoding=encoding, headroom=headroom), sample.mean)
+        for sample in samples
+    ]
 
 
 def capture(
@@ -172,7 +169,9 @@ def capture(
         Tokens per forward pass.
     activations
         Store to make, with, per layer i, ``layer{i}`` of shape (scored tokens, d_mlp), ``scale{i}``
-        and ``offset{i}``; and ``token_id``, ``token_index`` of shape (scored tokens,).
+        and ``offset{i}``, and what escaped: ``escape_row{i}``, ``escape_neuron{i}``,
+        ``escape_code{i}`` (see `codes.Escapes`); and ``token_id``, ``token_index`` of shape
+        (scored tokens,).
     moments
         Store to make, unless None: the parts that `moments.merge` takes.
     attributes
@@ -184,7 +183,7 @@ def capture(
     ------
     UserError
         If an activation is NaN or infinite (naming seed, step and layer), or a token is beyond the
-        vocabulary, or the calibration is of another model.
+        vocabulary, or the calibration is of another model or of a sample unlike the shard.
     """
     sequences = tokens[start:stop]
     n_tokens = sum(int(scored(part, exclude).sum()) for part in _blocks(sequences))
@@ -209,8 +208,11 @@ def capture(
         token_ids = RowWriter(create_array(group, "token_id", (n_tokens,), np.int32))
         token_index = RowWriter(create_array(group, "token_index", (n_tokens,), np.int64))
 
-        def on_values(layer: int, x: torch.Tensor) -> None:
-            writers[layer].append(bits(x))
+        escapes = [EscapeList(d_mlp) for d_mlp in model.d_mlp]
+
+        def on_values(layer: int, codes: Codes) -> None:
+            writers[layer].append(bits(codes.dense))
+            escapes[layer].append(codes)
 
         batches = values(
             model,
@@ -228,8 +230,71 @@ def capture(
             token_index.append(index)
             RowWriter.write_full(writers, threads)
         RowWriter.close([token_ids, token_index, *writers], threads)
+        for i, found in enumerate(map(EscapeList.joined, escapes)):
+            for part, values_of in vars(found).items():
+                name = f"escape_{part}{i}"
+                create_array(group, name, values_of.shape, values_of.dtype)[:] = values_of
+        sums = moment_arrays(layers, n_tokens)
+        warn_of_escapes(f"seed {seed}, step {step}", sums, model.d_mlp)
         if moments is not None:
-            write_arrays(moments, moment_arrays(layers, n_tokens).items(), attributes)
+            write_arrays(moments, sums.items(), attributes)
+
+
+class EscapeList:
+    """A layer's escapes, batch after batch.
+
+    Parameters
+    ----------
+    d_mlp
+        Number of neurons of the layer.
+    """
+
+    def __init__(self, d_mlp: int) -> None:
+        self._parts: list[Escapes] = []
+        self._d_mlp, self._rows, self._n = d_mlp, 0, 0
+
+    def append(self, codes: Codes) -> None:
+        """Take the codes of further tokens.
+
+        Raises
+        ------
+        UserError
+            If there are so many that they would fill the memory.
+        """
+        self._parts.append(codes.escapes.moved(self._rows))
+        self._rows += len(codes)
+        self._n += len(codes.escapes)
+        if self._n > MOST_ESCAPES:
+            share = self._n / (self._rows * self._d_mlp)
+            raise UserError(
+                f"capture.calibration_tokens: the sample is unlike the corpus: {share:.0%} of a "
+                "layer's activations lie beyond its int8 ranges; raise the key until the sample "
+                "has what the corpus has, or use capture.encoding: bfloat16"
+            )
+
+    def joined(self) -> Escapes:
+        """All of them."""
+        return Escapes.join(self._parts)
+
+
+def warn_of_escapes(name: str, sums: Mapping[str, NDArray], d_mlp: Sequence[int]) -> None:
+    """Say which layers have neurons that the calibration's sample says little of.
+
+    Their sums are exact all the same: it only takes more room and time.
+    """
+    share = sums["escapes"] / max(1, int(sums["n_tokens"][0]))
+    first = 0
+    for layer, d in enumerate(d_mlp):
+        own = share[first : first + d]
+        first += d
+        if (many := own > OFTEN).any():
+            logger.warning(
+                "%s, layer %d: %d of %d neurons lie beyond their int8 range in more than %.0f %% of "
+                "the tokens (neuron %d in %.0f %%): they were silent in the first "
+                "capture.calibration_tokens. Nothing is cut: what they do is kept exactly, in more "
+                "room",
+                *(name, layer, many.sum(), d, 100 * OFTEN, own.argmax(), 100 * own.max()),
+            )
 
 
 def shard_attributes(
@@ -259,7 +324,7 @@ def values(
     model: Model,
     sequences: NDArray[np.integer],
     layers: Sequence[LayerPass],
-    on_values: Callable[[int, torch.Tensor], None],
+    on_values: Callable[[int, Codes], None],
     *,
     start: int,
     exclude: Sequence[int],
@@ -276,7 +341,7 @@ def values(
     layers
         From `layer_passes`.
     on_values
-        Called with a layer and its batch's values as stored, shape (scored, d_mlp).
+        Called with a layer and its batch's codes, see `LayerPass.add`.
     start
         Place of the first sequence in the corpus.
     exclude

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from universal_neurons import capture
 from universal_neurons.calibration import Calibration
+from universal_neurons.codes import Codes
 from universal_neurons.models import Model
 from universal_neurons.products import add_products, choose_kernel, tile_name
 from universal_neurons.store import write_arrays
@@ -42,18 +43,27 @@ class _Codes:
         self._layers = [
             torch.empty(tokens, d_mlp, dtype=dtype, device=model.device) for d_mlp in model.d_mlp
         ]
-        self.filled = 0
+        self._d_mlp = model.d_mlp
+        self.clear()
 
-    def take(self, layer: int, values: torch.Tensor) -> None:
-        """Take a layer's batch of values as stored; the last layer's completes the batch."""
-        codes = values if self._encoding == "int8" else values.float() - self._offset[layer]
-        stop = self.filled + len(codes)
-        self._layers[layer][self.filled : stop] = codes
+    def clear(self) -> None:
+        """Forget what was taken."""
+        self.filled = 0
+        self._escapes = [capture.EscapeList(d_mlp) for d_mlp in self._d_mlp]
+
+    def take(self, layer: int, codes: Codes) -> None:
+        """Take a layer's batch, see `LayerPass.add`; the last layer's completes the batch."""
+        dense = codes.dense
+        stop = self.filled + len(dense)
+        self._layers[layer][self.filled : stop] = (
+            dense if self._encoding == "int8" else dense.float() - self._offset[layer]
+        )
+        self._escapes[layer].append(codes)
         if layer == len(self._layers) - 1:
             self.filled = stop
 
-    def __getitem__(self, layer: int) -> torch.Tensor:
-        return self._layers[layer][: self.filled]
+    def __getitem__(self, layer: int) -> Codes:
+        return Codes(self._layers[layer][: self.filled], self._escapes[layer].joined())
 
 
 def direct_sums(
@@ -148,10 +158,13 @@ def direct_sums(
     kernel = choose_kernel(kernel, operations, device.type)
 
     def multiply() -> None:
+        blocks = {
+            (seed, i): own[i] for seed, own in codes.items() for i in range(len(models[seed].d_mlp))
+        }
         for (a, b, i, j), total in sums.items():
-            add_products(total, codes[a][i], codes[b][j], kernel)
+            sums[a, b, i, j] = add_products(total, blocks[a, i], blocks[b, j], kernel)
         for buffer in codes.values():
-            buffer.filled = 0
+            buffer.clear()
 
     runs = [
         capture.values(
@@ -174,6 +187,10 @@ def direct_sums(
             multiply()
     multiply()
 
+    found = {seed: capture.moment_arrays(layers_of, n_tokens) for seed, layers_of in passes.items()}
+    for seed, own in found.items():
+        capture.warn_of_escapes(f"seed {seed}, step {step}", own, models[seed].d_mlp)
+
     def arrays(a: str, b: str) -> dict[str, NDArray]:
         return {
             tile_name(i, j): total.cpu().numpy()
@@ -184,7 +201,7 @@ def direct_sums(
     return (
         {(a, b): arrays(a, b) for a, b in pairs},
         {seed: arrays(seed, seed) for seed in models} if within else {},
-        {seed: capture.moment_arrays(layers_of, n_tokens) for seed, layers_of in passes.items()},
+        found,
     )
 
 

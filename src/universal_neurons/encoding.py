@@ -1,7 +1,8 @@
 """Activations as bytes: int8 with unbiased stochastic rounding, bfloat16, float32.
 
-An encoded value `c` of a neuron stands for the activation `offset + scale * c`. The sums of
-`universal_neurons.correlation` are taken over `c`, so scale and offset enter only at the end.
+A code `c` of a neuron stands for the activation `offset + scale * c`. Sums of products are taken over
+`c`, so scale and offset enter only at the end. int8 codes lie within ±127; values beyond have larger
+ones, which are kept beside them (`codes`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,20 @@ ENCODINGS = ("int8", "bfloat16", "float32")
 # Codes lie in [-LIMIT, LIMIT]. The range is symmetric so that a product is at most LIMIT**2 and
 # 2**31 / LIMIT**2 tokens can't overflow an int32 sum.
 LIMIT = 127
+
+# Fraction of the calibration's tokens, on either side, that the int8 range need not hold.
+TAIL = 1 / 2000
+
+# Half of the int8 range in standard deviations, at most. A correlation's rounding error is then
+# 8 / 127 / √(6 n) for either neuron: 1.2e-4 of 50,000 tokens.
+WIDEST = 8.0
+
+# Step of a neuron that is constant in the sample, in units of its layer's median: fine enough for
+# one whose activations are a hundred thousand times smaller than those of the others.
+FINEST = 2.0**-24
+
+# No step is smaller: its inverse must be a float32.
+SMALLEST = 2.0**-120
 
 
 @dataclass(frozen=True)
@@ -33,53 +48,72 @@ class Ranges:
     offset: NDArray[np.float32]
 
 
-def ranges(
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    mean: NDArray[np.float64],
-    *,
-    encoding: str,
-    headroom: float,
-) -> Ranges:
-    """Fix the codes of one layer from a calibration sample.
+@dataclass(frozen=True)
+class Sample:
+    """What the calibration saw of one layer; arrays of shape (d_mlp,), float64.
+
+    Attributes
+    ----------
+    low, high
+        Smallest and largest activation.
+    low_tail, high_tail
+        The activations that at most `TAIL` of the tokens lie below and above.
+    mean, std
+        Mean and (population) standard deviation.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    low_tail: NDArray[np.float64]
+    high_tail: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+def ranges(sample: Sample, *, encoding: str, headroom: float) -> Ranges:
+    """Fix the codes of one layer from a calibration sample, every neuron from its own values.
 
     Parameters
     ----------
-    low, high, mean
-        Shape (d_mlp,): the smallest, largest and mean activation in the sample.
+    sample
+        What was seen of the layer.
     encoding
         One of `ENCODINGS`.
     headroom
-        Fraction by which the int8 range exceeds the range of the sample, since a larger corpus
-        has more extreme values.
+        Fraction by which the int8 range exceeds that of the sample without its tails, since a
+        larger corpus has more extreme values.
 
     Notes
     -----
-    No range is narrower than the median of its layer. A neuron that fires once in 100,000 tokens
-    is silent in the sample, and a range cut to its silence would clip just the values that matter.
-    A range too wide costs little: rounding is unbiased, and its noise averages out over tokens.
+    Values beyond the range are not lost (`codes.Escapes`), so it need not hold the largest ones:
+    half of it is at most `WIDEST` standard deviations, which bounds the rounding's error of a
+    correlation (docs/method.md), and at least one, since finer steps would gain nothing. Where it
+    can't hold both tails it holds the bulk and as much as it can of the longer one.
+
+    0 is the exact value of a code, so that what a ReLU gives most of the time is not rounded. A
+    neuron that is constant in the sample has steps so fine that whatever it does later is exact to
+    about 16 bits: that is an escape, and rare.
     """
     if encoding != "int8":
-        return Ranges(np.ones_like(low), mean.astype(np.float32))
-    half = (high.astype(np.float64) - low) / 2
-    live = half > 0
-    half = np.maximum(half, np.median(half[live]) if live.any() else 1.0)
-    centre = (high.astype(np.float64) + low) / 2
-    return Ranges(
-        (half * (1 + headroom) / LIMIT).astype(np.float32),
-        centre.astype(np.float32),
+        return Ranges(np.ones(len(sample.mean), np.float32), sample.mean.astype(np.float32))
+    middle = (sample.high_tail + sample.low_tail) / 2
+    half = (1 + headroom) * (sample.high_tail - sample.low_tail) / 2
+    half = np.clip(half, sample.std, WIDEST * sample.std)
+    offset = np.clip(
+        middle,
+        np.minimum(sample.mean, sample.high_tail - half),
+        np.maximum(sample.mean, sample.low_tail + half),
     )
+    constant = sample.low == sample.high
+    scale = half / LIMIT
+    finest = FINEST * (np.median(scale[~constant]) if not constant.all() else 1.0)
+    scale = np.maximum(np.where(constant, finest, scale), SMALLEST).astype(np.float32)
+    snapped = scale * np.rint(offset / scale)
+    return Ranges(scale, np.where(constant, sample.low, snapped).astype(np.float32))
 
 
-def codes(array: NDArray, encoding: str, offset: NDArray[np.float32]) -> NDArray:
-    """Stored values as the codes that sums are taken over: int8, or float32 less the offset."""
-    if encoding == "int8":
-        return array
+def values_of(array: NDArray, encoding: str) -> NDArray[np.float32]:
+    """Stored bfloat16 (as bits) or float32 activations as float32."""
     if encoding == "bfloat16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array - offset
-
-
-def decode(array: NDArray, encoding: str, ranges: Ranges) -> NDArray[np.float32]:
-    """Stored values as activations, float32, same shape."""
-    return codes(array, encoding, ranges.offset) * ranges.scale + ranges.offset
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array

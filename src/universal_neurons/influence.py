@@ -119,7 +119,7 @@ def influence(
     for shard, rows in progress(blocks, "blocks of best matches"):
         for seed, own in neurons.items():
             for layer, place in enumerate(own.layers):
-                values = stores[seed][shard].codes(layer, rows)
+                values = stores[seed][shard].codes(layer, rows).whole()
                 codes[seed][place, : len(values)] = values.T
         here = group[starts[shard] + rows.start : starts[shard] + rows.stop]
         runs = np.flatnonzero(np.diff(here, prepend=-1))

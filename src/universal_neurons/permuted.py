@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.activations import Activations
+from universal_neurons.codes import Codes
 from universal_neurons.correlation import Neurons, part, standardised
 from universal_neurons.jobs import progress
 from universal_neurons.products import (
@@ -24,7 +25,7 @@ from universal_neurons.products import (
     choose_kernel,
     zeros,
 )
-from universal_neurons.screening import column_sums
+from universal_neurons.screening import code_sums
 
 # Share of a run's tokens that is paired anew, and how many it is at least.
 SAMPLE = 0.1
@@ -40,7 +41,8 @@ class Pairing:
     rows_a, rows_b
         Rows of the stores: whole sequences.
     kept_a, kept_b
-        Places within them, of the same length: tokens at the same position of their sequences.
+        Places within them, ascending, of the same length: tokens at the same position of their
+        sequences.
     """
 
     rows_a: slice
@@ -143,7 +145,7 @@ def permuted_best(
                 of_a.add(codes_a, own)
             if layer == 0:
                 of_b.add(codes_b, b.layers[other])
-            add_products(tiles[other], codes_a, codes_b, kernel)
+            tiles[other] = add_products(tiles[other], codes_a, codes_b, kernel)
         of_a.finish(own)
         if layer == 0:
             of_b.finish(slice(None))
@@ -161,13 +163,13 @@ class _Sample(Neurons):
         self.n_tokens, self.factor = n_tokens, neurons.factor.copy()
         self.code_sum, self._squares = np.zeros((2, len(neurons.factor)))
 
-    def add(self, codes: NDArray, where: slice) -> None:
+    def add(self, codes: Codes, where: slice) -> None:
         """Take in the codes of a layer."""
-        total, squares = column_sums(codes)
+        total, squares = code_sums(codes)
         self.code_sum[where] += total
         self._squares[where] += squares
         # Of which at most a quarter is rounding.
-        self._noise = 0.25 if codes.dtype == np.int8 else 0.0
+        self._noise = 0.25 if codes.dense.dtype == np.int8 else 0.0
 
     def finish(self, where: slice) -> None:
         """Standardise by the sample where it varies more than all tokens."""
@@ -180,7 +182,7 @@ class _Sample(Neurons):
 
 def _paired_codes(
     a: Activations, b: Activations, layer: int, pairings: Sequence[Pairing], read: Reader
-) -> Iterator[tuple[int, NDArray, NDArray]]:
+) -> Iterator[tuple[int, Codes, Codes]]:
     """Layers of `b`, and paired codes of a layer of `a` and of these, pairing by pairing."""
     order = [(p, other) for p in pairings for other in (None, *range(len(b.d_mlp)))]
     loads = [
@@ -190,9 +192,9 @@ def _paired_codes(
     what = f"blocks of permuted layer {layer}"
     for (p, other), codes in zip(progress(order, what), ahead(loads), strict=True):
         if other is None:
-            codes_a = codes[p.kept_a]
+            codes_a = codes.take_rows(p.kept_a)
         else:
-            yield other, codes_a, codes[p.kept_b]
+            yield other, codes_a, codes.take_rows(p.kept_b)
 
 
 def sample_of(store: Activations, context_length: int, n_tokens: int) -> list[Pairing]:

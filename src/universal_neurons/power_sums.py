@@ -1,9 +1,12 @@
-"""Accumulate the moments of a layer on the model's device; `moments` merges and reads them."""
+"""Accumulate the moments of a layer on the model's device, of a shard or of the calibration."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from universal_neurons.encoding import TAIL, Sample
 
 
 class PowerSums:
@@ -52,3 +55,50 @@ class PowerSums:
             "high": self.high.cpu().numpy(),
             "positive": self.positive.cpu().numpy(),
         }
+
+
+class SampleSums:
+    """Accumulate what `encoding.ranges` asks of one layer's calibration sample.
+
+    Parameters
+    ----------
+    d_mlp
+        Number of neurons.
+    n_tokens
+        Number of tokens of the whole sample.
+    device
+        Where the activations are.
+    """
+
+    def __init__(self, d_mlp: int, n_tokens: int, device: torch.device) -> None:
+        self._n_tokens = n_tokens
+        self._sums = PowerSums(torch.zeros(d_mlp, dtype=torch.float64, device=device))
+        # Largest and smallest activations, one more than may lie beyond the tails.
+        self._kept = 1 + int(TAIL * n_tokens)
+        self._largest = torch.empty(d_mlp, 0, device=device)
+        self._smallest = torch.empty(d_mlp, 0, device=device)
+
+    def update(self, x: torch.Tensor) -> bool:
+        """Add activations of shape (tokens, d_mlp); False if one of them is not finite."""
+        by_neuron = x.float().T.contiguous()
+        self._largest = self._extreme(self._largest, by_neuron, largest=True)
+        self._smallest = self._extreme(self._smallest, by_neuron, largest=False)
+        return self._sums.update(x)
+
+    def _extreme(self, kept: torch.Tensor, more: torch.Tensor, *, largest: bool) -> torch.Tensor:
+        found = torch.cat([kept, more], 1)
+        return found.topk(min(self._kept, found.shape[1]), 1, largest).values
+
+    def sample(self) -> Sample:
+        """Statistics of all that was added."""
+        arrays = self._sums.arrays()
+        mean, square = arrays["powers"][:2] / self._n_tokens
+        low, high = arrays["low"].astype(np.float64), arrays["high"].astype(np.float64)
+        return Sample(
+            low=low,
+            high=high,
+            low_tail=self._smallest.amax(1).double().cpu().numpy(),
+            high_tail=self._largest.amin(1).double().cpu().numpy(),
+            mean=mean,
+            std=np.where(low == high, 0.0, np.sqrt(np.maximum(square - mean**2, 0))),
+        )

@@ -6,6 +6,7 @@ device, the number of threads, the blocks and the order of the shards.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.activations import Activations
+from universal_neurons.codes import Codes
 from universal_neurons.encoding import LIMIT
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import logger, progress
@@ -35,6 +37,12 @@ EXACT_TOKENS = {
     "float32": 2**24 // LIMIT**2,
 }
 
+# Sums of a block that int64 certainly holds, over 30,000 blocks.
+LARGE_SUM = 2.0**48
+
+# Escapes whose tokens' codes are gathered at a time on a device.
+REST_ROWS = 8192
+
 # Below this many operations NumPy is done before torch is imported.
 SMALL = 2e11
 
@@ -43,13 +51,8 @@ SMALL = 2e11
 BLOCK_BYTES = 64 << 20
 
 
-def add_products(
-    total: NDArray | torch.Tensor,
-    a: NDArray | torch.Tensor,
-    b: NDArray | torch.Tensor,
-    kernel: str,
-) -> None:
-    """Add aᵀb to `total`.
+def add_products(total: T, a: Codes, b: Codes, kernel: str) -> T:
+    """Add aᵀb to `total`, in place if it has room.
 
     Parameters
     ----------
@@ -57,19 +60,79 @@ def add_products(
         Shape (d_a, d_b); int64 for int8 codes (exact), float64 for float32 ones.
     a, b
         Codes of the same tokens, shapes (tokens, d_a) and (tokens, d_b), both int8 or both
-        float32; all three NumPy arrays, or tensors on one device.
+        float32; like `total` NumPy arrays, or tensors on one device.
     kernel
         ``int8`` multiplies int8 codes with torch's int8 product; ``bfloat16`` (CUDA only: the
         CPU's rounds its result) and ``float32`` multiply int8 codes in blocks small enough to be
         exact. All give the same bits. float32 codes are always multiplied in float32.
+
+    Returns
+    -------
+    total
+        The same array, or a copy in float64 where int64 might not hold the sums of escaped codes.
     """
-    if str(a.dtype).rpartition(".")[2] == "int8" and kernel != "float32":
+    int8 = str(a.dense.dtype).rpartition(".")[2] == "int8"
+    total = _roomy(total, a, b) if int8 else total
+    if int8 and kernel != "float32":
         import torch  # 1 s: not paid by small jobs
 
         add = {"int8": _add_int8, "bfloat16": _add_bfloat16}[kernel]
-        add(torch.as_tensor(total), torch.as_tensor(a), torch.as_tensor(b))
+        add(*(torch.as_tensor(x) for x in (total, a.dense, b.dense)))
     else:
-        _add_float32(total, a, b)
+        _add_float32(total, a.dense, b.dense)
+    if len(a.escapes) or len(b.escapes):
+        _add_rests(total, a, b)
+    return total
+
+
+def _roomy(total: Any, a: Codes, b: Codes) -> Any:
+    """Sums that can hold further ones.
+
+    A block's sums are at most the product of the codes' norms (Cauchy and Schwarz). Below
+    `LARGE_SUM` int64 holds those of 30,000 blocks; where escaped codes are so large that they might
+    be beyond, sums go on in float64, which rounds none as long as they have 53 significant bits.
+    """
+    if "int64" not in str(total.dtype):
+        return total
+    norms = (LIMIT * len(x) ** 0.5 + float(np.linalg.norm(x.escapes.rest)) for x in (a, b))
+    if math.prod(norms) < LARGE_SUM:
+        return total
+    return total.astype(np.float64) if isinstance(total, np.ndarray) else total.double()
+
+
+def _add_rests(total: Any, a: Codes, b: Codes) -> None:
+    """Add what the dense codes lack: R_aᵀ B + A'ᵀ R_b, B whole codes and A' dense ones."""
+    if isinstance(total, np.ndarray) or total.device.type == "cpu":
+        from universal_neurons.rests import add_rests  # compiled: not paid by those without escapes
+
+        add_rests(np.asarray(total), a, b)
+        return
+    _add_rests_on_device(total, a, b)
+
+
+def _add_rests_on_device(total: torch.Tensor, a: Codes, b: Codes) -> None:
+    import torch
+
+    def parts(codes: Codes) -> Iterator[tuple[torch.Tensor, ...]]:
+        # As many as keep the rows gathered for them within some hundred MB.
+        for i in range(0, len(codes.escapes), REST_ROWS):
+            some = slice(i, i + REST_ROWS)
+            found = codes.escapes
+            arrays = (found.row[some], found.neuron[some].astype(np.int64), found.rest[some])
+            yield tuple(torch.from_numpy(x).to(total.device) for x in arrays)
+
+    for row, neuron, rest in parts(a):
+        total.index_add_(0, neuron, (b.dense[row] * rest[:, None]).to(total.dtype))
+    for row, neuron, rest in parts(b):
+        total.index_add_(1, neuron, (a.dense[row] * rest[:, None]).to(total.dtype).T)
+    # Both escape at the same token.
+    mine, theirs = a.escapes, b.escapes
+    first, last = (np.searchsorted(theirs.row, mine.row, side=side) for side in ("left", "right"))
+    one = np.repeat(np.arange(len(mine)), last - first)
+    other = np.arange(len(one)) - np.repeat(np.cumsum(last - first) - last, last - first)
+    place = mine.neuron[one].astype(np.int64) * total.shape[1] + theirs.neuron[other]
+    product = torch.from_numpy(mine.rest[one] * theirs.rest[other]).to(total)
+    total.view(-1).index_add_(0, torch.from_numpy(place).to(total.device), product)
 
 
 def _add_int8(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -132,7 +195,7 @@ def fastest_kernel(device: str = "cpu") -> str:
 
     rates = {}
     for kernel in ("int8", "float32") if device == "cpu" else ("int8", "bfloat16", "float32"):
-        a = torch.ones(4096, 512, dtype=torch.int8, device=device)
+        a = Codes.of(torch.ones(4096, 512, dtype=torch.int8, device=device))
         total = torch.zeros(512, 512, dtype=torch.int64, device=device)
         seconds = []
         for _ in range(4):  # the first warms up
@@ -140,7 +203,7 @@ def fastest_kernel(device: str = "cpu") -> str:
             add_products(total, a, a, kernel)
             total[0, 0].item()  # waits for the device
             seconds.append(time.perf_counter() - start)
-        rates[kernel] = 2 * a.numel() * 512 / min(seconds)
+        rates[kernel] = 2 * a.dense.numel() * 512 / min(seconds)
     best = max(rates, key=rates.__getitem__)
     logger.info("%s: %s kernel, %.0f G operations per second", device, best, rates[best] / 1e9)
     return best
@@ -191,7 +254,7 @@ class Reader:
         self._tokens = tokens
         self._buffers: dict[tuple[int, int], list[NDArray]] = {}
 
-    def __call__(self, store: Activations, layer: int, rows: slice) -> NDArray:
+    def __call__(self, store: Activations, layer: int, rows: slice) -> Codes:
         """A block of codes, valid until the next but one of the same store is read."""
         return store.codes(layer, rows, self.buffer(store, layer))
 
@@ -253,7 +316,7 @@ def cross_sums(
             if other is None:
                 codes_a = codes
             else:
-                add_products(tiles[other], codes_a, codes, kernel)
+                tiles[other] = add_products(tiles[other], codes_a, codes, kernel)
         for other, tile in enumerate(tiles):
             yield tile_name(layer, other), tile
 
@@ -271,5 +334,5 @@ def within_sums(store: Activations, kernel: str = "auto") -> Iterator[tuple[str,
     for layer, d_mlp in enumerate(store.d_mlp):
         total = zeros(d_mlp, d_mlp, store.encoding)
         for codes in ahead([partial(read, store, layer, rows) for rows in blocks]):
-            add_products(total, codes, codes, kernel)
+            total = add_products(total, codes, codes, kernel)
         yield tile_name(layer, layer), total

@@ -47,6 +47,11 @@ Tables = Mapping[str, pd.DataFrame]
 PAPER_THRESHOLD = 0.5
 FALSE_DISCOVERY_RATE = 0.05
 
+# A rounding error of correlations that the report warns of, and effective tokens too few for a match
+# to mean much (conventions).
+COARSE = 0.005
+FEW_TOKENS = 50
+
 # Groups that the report lists.
 MAX_GROUPS = 20
 
@@ -215,8 +220,28 @@ def headlines(tables: Tables, threshold: float) -> list[Headline]:
 
 
 def warnings(tables: Tables) -> list[str]:
-    """What makes the results wrong rather than uncertain: models with the same weights."""
-    models = tables["models"]
+    """What makes the results wrong rather than uncertain: same weights, coarse codes."""
+    return [*_on_copies(tables["models"]), *_on_rounding(tables["neurons"])]
+
+
+def _on_rounding(neurons: pd.DataFrame) -> list[str]:
+    if "rounding_se" not in neurons:
+        return []
+    coarse = neurons[neurons["rounding_se"] > COARSE]
+    if coarse.empty:
+        return []
+    worst = coarse.loc[coarse["rounding_se"].idxmax()]
+    return [
+        f"The codes of {_plural(len(coarse), 'neuron', 'neurons')} are too coarse: rounding adds a "
+        f"standard error of more than {COARSE} to their correlations (of {worst['rounding_se']:.2g} "
+        f"to those of seed {worst['seed']}, step {int(worst['step']):,}, layer "
+        f"{int(worst['layer'])}, neuron {int(worst['neuron'])}). They vary less than the calibration "
+        "sample said, or the tokens are few: score more tokens, raise capture.calibration_tokens, "
+        "or use capture.encoding: bfloat16."
+    ]
+
+
+def _on_copies(models: pd.DataFrame) -> list[str]:
     copies = models[models["duplicate_of"].notna()]
     if copies.empty:
         return []
@@ -735,16 +760,30 @@ def _on_neurons(
         if dead
         else f"None of the {len(last):,} neurons is dead at the last step."
     ]
-    int8 = config.get("capture", {}).get("encoding", "int8") == "int8"
-    if int8 and "clipped" in neurons:
-        clipped = int(neurons["clipped"].sum())
-        scored = provenance.get("scored_tokens")
-        share = f" ({_percent(clipped / (len(neurons) * int(scored)))})" if scored else ""
+    if "effective_tokens" in last:
+        few = last[(last["effective_tokens"] < FEW_TOKENS) & (last["std"] > 0)]
         remarks.append(
-            f"{clipped:,} activation values of all models{share} lay beyond the range of the int8 "
-            "encoding and were clipped."
-            if clipped
-            else "No activation value lay beyond the range of the int8 encoding."
+            f"{_of(len(few), len(last))} neurons have all their variance in fewer than "
+            f"{FEW_TOKENS} tokens in effect: their matches mean little, however exact the "
+            "arithmetic (effective_tokens in neurons.parquet)."
+            if len(few)
+            else f"No neuron at the last step has its variance in fewer than {FEW_TOKENS} tokens."
+        )
+    if "rounding_se" in neurons:
+        worst = neurons["rounding_se"].max()
+        remarks.append(
+            f"The encoding adds a standard error of at most {worst:.2g} to a correlation."
+        )
+    int8 = config.get("capture", {}).get("encoding", "int8") == "int8"
+    if int8 and "escapes" in neurons:
+        escapes = int(neurons["escapes"].sum())
+        scored = provenance.get("scored_tokens")
+        share = f" ({_percent(escapes / (len(neurons) * int(scored)))})" if scored else ""
+        remarks.append(
+            f"{escapes:,} activation values of all models{share} lay beyond the range of the int8 "
+            "codes and are stored whole: none was cut."
+            if escapes
+            else "No activation value lay beyond the range of the int8 codes."
         )
     return remarks
 

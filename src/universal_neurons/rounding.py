@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from universal_neurons.codes import Codes, Escapes, significant
 from universal_neurons.encoding import LIMIT
 
 # Odd multiplier of the dither's hash (2**32 divided by the golden ratio), as a signed int32.
@@ -73,8 +74,8 @@ class Dither:
 
 def encode_int8(
     x: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, dither: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round activations to int8 codes whose expected value is exact.
+) -> Codes:
+    """Round activations to codes whose expected value is exact.
 
     code = floor((x - offset) / scale + u), u uniform on [0, 1).
 
@@ -86,16 +87,13 @@ def encode_int8(
         float32, shape (d_mlp,).
     dither
         u - 1/2, float32, shape (tokens, d_mlp); overwritten.
-
-    Returns
-    -------
-    codes : int8, shape (tokens, d_mlp)
-    clipped : int64, shape (d_mlp,), how many codes the range cut off
     """
-    inverse = 1 / scale
-    code = dither.addcmul_(x.to(torch.float32), inverse).add_(0.5 - offset * inverse).floor_()
-    clipped = (code.abs() > LIMIT).sum(0)
-    return code.clamp_(-LIMIT, LIMIT).to(torch.int8), clipped
+    deviation = x.to(torch.float32) - offset
+    code = dither.addcmul_(deviation, 1 / scale).add_(0.5).floor_()
+    row, neuron = torch.nonzero(code.abs() > LIMIT, as_tuple=True)
+    whole = code[row, neuron].cpu().numpy()
+    escapes = Escapes(row.cpu().numpy(), neuron.to(torch.int32).cpu().numpy(), significant(whole))
+    return Codes(code.clamp_(-LIMIT, LIMIT).to(torch.int8), escapes)
 
 
 def stored(x: torch.Tensor, encoding: str) -> torch.Tensor:
@@ -106,7 +104,7 @@ def stored(x: torch.Tensor, encoding: str) -> torch.Tensor:
 def bits(values: torch.Tensor) -> NDArray:
     """Stored values as a NumPy array: bfloat16, which Zarr v3 has not, as its bits in uint16.
 
-    `encoding.decode` turns the bits back.
+    `encoding.values_of` turns the bits back.
     """
     values = values.cpu()
     if values.dtype == torch.bfloat16:

@@ -24,6 +24,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from universal_neurons.activations import Activations
+from universal_neurons.codes import Codes, Escapes
 from universal_neurons.correlation import (
     Baseline,
     Matches,
@@ -32,6 +33,7 @@ from universal_neurons.correlation import (
     rotated_best,
     standardised,
 )
+from universal_neurons.encoding import LIMIT
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import logger, progress
 from universal_neurons.products import (
@@ -42,6 +44,7 @@ from universal_neurons.products import (
     choose_kernel,
     zeros,
 )
+from universal_neurons.rests import RestsByNeuron, add_dots
 from universal_neurons.store import attributes_of, read_arrays
 
 # Groups of the sample: enough degrees of freedom for a far quantile, few enough to be long.
@@ -125,19 +128,19 @@ class GroupReader:
     def __init__(self, groups: Sequence[Sequence[Piece]]) -> None:
         self._read = Reader(max(sum(map(len, group)) for group in groups))
 
-    def __call__(
-        self, stores: Sequence[Activations], layer: int, group: Sequence[Piece]
-    ) -> NDArray:
+    def __call__(self, stores: Sequence[Activations], layer: int, group: Sequence[Piece]) -> Codes:
         """Codes of shape (tokens of the group, d_mlp)."""
         first = stores[0]
         if first.encoding != "int8":
-            return np.concatenate([stores[p.shard].codes(layer, p.rows) for p in group])
+            parts = [stores[p.shard].codes(layer, p.rows).dense for p in group]
+            return Codes.of(np.concatenate(parts))
         buffer = self._read.buffer(first, layer)
-        start = 0
+        start, escapes = 0, []
         for piece in group:
-            stores[piece.shard].codes(layer, piece.rows, buffer[start : start + len(piece)])
+            own = buffer[start : start + len(piece)]
+            escapes.append(stores[piece.shard].codes(layer, piece.rows, own).escapes.moved(start))
             start += len(piece)
-        return buffer[:start]
+        return Codes(buffer[:start], Escapes.join(escapes))
 
 
 class Spread:
@@ -180,15 +183,27 @@ class _GroupSums:
     energy: NDArray[np.float64]
 
     @classmethod
-    def of(cls, codes: NDArray, neurons: Neurons, own: slice) -> _GroupSums:
+    def of(cls, codes: Codes, neurons: Neurons, own: slice) -> _GroupSums:
         mean, factor = neurons.code_sum[own] / neurons.n_tokens, neurons.factor[own]
-        total, squares = column_sums(codes)
+        total, squares = code_sums(codes)
         energy = squares - 2 * mean * total + len(codes) * mean**2
         return cls(mean, factor, total, energy * factor**2 / len(codes))
 
 
+def code_sums(codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of the codes of every neuron and of their squares."""
+    total, squares = _column_sums(codes.dense)
+    found = codes.escapes
+    for sums, power in ((total, 1), (squares, 2)):
+        dense = found.code.astype(np.float64) - found.rest
+        sums += np.bincount(
+            found.neuron, found.code.astype(float) ** power - dense**power, len(sums)
+        )
+    return total, squares
+
+
 @numba.njit(parallel=True, cache=True)
-def column_sums(codes):  # pragma: no cover - compiled
+def _column_sums(codes):  # pragma: no cover - compiled
     """Sums of codes and of their squares."""
     n, d = codes.shape
     total, squares = np.zeros(d), np.zeros(d)
@@ -420,7 +435,7 @@ def screen(
             energy_b[g, b.layers[j]] = sums_b.energy
             products = part(scratch, (a.d_mlp[layer], b.d_mlp[j]))
             products.fill(0)
-            add_products(products, codes_a, codes, kernel)
+            products = add_products(products, codes_a, codes, kernel)
             spreads[j].update(products, len(codes), sums_a, sums_b)
         rare_a[rows], rare_b = rare(energy_a), rare(energy_b)
         allowed_a = ~rare_a[rows] & (a.factor[own] > 0)
@@ -532,6 +547,15 @@ def _dots_float(a, b, start, n, first, second, sums):  # pragma: no cover - comp
         sums[p] += total
 
 
+def _norm(stores: Sequence[Activations]) -> float:
+    """Root of the summed squares of a neuron's codes over all tokens, at most."""
+    escaped = [
+        np.sqrt(sum(np.square(store.escapes(layer).rest).sum() for store in stores))
+        for layer in range(len(stores[0].d_mlp))
+    ]
+    return LIMIT * np.sqrt(sum(store.n_tokens for store in stores)) + max(escaped)
+
+
 def pair_sums(
     a_stores: Sequence[Activations],
     b_stores: Sequence[Activations],
@@ -553,9 +577,10 @@ def pair_sums(
         int64 (exact) or float64, shape (pairs,).
     """
     whole = a_stores[0].encoding == "int8"
-    sums = np.zeros(len(first), np.int64 if whole else np.float64)
     if not len(first):
-        return sums
+        return np.zeros(0)
+    fits = whole and _norm(a_stores) * _norm(b_stores) < 2.0**62
+    sums = np.zeros(len(first), np.int64 if fits else np.float64)
     # Processors multiply and add int16 in one instruction, int8 only by way of int32.
     dtype = np.int16 if whole else np.float32
     blocks = _by_layer(a_stores, DOT_TOKENS)
@@ -579,13 +604,21 @@ def pair_sums(
             partial((a_stores, b_stores)[side][shard].codes, layer, block)
             for side, layer in order_of_layers
         ]
+        escapes: tuple[list[Escapes], list[Escapes]] = ([], [])
         for (side, layer), codes in zip(order_of_layers, ahead(loads), strict=True):
             place = slice(starts[side][layer], starts[side][layer + 1])
-            _transpose(codes, by_neuron[side][place])
+            _transpose(codes.dense, by_neuron[side][place])
+            escapes[side].append(codes.escapes)
         # Parts short enough for int32, whatever the chunks.
         n = block.stop - block.start
         for t in range(0, n, DOT_TOKENS):
             dots(*by_neuron, t, min(DOT_TOKENS, n - t), sorted_first, sorted_second, ordered)
+        if whole:
+            rests = [
+                RestsByNeuron.of(found, stores[0].d_mlp, sums.dtype)
+                for found, stores in zip(escapes, (a_stores, b_stores), strict=True)
+            ]
+            add_dots(ordered, *by_neuron, *rests, sorted_first, sorted_second)
     sums[order] = ordered
     return sums
 
@@ -614,18 +647,17 @@ def row_sums(
         chosen = rows[at : at + size]
         sums = [zeros(len(chosen), d, encoding) for d in d_b]
         for shard, block in progress(blocks, f"blocks of {len(chosen)} neurons"):
-            mine = [
-                a_stores[shard].codes(layer, block)[
-                    :,
-                    chosen[(chosen >= edges_a[layer]) & (chosen < edges_a[layer + 1])]
-                    - edges_a[layer],
+            codes_a = Codes.side_by_side(
+                [
+                    a_stores[shard]
+                    .codes(layer, block)
+                    .take_neurons(chosen[(chosen >= start) & (chosen < stop)] - start)
+                    for layer, (start, stop) in enumerate(pairwise(edges_a))
                 ]
-                for layer in range(len(edges_a) - 1)
-            ]
-            codes_a = np.ascontiguousarray(np.hstack(mine))
+            )
             loads = [partial(b_stores[shard].codes, j, block) for j in range(len(d_b))]
             for j, codes in enumerate(ahead(loads)):
-                add_products(sums[j], codes_a, codes, kernel)
+                sums[j] = add_products(sums[j], codes_a, codes, kernel)
         yield chosen, np.hstack(sums)
 
 

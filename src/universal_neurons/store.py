@@ -317,7 +317,12 @@ class Added(Mapping[str, NDArray]):
         for path, group in zip(self._paths, self._groups, strict=True):
             with reading(path):
                 values = np.asarray(group[name][...])  # type: ignore[index]
-            total = values if total is None else np.add(total, values, out=total)
+            if total is None:
+                total = values
+            elif total.dtype == values.dtype:
+                total += values
+            else:  # sums too large for int64 are in float64
+                total = total + values
             yield total
 
     def __getitem__(self, name: str) -> NDArray:

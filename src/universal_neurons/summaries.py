@@ -40,7 +40,7 @@ COLUMNS = {
         *("clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl"),
         *("top1_change", "direct_delta_loss", "difference", "difference_se", "permutation_p"),
     ],
-    "neurons": ["step", "seed", "layer", "std"],
+    "neurons": ["step", "seed", "layer", "neuron", "std"],
     "trajectories": [
         *("seed", "layer", "neuron", "step", "universal", "label", "emergence_step"),
         *("next_layer", "next_neuron", "self_corr"),
@@ -60,7 +60,7 @@ COLUMNS = {
     "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
 }
 # Read where a table has them.
-OPTIONAL = {"neurons": ["dead", "clipped"]}
+OPTIONAL = {"neurons": ["dead", "escapes", "rounding_se", "effective_tokens"]}
 
 
 def read_tables(results: str | Path) -> dict[str, pd.DataFrame]:

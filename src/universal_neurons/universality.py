@@ -191,13 +191,15 @@ def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per (step, seed, layer, neuron) with the columns of `moments.moments`.
+        One row per (step, seed, layer, neuron) with the columns of `moments.moments`, and
+        ``rounding_se``, see `moments.rounding_se`.
     """
     frames = []
-    for (step, seed), (d_mlp, sums) in moments.read(stores).items():
-        layer, neuron = layer_and_neuron(d_mlp)
+    for (step, seed), (about, sums) in moments.read(stores).items():
+        layer, neuron = layer_and_neuron(about["d_mlp"])
         names = {"step": step, "seed": seed, "layer": layer, "neuron": neuron}
-        frames.append(pd.DataFrame({**names, **moments.moments(sums)}))
+        error = moments.rounding_se(sums, about["encoding"])
+        frames.append(pd.DataFrame({**names, **moments.moments(sums), "rounding_se": error}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -220,13 +222,13 @@ def subsets_table(stores: Iterable[str | Path], names: Sequence[str]) -> pd.Data
     """
     order = np.argsort(np.array(names))
     frames = []
-    for (step, seed), (d_mlp, sums) in moments.read(stores).items():
+    for (step, seed), (about, sums) in moments.read(stores).items():
         # (neurons, subsets), so that a neuron's rows lie together.
         n_tokens = sums["subset_tokens"][order].T
         with np.errstate(invalid="ignore", divide="ignore"):
             first, second = (power[order].T / n_tokens for power in sums["subset_powers"])
             sparsity = sums["subset_positive"][order].T / n_tokens
-        layer, neuron = layer_and_neuron(d_mlp)
+        layer, neuron = layer_and_neuron(about["d_mlp"])
         frames.append(
             pd.DataFrame(
                 {

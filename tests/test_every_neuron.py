@@ -1,0 +1,249 @@
+"""Matches, their opposites and baselines are right for every neuron, not for the median one.
+
+Against float64 NumPy on planted activations with the spread of real ones: see `planted.two_models`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import planted
+import pytest
+import zarr
+from pipeline import baseline, neurons, run_capture, run_match
+
+from universal_neurons import influence, products, screening, universality
+from universal_neurons.activations import Activations
+from universal_neurons.direct import direct_sums
+from universal_neurons.calibration import read_calibration
+from universal_neurons.moments import merge, rounding_se
+from universal_neurons.permuted import permuted_best, sample_of
+from universal_neurons.rotations import rotation
+from universal_neurons.store import read_arrays, write_arrays
+
+DRAWS = 2
+NAMES = ("a", "b")
+
+
+@pytest.fixture(scope="module")
+def activations():
+    return dict(zip(NAMES, planted.two_models(), strict=True))
+
+
+def capture(layers, where, name, splits=(400,)):
+    return run_capture(
+        planted.model(layers),
+        planted.tokens(len(layers[0])),
+        where,
+        seed=name,
+        splits=splits,
+        exclude=(),
+        batch_tokens=4000,
+        sample=planted.SAMPLE // planted.CONTEXT,
+    )
+
+
+@pytest.fixture(scope="module")
+def shards(activations, tmp_path_factory):
+    where = tmp_path_factory.mktemp("planted")
+    return {name: capture(layers, where / name, name) for name, layers in activations.items()}
+
+
+@pytest.fixture(scope="module")
+def matches(shards, tmp_path_factory):
+    where = tmp_path_factory.mktemp("matches")
+    return universality.read_matches(run_match(shards["a"], shards["b"], where, draws=DRAWS))
+
+
+def standardised(layers):
+    x = np.hstack(layers).astype(np.float64)
+    centred = x - x.mean(0)
+    return centred / np.sqrt((centred**2).mean(0))
+
+
+@pytest.fixture(scope="module")
+def truth(activations):
+    """Correlations of all pairs, float64."""
+    a, b = (standardised(activations[name]) for name in NAMES)
+    return a.T @ b / len(a)
+
+
+def rotated_best(own, layers):
+    """Largest correlations with the other model's rotated neurons, shape (draws, neurons)."""
+    found = []
+    for draw in range(DRAWS):
+        best = []
+        for i, layer in enumerate(layers):
+            x = layer.astype(np.float64)
+            turned = (x - x.mean(0)) @ rotation(0, i, draw, x.shape[1]).astype(np.float64).T
+            turned /= np.sqrt((turned**2).mean(0))
+            best.append((own.T @ turned / len(own)).max(1))
+        found.append(np.max(best, 0))
+    return np.array(found)
+
+
+def stores(shards, name):
+    return [Activations(shard / "activations.zarr") for shard in shards[name]]
+
+
+@pytest.mark.parametrize("ways", [("a", "b"), ("b", "a")])
+def test_best_and_lowest_correlations_are_those_of_float64(ways, matches, truth):
+    expected = truth if ways == ("a", "b") else truth.T
+    found = matches[ways]
+    assert np.abs(found.best - expected.max(1)).max() <= 1e-3
+    assert np.abs(found.lowest - expected.min(1)).max() <= 1e-3
+    # The match found is as good as the best one, to the same error.
+    chosen = expected[np.arange(len(expected)), found.index]
+    assert np.abs(chosen - expected.max(1)).max() <= 1e-3
+
+
+@pytest.mark.parametrize("ways", [("a", "b"), ("b", "a")])
+def test_baselines_are_those_of_float64_given_the_rotations(ways, matches, activations):
+    own, other = ways
+    expected = rotated_best(standardised(activations[own]), activations[other])
+    assert np.abs(matches[ways].baseline - expected).max() <= 2e-3
+
+
+def test_activations_come_back_to_one_step_with_plain_zarr_too(shards, activations):
+    """Escapes and all; none is cut."""
+    escapes = 0
+    for name in NAMES:
+        first = 0
+        for shard in shards[name]:
+            group = zarr.open(shard / "activations.zarr", mode="r")
+            for layer, x in enumerate(activations[name]):
+                codes = group[f"layer{layer}"][:].astype("float32")
+                row, neuron = group[f"escape_row{layer}"][:], group[f"escape_neuron{layer}"][:]
+                codes[row, neuron] = group[f"escape_code{layer}"][:]
+                scale, offset = group[f"scale{layer}"][:], group[f"offset{layer}"][:]
+                found = offset + scale * codes
+                own = x[first : first + len(codes)]
+                # A whole code keeps 16 bits of what is beyond int8.
+                step = 1.01 * scale + 2.0**-16 * np.abs(own - offset) + 1e-6 * np.abs(own)
+                assert (np.abs(found - own) <= step).all()
+                store = Activations(shard / "activations.zarr")
+                np.testing.assert_array_equal(store.activations(layer), found)
+                escapes += len(row)
+            first += len(codes)
+    assert 100 < escapes < 0.002 * sum(x.size for name in NAMES for x in activations[name])
+
+
+def test_rounding_errors_are_as_large_as_stated(shards, activations, truth):
+    """The spread of the errors over all pairs, in units of the stated standard errors."""
+    a, b = (neurons(shards[name]) for name in NAMES)
+    errors = []
+    for name in NAMES:
+        sums = merge(read_arrays(shard / "moments.zarr") for shard in shards[name])
+        errors.append(rounding_se(sums, "int8"))
+        assert errors[-1].max() < 3e-4
+    total = sum(
+        np.block(tiles(*pair))
+        for pair in zip(stores(shards, "a"), stores(shards, "b"), strict=True)
+    )
+    corr = (total - np.outer(a.code_sum, b.code_sum) / a.n_tokens) / a.n_tokens
+    corr *= np.outer(a.factor, b.factor)
+    # Of whole codes 16 bits are kept, and of activations 24.
+    stated = np.sqrt(errors[0][:, None] ** 2 + errors[1] ** 2 + 2.0**-34)
+    pulls = (corr - truth) / stated
+    assert np.std(pulls) < 1.1
+    assert np.abs(pulls).max() < 8
+
+
+def tiles(a, b):
+    found = dict(products.cross_sums(a, b, range(len(a.d_mlp))))
+    return [[found[f"{i}x{j}"] for j in range(len(b.d_mlp))] for i in range(len(a.d_mlp))]
+
+
+def test_sums_straight_from_the_models_have_the_same_bits(shards, activations):
+    models = {name: planted.model(layers) for name, layers in activations.items()}
+    cross, within, moments = direct_sums(
+        models,
+        planted.tokens(),
+        step=3,
+        start=400,
+        stop=len(planted.tokens()),
+        exclude=(),
+        calibrations={
+            name: read_calibration(shards[name][0].parent / "calibration.zarr") for name in NAMES
+        },
+        encoding="int8",
+        batch_tokens=4000,
+        pairs=[NAMES],
+        layers=[0, 1],
+        within=True,
+    )
+    last = {name: stores(shards, name)[-1] for name in NAMES}
+    for name, sums in products.cross_sums(last["a"], last["b"], [0, 1]):
+        np.testing.assert_array_equal(cross[NAMES][name], sums)
+    for seed in NAMES:
+        for name, sums in read_arrays(shards[seed][-1] / "within.zarr").items():
+            np.testing.assert_array_equal(within[seed][name], sums)
+        for name, sums in read_arrays(shards[seed][-1] / "moments.zarr").items():
+            np.testing.assert_array_equal(moments[seed][name], sums)
+
+
+def test_screened_matches_are_those_of_the_exact_mode(shards, matches, tmp_path):
+    own = {name: (stores(shards, name), neurons(shards[name])) for name in NAMES}
+    found = screening.screen(
+        *(own[name][0] for name in NAMES),
+        *(own[name][1] for name in NAMES),
+        [0, 1],
+        baseline_a=baseline(shards["a"], DRAWS),
+        baseline_b=baseline(shards["b"], DRAWS),
+        sample=0.3,
+        candidates=4,
+        context_length=planted.CONTEXT,
+    )
+    write_arrays(tmp_path / "screen.zarr", found.items(), {"layers": [0, 1]})
+    refined = screening.refine(
+        *(own[name][0] for name in NAMES),
+        *(own[name][1] for name in NAMES),
+        [tmp_path / "screen.zarr"],
+    )
+    for ways, mine in zip((NAMES, NAMES[::-1]), refined, strict=True):
+        np.testing.assert_array_equal(mine.index, matches[ways].index)
+        # Sums of two neurons that were silent in the sample may need more than 53 bits.
+        np.testing.assert_allclose(mine.best, matches[ways].best, rtol=1e-15)
+
+
+def test_permuted_correlations_stay_correlations(shards):
+    a, b = (stores(shards, name)[0] for name in NAMES)
+    pairings = sample_of(a, planted.CONTEXT, planted.N_TOKENS)
+    for best in permuted_best(a, b, *(neurons(shards[name]) for name in NAMES), pairings):
+        assert best.max() <= 1
+
+
+def test_influences_see_escapes(shards, matches, activations):
+    """Over all groups they add up to nothing, and their size is that of float64's."""
+    captured = {name: stores(shards, name) for name in NAMES}
+    found = influence.influence(
+        captured, {name: neurons(shards[name]) for name in NAMES}, matches, planted.CONTEXT
+    )
+    z, other = (standardised(activations[name]) for name in NAMES)
+    other = other[:, matches[NAMES].index]
+    contributions = z * other - matches[NAMES].best * (z**2 + other**2) / 2
+    group = influence.deal(np.arange(planted.N_TOKENS) // planted.CONTEXT, influence.GROUPS)
+    expected = np.stack([contributions[group == g].sum(0) for g in range(influence.GROUPS)])
+    expected = (expected - expected.mean(0)) / planted.N_TOKENS
+    np.testing.assert_allclose(found[NAMES], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("exponents", ["powers of two", "any"])
+def test_results_do_not_depend_on_a_neurons_unit(exponents, activations, tmp_path):
+    """The same function with a neuron's activation times c: the same codes, up to the scale."""
+    layers = [x[:20_000] for x in activations["a"]]
+    rng = np.random.default_rng(1)
+    units = [10 ** rng.uniform(-3, 3, x.shape[1]) for x in layers]
+    if exponents == "powers of two":
+        units = [2.0 ** np.rint(3 * np.log2(c)) for c in units]
+    scaled = [(x * c.astype(np.float32)) for x, c in zip(layers, units, strict=True)]
+    (one,) = capture(layers, tmp_path / "one", "a", ())
+    (other,) = capture(scaled, tmp_path / "other", "a", ())
+    one, other = Activations(one / "activations.zarr"), Activations(other / "activations.zarr")
+    for layer, c in enumerate(units):
+        # A neuron that is constant in the sample has no unit to go by, and finer steps than any.
+        live = np.ptp(layers[layer][: planted.SAMPLE], axis=0) > 0
+        mine, theirs = (store.codes(layer).whole()[:, live] for store in (one, other))
+        ratio = (other.ranges(layer).scale / one.ranges(layer).scale)[live]
+        np.testing.assert_allclose(ratio, c[live], rtol=1e-5)
+        different = (mine != theirs).mean()
+        assert different == 0 if exponents == "powers of two" else different < 1e-3
