@@ -159,7 +159,7 @@ def test_a_neuron_that_is_constant_in_the_sample_has_its_value_for_a_code_and_fi
     found = ranges_of(x)
     assert found.offset[1] == 0
     assert found.offset[2] == np.float32(-0.17)
-    assert (0 < found.scale[1:]).all()
+    assert (found.scale[1:] > 0).all()
     assert (found.scale[1:] <= 1e-6 * found.scale[0]).all()
     assert (ranges_of(x[:, 1:]).scale > 0).all(), "no neuron of the layer lives"
 

@@ -13,8 +13,8 @@ from pipeline import baseline, neurons, run_capture, run_match
 
 from universal_neurons import influence, products, screening, universality
 from universal_neurons.activations import Activations
-from universal_neurons.direct import direct_sums
 from universal_neurons.calibration import read_calibration
+from universal_neurons.direct import direct_sums
 from universal_neurons.moments import merge, rounding_se
 from universal_neurons.permuted import permuted_best, sample_of
 from universal_neurons.rotations import rotation

@@ -289,8 +289,8 @@ def warn_of_escapes(name: str, sums: Mapping[str, NDArray], d_mlp: Sequence[int]
         first += d
         if (many := own > OFTEN).any():
             logger.warning(
-                "%s, layer %d: %d of %d neurons lie beyond their int8 range in more than %.0f %% of "
-                "the tokens (neuron %d in %.0f %%): they were silent in the first "
+                "%s, layer %d: %d of %d neurons lie beyond their int8 range in more than %.0f %% "
+                "of the tokens (neuron %d in %.0f %%): they were silent in the first "
                 "capture.calibration_tokens. Nothing is cut: what they do is kept exactly, in more "
                 "room",
                 *(name, layer, many.sum(), d, 100 * OFTEN, own.argmax(), 100 * own.max()),

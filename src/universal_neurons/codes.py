@@ -1,8 +1,8 @@
 """Codes of a layer: one byte each, and the few that a byte can't hold beside them.
 
 A value far outside the calibration sample's has a code beyond int8's. It escapes: the dense array
-holds the nearest code there is, and a sparse list the whole one. Nothing is cut off, and whoever adds
-up codes adds the difference, so sums stay exact integers.
+holds the nearest code there is, and a sparse list the whole one. Nothing is cut off, and whoever
+adds up codes adds the difference, so sums stay exact integers.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Escapes:
     @property
     def rest(self) -> NDArray[np.float64]:
         """What the dense array lacks: the whole code less the nearest one of int8."""
-        return self.code - np.copysign(float(LIMIT), self.code.astype(np.float64))
+        whole = self.code.astype(np.float64)
+        return whole - np.copysign(LIMIT, whole)
 
     def moved(self, rows: int) -> Escapes:
         """The same of tokens that are so many rows further on."""

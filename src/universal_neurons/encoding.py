@@ -1,8 +1,8 @@
 """Activations as bytes: int8 with unbiased stochastic rounding, bfloat16, float32.
 
-A code `c` of a neuron stands for the activation `offset + scale * c`. Sums of products are taken over
-`c`, so scale and offset enter only at the end. int8 codes lie within ±127; values beyond have larger
-ones, which are kept beside them (`codes`).
+A code `c` of a neuron stands for the activation `offset + scale * c`. Sums of products are taken
+over `c`, so scale and offset enter only at the end. int8 codes lie within ±127; values beyond have
+larger ones, which are kept beside them (`codes`).
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def ranges(sample: Sample, *, encoding: str, headroom: float) -> Ranges:
         np.maximum(sample.mean, sample.low_tail + half),
     )
     constant = sample.low == sample.high
-    scale = half / LIMIT
-    finest = FINEST * (np.median(scale[~constant]) if not constant.all() else 1.0)
-    scale = np.maximum(np.where(constant, finest, scale), SMALLEST).astype(np.float32)
+    steps = half / LIMIT
+    finest = FINEST * (np.median(steps[~constant]) if not constant.all() else 1.0)
+    scale = np.maximum(np.where(constant, finest, steps), SMALLEST).astype(np.float32)
     snapped = scale * np.rint(offset / scale)
     return Ranges(scale, np.where(constant, sample.low, snapped).astype(np.float32))
 

@@ -159,6 +159,7 @@ def rates() -> dict[str, float]:
     """
     import torch
 
+    from universal_neurons.codes import Codes
     from universal_neurons.products import add_products, fastest_kernel
 
     def best(work: Callable[[], object]) -> float:
@@ -170,7 +171,7 @@ def rates() -> dict[str, float]:
         return min(times)
 
     size, tokens = 2048, 16384
-    codes = torch.ones(tokens, size, dtype=torch.int8)
+    codes = Codes.of(torch.ones(tokens, size, dtype=torch.int8))
     total = torch.zeros(size, size, dtype=torch.int64)
     kernel = fastest_kernel()
     square = torch.ones(size, size)

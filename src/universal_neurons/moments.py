@@ -21,9 +21,9 @@ Sums = Mapping[str, NDArray]
 def merge(parts: Iterable[Sums]) -> dict[str, NDArray]:
     """Add the sums of shards.
 
-    Each part maps ``n_tokens`` (scalar), ``centre``, ``scale``, ``powers`` (4, N), ``low``, ``high``,
-    ``positive``, ``escapes`` and ``code_sum`` (N,) to arrays over the N neurons of a model; with
-    the S subsets of a corpus also ``subset_tokens``, ``subset_positive`` (S, N) and
+    Each part maps ``n_tokens`` (scalar), ``centre``, ``scale``, ``powers`` (4, N), ``low``,
+    ``high``, ``positive``, ``escapes`` and ``code_sum`` (N,) to arrays over the N neurons of a
+    model; with the S subsets of a corpus also ``subset_tokens``, ``subset_positive`` (S, N) and
     ``subset_powers`` (2, S, N).
 
     Raises

@@ -47,8 +47,8 @@ Tables = Mapping[str, pd.DataFrame]
 PAPER_THRESHOLD = 0.5
 FALSE_DISCOVERY_RATE = 0.05
 
-# A rounding error of correlations that the report warns of, and effective tokens too few for a match
-# to mean much (conventions).
+# A rounding error of correlations that the report warns of, and effective tokens too few for a
+# match to mean much (conventions).
 COARSE = 0.005
 FEW_TOKENS = 50
 
@@ -230,14 +230,14 @@ def _on_rounding(neurons: pd.DataFrame) -> list[str]:
     coarse = neurons[neurons["rounding_se"] > COARSE]
     if coarse.empty:
         return []
-    worst = coarse.loc[coarse["rounding_se"].idxmax()]
+    worst = coarse.nlargest(1, "rounding_se").iloc[0]
     return [
         f"The codes of {_plural(len(coarse), 'neuron', 'neurons')} are too coarse: rounding adds a "
-        f"standard error of more than {COARSE} to their correlations (of {worst['rounding_se']:.2g} "
+        f"standard error of more than {COARSE} to their correlations ({worst['rounding_se']:.2g} "
         f"to those of seed {worst['seed']}, step {int(worst['step']):,}, layer "
-        f"{int(worst['layer'])}, neuron {int(worst['neuron'])}). They vary less than the calibration "
-        "sample said, or the tokens are few: score more tokens, raise capture.calibration_tokens, "
-        "or use capture.encoding: bfloat16."
+        f"{int(worst['layer'])}, neuron {int(worst['neuron'])}). They vary less than the "
+        "calibration sample said, or the tokens are few: score more tokens, raise "
+        "capture.calibration_tokens, or use capture.encoding: bfloat16."
     ]
 
 

@@ -614,11 +614,12 @@ def pair_sums(
         for t in range(0, n, DOT_TOKENS):
             dots(*by_neuron, t, min(DOT_TOKENS, n - t), sorted_first, sorted_second, ordered)
         if whole:
-            rests = [
+            rests_a, rests_b = (
                 RestsByNeuron.of(found, stores[0].d_mlp, sums.dtype)
                 for found, stores in zip(escapes, (a_stores, b_stores), strict=True)
-            ]
-            add_dots(ordered, *by_neuron, *rests, sorted_first, sorted_second)
+            )
+            a, b = by_neuron
+            add_dots(ordered, a, b, rests_a, rests_b, sorted_first, sorted_second)
     sums[order] = ordered
     return sums
 
