@@ -25,17 +25,21 @@ import torch
 import zarr
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from universal_neurons import capture, models, products, screening
+from universal_neurons import capture, kernels, models, products, refine
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import Calibration, write_calibration
+from universal_neurons.candidates import Screens
 from universal_neurons.codes import Codes, Escapes
-from universal_neurons.correlation import Baseline, Neurons, match
 from universal_neurons.encoding import ranges
 from universal_neurons.jobs import keep_memory
+from universal_neurons.match import match
+from universal_neurons.neurons import Neurons
 from universal_neurons.one_pass import LayerPass
 from universal_neurons.power_sums import SampleSums
-from universal_neurons.rotations import rotation, write_rotated_std, write_rotations
+from universal_neurons.rotations import Baseline, rotation, write_rotated_std, write_rotations
 from universal_neurons.rounding import Dither, bits, stored
+from universal_neurons.screen import Sampling, Side
+from universal_neurons.screen import screen as screen_layers
 from universal_neurons.store import (
     RowWriter,
     create_array,
@@ -96,7 +100,7 @@ def kernel() -> float:
 
     def work() -> None:
         for i, total in enumerate(totals):
-            products.add_products(total, a, others[i % 2], "int8")
+            kernels.add_products(total, a, others[i % 2], "int8")
 
     work()
     return 2 * tokens * WIDTH * WIDTH * 12 / seconds(work) / 1e9
@@ -264,19 +268,10 @@ class Pair:
 
     def screen(self, path: Path, sample: float) -> None:
         """The screened mode's look at a sample, baseline included."""
-        found = screening.screen(
-            *self.stores,
-            *self.neurons,
-            [0],
-            baseline_a=self.baseline[0],
-            baseline_b=self.baseline[1],
-            sample=sample,
-            candidates=16,
-            context_length=CONTEXT,
-            kernel="int8",
-        )
+        sides = (Side(*own) for own in zip(self.stores, self.neurons, self.baseline, strict=True))
+        found = screen_layers(*sides, [0], Sampling(sample, 16, CONTEXT, "int8"))
         shutil.rmtree(path, ignore_errors=True)
-        write_arrays(path, found.items(), {"layers": [0]})
+        found.write(path, [0], {})
 
 
 def reference(pair: Pair, n_tokens: int) -> float:
@@ -480,14 +475,14 @@ def compare(where: Path) -> dict[str, float]:
     # As many sampled tokens as 2.5 % of the target: no more certain than the real run.
     screen, samples = where / "screen.zarr", [0.125, 0.25]
     screening_times = [seconds(lambda f=f: pair.screen(screen, f), 2) for f in samples]
-    found = screening.refine(*pair.stores, *pair.neurons, [screen], kernel="int8")
+    found = refine.refine(*pair.stores, *pair.neurons, Screens.read([screen]), "int8")
     certified = float(np.mean([side.certified.mean() for side in found]))
     wrong = sum(int((f.index != t.index).sum()) for f, t in zip(found, truth, strict=True))
     rng = np.random.default_rng(0)
     several = [rng.integers(0, WIDTH, 2 * 17 * WIDTH) for _ in "ab"]
-    pairs_time = seconds(lambda: screening.pair_sums(*pair.stores, *several), 2)
+    pairs_time = seconds(lambda: refine.pair_sums(*pair.stores, *several), 2)
     rows = np.arange(0, WIDTH, 8)
-    rows_time = seconds(lambda: list(screening.row_sums(*pair.stores, rows, "int8")), 2)
+    rows_time = seconds(lambda: list(refine.row_sums(*pair.stores, rows, "int8")), 2)
 
     fraction = 0.05
     scale = TARGET_TOKENS / pair.n_tokens

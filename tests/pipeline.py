@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from universal_neurons import capture, correlation, models, products, rotations
+from universal_neurons import capture, models, products, rotations
 from universal_neurons.activations import Activations
-from universal_neurons.budget import Budget, shard_ranges
-from universal_neurons.store import Added, write_arrays
+from universal_neurons.match import match_pair
+from universal_neurons.neurons import Captured, Neurons
+from universal_neurons.rotations import Baseline
+from universal_neurons.store import write_arrays
 
 VOCABULARY = 61
 EXCLUDED = (0, 7)
@@ -98,41 +100,43 @@ def run_capture(
     return shards
 
 
-def neurons(shards: Sequence[Path]) -> correlation.Neurons:
+def neurons(shards: Sequence[Path]) -> Neurons:
     """The statistics of a captured model."""
     return neurons_of_parts(shards, [])[0]
 
 
-def neurons_of_parts(
-    shards: Sequence[Path], ranges: Sequence[tuple[int, int]]
-) -> list[correlation.Neurons]:
+def neurons_of_parts(shards: Sequence[Path], ranges: Sequence[tuple[int, int]]) -> list[Neurons]:
     """The statistics of a captured model over all shards and over ranges of them."""
-    return correlation.Neurons.read_parts(
+    return Neurons.read_parts(
         [shard / "moments.zarr" for shard in shards], shards[0].parent / "calibration.zarr", ranges
     )
 
 
-def baseline(shards: Sequence[Path], draws: int) -> correlation.Baseline:
-    """The rotations of a captured model, made from seed 0."""
-    where = shards[0].parent
-    model = neurons(shards)
-    rotations.write_rotations(
-        where / "rotations.zarr",
-        [(d_mlp, i) for i, d_mlp in enumerate(model.d_mlp)],
-        draws=draws,
-        seed=0,
-        attributes={},
-    )
+def write_rotations(path: Path, models: Sequence[Sequence[Path]], draws: int) -> None:
+    """Store the rotations of captured models, made from seed 0."""
+    kinds = {(d_mlp, i) for shards in models for i, d_mlp in enumerate(neurons(shards).d_mlp)}
+    rotations.write_rotations(path, kinds, draws=draws, seed=0, attributes={})
+
+
+def write_rotated(path: Path, shards: Sequence[Path], rotations_path: Path, draws: int) -> None:
+    """Store a captured model's spread under rotations."""
     rotations.write_rotated_std(
-        where / "rotated.zarr",
+        path,
         sums=[shard / "moments.zarr" for shard in shards],
         within=[shard / "within.zarr" for shard in shards],
-        calibration=where / "calibration.zarr",
-        rotations=where / "rotations.zarr",
+        calibration=shards[0].parent / "calibration.zarr",
+        rotations=rotations_path,
         draws=draws,
         attributes={},
     )
-    return correlation.Baseline.read(model, where / "rotations.zarr", where / "rotated.zarr")
+
+
+def baseline(shards: Sequence[Path], draws: int) -> Baseline:
+    """The rotations of a captured model, made from seed 0."""
+    where = shards[0].parent
+    write_rotations(where / "rotations.zarr", [shards], draws)
+    write_rotated(where / "rotated.zarr", shards, where / "rotations.zarr", draws)
+    return Baseline.read(neurons(shards), where / "rotations.zarr", where / "rotated.zarr")
 
 
 def run_match(
@@ -143,45 +147,30 @@ def run_match(
     blocks: Sequence[Sequence[int]] = ((0, 1),),
     draws: int = 2,
     kernel: str = "auto",
-    names: tuple[str, str] = ("a", "b"),
 ) -> list[Path]:
     """Partial sums, merge and matches of a pair; returns the stores of every block of layers."""
+    write_rotations(where / "rotations.zarr", (a, b), draws)
+    models = []
+    for name, shards in (("a", a), ("b", b)):
+        rotated = where / f"rotated_{name}.zarr"
+        write_rotated(rotated, shards, where / "rotations.zarr", draws)
+        moments = [shard / "moments.zarr" for shard in shards]
+        models.append(Captured(moments, shards[0].parent / "calibration.zarr", rotated=rotated))
     stores = []
     for block in blocks:
         sums = []
-        for i, (shard_a, shard_b) in enumerate(zip(a, b, strict=True)):
-            tiles = products.cross_sums(
-                Activations(shard_a / "activations.zarr"),
-                Activations(shard_b / "activations.zarr"),
-                block,
-                kernel,
-            )
+        for i, pair in enumerate(zip(a, b, strict=True)):
             sums.append(where / f"sums{block}{i}.zarr")
-            write_arrays(sums[-1], tiles, {})
-        added, ranges = Added(sums), shard_ranges(len(sums))
-        one, *one_parts = neurons_of_parts(a, ranges)
-        two, *two_parts = neurons_of_parts(b, ranges)
-        budget = Budget(added, ranges, one_parts, two_parts) if ranges else None
-        found = correlation.match(
-            added,
-            one,
-            two,
-            block,
-            baseline_a=baseline(a, draws),
-            baseline_b=baseline(b, draws),
-            budget=budget,
-        )
+            one, other = (shard / "activations.zarr" for shard in pair)
+            products.sum_pair(one, other, block, kernel, path=sums[-1], attributes={})
         stores.append(where / f"matches{block}.zarr")
-        correlation.write_matches(
-            stores[-1],
-            *found,
-            seed=names[0],
-            other_seed=names[1],
-            layers=block,
-            d_mlp=one.d_mlp,
-            other_d_mlp=two.d_mlp,
-            attributes={"mode": "exact"},
-            budget=budget,
+        match_pair(
+            sums,
+            *models,
+            block,
+            rotations=where / "rotations.zarr",
+            path=stores[-1],
+            attributes={},
         )
     return stores
 

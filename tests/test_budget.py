@@ -9,8 +9,9 @@ from pipeline import gpt2, module_activations, random_tokens, run_capture, run_m
 from scipy.stats import pearsonr, spearmanr
 from test_correlation import corr
 
-from universal_neurons import budget
-from universal_neurons.correlation import Neurons
+from universal_neurons import budget, token_budget
+from universal_neurons.matches import StepMatches
+from universal_neurons.neurons import Neurons
 from universal_neurons.products import tile_name
 from universal_neurons.rotations import rotation
 from universal_neurons.store import Added, read_arrays, write_arrays
@@ -114,31 +115,30 @@ def test_all_shards_give_the_scores_of_the_run_with_one_draw(few, captured, tmp_
 
 def test_a_single_shard_has_no_curve(tokens, tmp_path):
     stores = [run_capture(gpt2(i), tokens, tmp_path / s, seed=s) for i, s in enumerate("ab")]
-    table = budget.budget_table(run_match(*stores, tmp_path), 3, 0.5)
+    table = token_budget.budget_table(
+        StepMatches.read(run_match(*stores, tmp_path)).budgets, 3, 0.5
+    )
     assert table.empty
-    assert list(table.columns) == budget.COLUMNS
+    assert list(table.columns) == token_budget.COLUMNS
 
 
-def test_the_table_compares_parts_with_all_and_the_halves_with_each_other(tmp_path):
+def test_the_table_compares_parts_with_all_and_the_halves_with_each_other():
     """Made-up scores of three seeds, each pair in two stores of which one knows a value."""
     rng = np.random.default_rng(1)
     points, n, threshold = 4, 30, 0.3
-    about = {"budget_shards": [[0, 1], [0, 2], [0, 4], [2, 4]], "budget_tokens": [10, 21, 40, 19]}
+    shards, tokens = [(0, 1), (0, 2), (0, 4), (2, 4)], [10, 21, 40, 19]
     scores, parts = {}, []
     for a, b in ("xy", "xz", "yz"):
         known = rng.random(n) < 0.5
-        pair = {"seed": a, "other_seed": b, **about}
-        arrays = [{}, {}]
+        found = [{}, {}]
         for key, way in (((a, b), "forward"), ((b, a), "backward")):
             base = rng.random(n)
             noise = rng.normal(scale=[[0.5], [0.3], [0.2], [0.3]], size=(points, n))
             scores[key] = np.array([base + noise, 0.2 * rng.random((points, n))])
             for i, has in enumerate((known, ~known)):
-                arrays[i][f"{way}_budget"] = np.where(has, scores[key], -np.inf)
-        for i in (0, 1):
-            parts.append(tmp_path / f"{a}{b}{i}.zarr")
-            write_arrays(parts[-1], arrays[i].items(), pair)
-    table = budget.budget_table(parts, 7, threshold)
+                found[i][way] = np.where(has, scores[key], -np.inf)
+        parts += [(a, b, budget.BudgetPoints(shards, tokens, **own)) for own in found]
+    table = token_budget.budget_table(parts, 7, threshold)
     assert len(table) == 3 * points
     for seed in "xyz":
         rows = table[table["seed"] == seed]
@@ -156,7 +156,7 @@ def test_the_table_compares_parts_with_all_and_the_halves_with_each_other(tmp_pa
         assert rows["reliability"].isna().tolist() == [True, True, True, False]
         r = pearsonr(excess[3], excess[1]).statistic
         assert rows["reliability"].iloc[-1] == pytest.approx(2 * r / (1 + r))
-    nothing = budget.budget_table(parts, 7, 9.0)
+    nothing = token_budget.budget_table(parts, 7, 9.0)
     assert nothing["jaccard"].isna().all()
     assert (nothing["n_universal"] == 0).all()
 
@@ -184,9 +184,7 @@ def planted(n_tokens: int, where) -> pd.DataFrame:
     sums = Added([where / f"sums{n_tokens}_{k}.zarr" for k in range(shards)])
     scored = budget.Budget(sums, ranges, *points)
     scored.total(0, 0, rotation(0, 0, 0, d), rotation(0, 0, 0, d))
-    about = {"seed": "a", "other_seed": "b", **scored.attributes()}
-    write_arrays(where / f"{n_tokens}.zarr", scored.arrays().items(), about)
-    return budget.budget_table([where / f"{n_tokens}.zarr"], 0, 0.2)
+    return token_budget.budget_table([("a", "b", scored.points())], 0, 0.2)
 
 
 def test_few_tokens_are_unreliable_and_plenty_reliable(tmp_path):

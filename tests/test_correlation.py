@@ -19,11 +19,12 @@ from pipeline import (
     wrap,
 )
 
-from universal_neurons import correlation, products, universality
+from universal_neurons import kernels, matches, products, universality
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import read_calibration
 from universal_neurons.codes import Codes, Escapes, significant
 from universal_neurons.errors import UserError
+from universal_neurons.matches import StepMatches
 from universal_neurons.moments import merge
 from universal_neurons.rotations import covariance_within, rotation
 from universal_neurons.store import Added, read_arrays
@@ -72,7 +73,7 @@ def test_matches_equal_a_plain_float64_computation(encoding, tokens, tmp_path):
         for seed, model in models.items()
     }
     parts = run_match(stores["a"], stores["b"], tmp_path, blocks=[(0,), (1,)])
-    table = universality.matches_table(parts, step=3)
+    table = universality.matches_table(StepMatches.read(parts), step=3)
     truth = {seed: module_activations(model, tokens) for seed, model in models.items()}
     for seed, other in (("a", "b"), ("b", "a")):
         rows = table[(table.seed == seed) & (table.other_seed == other)]
@@ -101,7 +102,7 @@ def test_permuted_neurons_are_matched_one_to_one(tokens, tmp_path):
 
     a = run_capture(original, tokens, tmp_path / "a", seed="a")
     b = run_capture(wrap(module), tokens, tmp_path / "b", seed="b")
-    table = universality.matches_table(run_match(a, b, tmp_path), step=3)
+    table = universality.matches_table(StepMatches.read(run_match(a, b, tmp_path)), step=3)
     for _, rows in table[table.seed == "a"].groupby("layer"):
         layer = rows.layer.iloc[0]
         assert (rows.best_layer == layer).all()
@@ -120,7 +121,9 @@ def test_independent_models_at_initialisation_show_no_excess(tmp_path):
         for i, seed in enumerate("ab")
     }
     parts = run_match(stores["a"], stores["b"], tmp_path, draws=5)
-    scores = universality.universality_table(universality.matches_table(parts, 3), 0.5)
+    scores = universality.universality_table(
+        universality.matches_table(StepMatches.read(parts), 3), 0.5
+    )
     assert abs(scores.excess_corr.mean()) < 0.05
     assert scores.excess_corr.abs().quantile(0.95) < 0.2
     assert not scores.universal.any()
@@ -133,7 +136,7 @@ def test_a_dead_neuron_correlates_with_nothing(tokens, tmp_path):
     mlp.c_fc.bias[4] = -1
     a = run_capture(model, tokens, tmp_path / "a", seed="a", splits=(200,))
     b = run_capture(gpt2(2), tokens, tmp_path / "b", seed="b", splits=(200,))
-    table = universality.matches_table(run_match(a, b, tmp_path), step=3)
+    table = universality.matches_table(StepMatches.read(run_match(a, b, tmp_path)), step=3)
     dead = table[(table.seed == "a") & (table.layer == 1) & (table.neuron == 4)].iloc[0]
     assert (dead[["best_corr", "baseline_corr", "min_corr"]] == 0).all()
     assert dead.best_layer == dead.best_neuron == -1
@@ -184,17 +187,17 @@ def test_both_kernels_give_the_exact_integer_sums(tokens, d_a, d_b, seed):
     expected = a.astype(np.int64).T @ b.astype(np.int64)
     for kernel in ("int8", "float32"):
         total = np.ones((d_a, d_b), np.int64)
-        products.add_products(total, Codes.of(a), Codes.of(b), kernel)
+        kernels.add_products(total, Codes.of(a), Codes.of(b), kernel)
         np.testing.assert_array_equal(total, expected + 1)
 
 
 @pytest.mark.parametrize("kernel", ["int8", "float32"])
 def test_extreme_codes_do_not_overflow(kernel):
-    n = products.EXACT_TOKENS["int8"] + 5
+    n = kernels.EXACT_TOKENS["int8"] + 5
     a = np.full((n, 2), 127, np.int8)
     b = np.array([[127, -127]], np.int8).repeat(n, 0)
     total = np.zeros((2, 2), np.int64)
-    products.add_products(total, Codes.of(a), Codes.of(b), kernel)
+    kernels.add_products(total, Codes.of(a), Codes.of(b), kernel)
     np.testing.assert_array_equal(total, [[127**2 * n, -(127**2) * n]] * 2)
     assert total.max() > 2**31
 
@@ -262,12 +265,12 @@ def test_within_covariance_is_that_of_the_activations(tokens, tmp_path):
 
 
 def test_the_kernel_is_chosen_by_measurement_or_key_and_refused_where_it_is_not_exact():
-    assert products.choose_kernel("auto", 1e6) == "float32", "NumPy, before torch is imported"
-    assert products.choose_kernel("auto", 1e15) == products.fastest_kernel()
-    assert products.fastest_kernel() in ("int8", "float32")
-    assert products.choose_kernel("int8", 1e6) == "int8"
+    assert kernels.choose_kernel("auto", 1e6) == "float32", "NumPy, before torch is imported"
+    assert kernels.choose_kernel("auto", 1e15) == kernels.fastest_kernel()
+    assert kernels.fastest_kernel() in ("int8", "float32")
+    assert kernels.choose_kernel("int8", 1e6) == "int8"
     with pytest.raises(UserError, match="correlate.kernel: bfloat16 sums are exact on CUDA"):
-        products.choose_kernel("bfloat16", 1e15)
+        kernels.choose_kernel("bfloat16", 1e15)
 
 
 @pytest.mark.parametrize("kernel", ["int8", "float32"])
@@ -275,8 +278,8 @@ def test_tensors_and_arrays_give_the_same_sums(kernel):
     rng = np.random.default_rng(0)
     a, b = (random_codes(rng, 3000, d, 300) for d in (5, 8))
     total, tensor = np.zeros((5, 8), np.int64), torch.zeros(5, 8, dtype=torch.int64)
-    products.add_products(total, a, b, kernel)
-    products.add_products(tensor, tensors(a), tensors(b), kernel)
+    kernels.add_products(total, a, b, kernel)
+    kernels.add_products(tensor, tensors(a), tensors(b), kernel)
     np.testing.assert_array_equal(tensor.numpy(), total)
 
 
@@ -312,14 +315,14 @@ def test_sums_with_escapes_are_those_of_whole_codes(n_tokens, d_a, d_b, largest,
     for one, other in ((a, b), (tensors(a), tensors(b))):
         total = torch.zeros(d_a, d_b, dtype=torch.int64)
         total = total.numpy() if one is a else total
-        found = np.asarray(products.add_products(total, one, other, "float32"))
+        found = np.asarray(kernels.add_products(total, one, other, "float32"))
         if largest < 1e6:
             assert found.dtype == np.int64
             np.testing.assert_array_equal(found, expected)
         assert (np.abs(found - expected) <= 1e-15 * size).all()
     total = torch.zeros(d_a, d_b, dtype=torch.float64)
-    products._add_float32(total, *(torch.from_numpy(codes.dense) for codes in (a, b)))
-    products._add_rests_on_device(total, tensors(a), tensors(b))
+    kernels._add_float32(total, *(torch.from_numpy(codes.dense) for codes in (a, b)))
+    kernels._add_rests_on_device(total, tensors(a), tensors(b))
     assert (np.abs(total.numpy() - expected) <= 1e-15 * size).all()
 
 
@@ -368,18 +371,18 @@ def test_candidates_are_the_largest_whatever_the_tiles_and_their_order(n, m, see
     row_cuts, column_cuts = (np.unique([0, size, *rng.integers(0, size + 1, 2)]) for size in (n, m))
     tiles = list(product(pairwise(row_cuts), pairwise(column_cuts)))
     rng.shuffle(tiles)
-    forward, backward = correlation.Matches.nothing(n, 1), correlation.Matches.nothing(m, 1)
-    joined = correlation.Matches.nothing(n, 1)
+    forward, backward = matches.Matches.nothing(n, 1), matches.Matches.nothing(m, 1)
+    joined = matches.Matches.nothing(n, 1)
     for (i, j), (k, stop) in [*tiles, *(tiles if twice else [])]:
         rows, columns = np.arange(i, j), np.arange(k, stop)
         tile = values[i:j, k:stop]
         forward.take(tile, rows, columns)
         backward.take(tile.T, columns, rows)
-        part = correlation.Matches.nothing(j - i, 1)
+        part = matches.Matches.nothing(j - i, 1)
         part.take(tile, np.arange(j - i), columns)
         joined.update(part, slice(i, j))
     for found, matrix in ((forward, values), (backward, values.T), (joined, values)):
-        order = np.argsort(-matrix, axis=1, kind="stable")[:, : correlation.CANDIDATES]
+        order = np.argsort(-matrix, axis=1, kind="stable")[:, : matches.CANDIDATES]
         known = order.shape[1]
         np.testing.assert_array_equal(found.candidates[:, :known], order)
         np.testing.assert_array_equal(

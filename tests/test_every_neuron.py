@@ -11,14 +11,17 @@ import pytest
 import zarr
 from pipeline import baseline, neurons, run_capture, run_match
 
-from universal_neurons import influence, products, screening, universality
+from universal_neurons import influence, products
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import read_calibration
 from universal_neurons.direct import direct_sums
+from universal_neurons.matches import StepMatches
 from universal_neurons.moments import merge, rounding_se
 from universal_neurons.permuted import permuted_best, sample_of
+from universal_neurons.refine import refine
 from universal_neurons.rotations import rotation
-from universal_neurons.store import read_arrays, write_arrays
+from universal_neurons.screen import Sampling, Side, screen
+from universal_neurons.store import read_arrays
 
 DRAWS = 2
 NAMES = ("a", "b")
@@ -51,7 +54,7 @@ def shards(activations, tmp_path_factory):
 @pytest.fixture(scope="module")
 def matches(shards, tmp_path_factory):
     where = tmp_path_factory.mktemp("matches")
-    return universality.read_matches(run_match(shards["a"], shards["b"], where, draws=DRAWS))
+    return StepMatches.read(run_match(shards["a"], shards["b"], where, draws=DRAWS)).found
 
 
 def standardised(layers):
@@ -181,24 +184,13 @@ def test_sums_straight_from_the_models_have_the_same_bits(shards, activations):
             np.testing.assert_array_equal(moments[seed][name], sums)
 
 
-def test_screened_matches_are_those_of_the_exact_mode(shards, matches, tmp_path):
-    own = {name: (stores(shards, name), neurons(shards[name])) for name in NAMES}
-    found = screening.screen(
-        *(own[name][0] for name in NAMES),
-        *(own[name][1] for name in NAMES),
-        [0, 1],
-        baseline_a=baseline(shards["a"], DRAWS),
-        baseline_b=baseline(shards["b"], DRAWS),
-        sample=0.3,
-        candidates=4,
-        context_length=planted.CONTEXT,
+def test_screened_matches_are_those_of_the_exact_mode(shards, matches):
+    a, b = (
+        Side(stores(shards, name), neurons(shards[name]), baseline(shards[name], DRAWS))
+        for name in NAMES
     )
-    write_arrays(tmp_path / "screen.zarr", found.items(), {"layers": [0, 1]})
-    refined = screening.refine(
-        *(own[name][0] for name in NAMES),
-        *(own[name][1] for name in NAMES),
-        [tmp_path / "screen.zarr"],
-    )
+    found = screen(a, b, [0, 1], Sampling(0.3, 4, planted.CONTEXT))
+    refined = refine(a.stores, b.stores, a.neurons, b.neurons, found)
     for ways, mine in zip((NAMES, NAMES[::-1]), refined, strict=True):
         np.testing.assert_array_equal(mine.index, matches[ways].index)
         # Sums of two neurons that were silent in the sample may need more than 53 bits.

@@ -12,7 +12,8 @@ from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
 from universal_neurons import influence, universality
 from universal_neurons.activations import Activations
 from universal_neurons.codes import Codes
-from universal_neurons.correlation import Matches, mean_over_others
+from universal_neurons.matches import Matches, StepMatches
+from universal_neurons.universality import mean_over_others
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def pair(tmp_path_factory):
         seed: run_capture(gpt2(i), tokens, where / seed, seed=seed, splits=(40,))
         for i, seed in enumerate("ab")
     }
-    matches = universality.read_matches(run_match(shards["a"], shards["b"], where))
+    matches = StepMatches.read(run_match(shards["a"], shards["b"], where)).found
     stores = {s: [Activations(x / "activations.zarr") for x in shards[s]] for s in "ab"}
     about = {s: neurons(shards[s]) for s in "ab"}
     return stores, about, matches

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from universal_neurons.correlation import CANDIDATES, Matches
+from universal_neurons.matches import CANDIDATES, Matches
 from universal_neurons.notions import add_notions, assignment, groups_table, mutual_partners
 from universal_neurons.universality import universality_table
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from universal_neurons import nulls
-from universal_neurons.correlation import Matches
+from universal_neurons.matches import Matches
 
 DRAWS, OTHERS, N = 5, 4, 1000
 

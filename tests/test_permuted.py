@@ -9,6 +9,7 @@ from scipy import stats
 
 from universal_neurons import nulls, permuted, universality
 from universal_neurons.activations import Activations
+from universal_neurons.matches import StepMatches
 
 CONTEXT = 16
 
@@ -102,14 +103,16 @@ def scores_of(where, tokens, names="ab"):
     parts, best = [], {}
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            parts += run_match(shards[a], shards[b], where / (a + b), names=(a, b))
+            parts += run_match(shards[a], shards[b], where / (a + b))
             found = best_of((shards[a], shards[b]), sample(shards[a]))
             best[a, b], best[b, a] = found
-    scores = universality.universality_table(universality.matches_table(parts, 3), 0.5)
+    scores = universality.universality_table(
+        universality.matches_table(StepMatches.read(parts), 3), 0.5
+    )
     return nulls.with_p_values(
         scores,
         {
-            "rotated": nulls.rotated_null(universality.read_matches(parts), scores),
+            "rotated": nulls.rotated_null(StepMatches.read(parts).found, scores),
             "permuted": nulls.permuted_null(best, scores),
         },
     )
@@ -133,7 +136,9 @@ def test_models_that_share_their_neurons_are_discovered(tmp_path):
         name: run_capture(gpt2(0), tokens, tmp_path / name, seed=name, exclude=()) for name in "ab"
     }
     parts = run_match(same["a"], same["b"], tmp_path)
-    scores = universality.universality_table(universality.matches_table(parts, 3), 0.5)
+    scores = universality.universality_table(
+        universality.matches_table(StepMatches.read(parts), 3), 0.5
+    )
     ahead, back = best_of(same.values(), sample(same["a"]))
     null = nulls.permuted_null({("a", "b"): ahead, ("b", "a"): back}, scores)
     found = nulls.with_p_values(scores, {"permuted": null})

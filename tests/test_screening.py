@@ -9,14 +9,20 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from universal_neurons import screening
+from universal_neurons import refine as refining
+from universal_neurons import sample as sampling
+from universal_neurons import screen as screening
 from universal_neurons.activations import Activations
-from universal_neurons.correlation import Baseline, Neurons, match
+from universal_neurons.candidates import Screens
 from universal_neurons.errors import UserError
+from universal_neurons.match import match
+from universal_neurons.neurons import Neurons
 from universal_neurons.notions import assignment
 from universal_neurons.products import cross_sums
-from universal_neurons.rotations import rotation, rotation_name
-from universal_neurons.store import create_array, new_store, write_arrays
+from universal_neurons.refine import refine
+from universal_neurons.rotations import Baseline, rotation, rotation_name
+from universal_neurons.screen import Sampling, Side, screen
+from universal_neurons.store import create_array, new_store
 
 CONTEXT = 32
 
@@ -131,26 +137,18 @@ def exact(a, b):
     return match(total, a.neurons, b.neurons, layers, baseline_a=a.baseline, baseline_b=b.baseline)
 
 
-def screened(a, b, where, *, sample=0.1, candidates=2, error=screening.ERROR, blocks=None):
+def side(model):
+    return Side(model.stores, model.neurons, model.baseline)
+
+
+def screened(a, b, where, *, sample=0.1, candidates=2, blocks=None):
     """Both directions' matches in the screened mode."""
     paths = []
     for block in blocks or [range(len(a.neurons.d_mlp))]:
-        found = screening.screen(
-            a.stores,
-            b.stores,
-            a.neurons,
-            b.neurons,
-            list(block),
-            baseline_a=a.baseline,
-            baseline_b=b.baseline,
-            sample=sample,
-            candidates=candidates,
-            context_length=CONTEXT,
-            error=error,
-        )
+        found = screen(side(a), side(b), list(block), Sampling(sample, candidates, CONTEXT))
         paths.append(where / f"screen{block[0]}.zarr")
-        write_arrays(paths[-1], found.items(), {"layers": list(block)})
-    return screening.refine(a.stores, b.stores, a.neurons, b.neurons, paths)
+        found.write(paths[-1], block, {})
+    return refine(a.stores, b.stores, a.neurons, b.neurons, Screens.read(paths))
 
 
 def split(x, layers):
@@ -195,30 +193,19 @@ def test_certificates_are_wrong_no_more_often_than_stated(tmp_path, monkeypatch)
     a, b = captured(tmp_path / "a", [one]), captured(tmp_path / "b", [other], seed=1)
     truth, _ = exact(a, b)
     corr = np.corrcoef(one.T, other.T)[: one.shape[1], one.shape[1] :]
-    draw = screening.sample_groups
+    draw = sampling.sample_groups
 
     def wrong_certificates(error):
         wrong = []
         for seed in range(6):
             monkeypatch.setattr(screening, "sample_groups", partial(draw, seed=seed))
             # One candidate: the runner-up is always the other of two equals.
-            found = screening.screen(
-                a.stores,
-                b.stores,
-                a.neurons,
-                b.neurons,
-                [0],
-                baseline_a=a.baseline,
-                baseline_b=b.baseline,
-                sample=0.1,
-                candidates=1,
-                context_length=CONTEXT,
-                error=error,
-            )
-            index = found["forward_index"][:, 0]
-            certified = found["forward_rest"] <= corr[np.arange(len(corr)), index]
+            found = screen(side(a), side(b), [0], Sampling(0.1, 1, CONTEXT, error=error))
+            candidates = found.forward.candidates
+            index = candidates.index[:, 0]
+            certified = candidates.rest <= corr[np.arange(len(corr)), index]
             # Rare neurons need no certificate: they are compared on all tokens.
-            common = ~found["rare_a"] & ~found["rare_b"][truth.index]
+            common = ~found.forward.rare & ~found.backward.rare[truth.index]
             wrong.append((certified & (index != truth.index))[common])
         assert sum(map(len, wrong)) > 200
         n = sum(map(len, wrong))
@@ -264,7 +251,7 @@ def test_a_dead_neuron_correlates_with_nothing_in_the_screened_mode(tmp_path):
 def test_groups_are_disjoint_and_of_whole_sequences(tmp_path):
     x = np.random.default_rng(6).standard_normal((300 * CONTEXT, 4))
     a = captured(tmp_path, [x], splits=(90 * CONTEXT, 100 * CONTEXT))
-    groups = screening.sample_groups(a.stores, 0.3, CONTEXT)
+    groups = sampling.sample_groups(a.stores, 0.3, CONTEXT)
     rows = [
         (piece.shard, row)
         for group in groups
@@ -280,12 +267,12 @@ def test_groups_are_disjoint_and_of_whole_sequences(tmp_path):
 def test_a_corpus_too_short_to_sample_is_refused(tmp_path):
     a = captured(tmp_path, [np.random.default_rng(7).standard_normal((8 * CONTEXT, 4))])
     with pytest.raises(UserError, match="at least 32 sequences"):
-        screening.sample_groups(a.stores, 0.1, CONTEXT)
+        sampling.sample_groups(a.stores, 0.1, CONTEXT)
 
 
 @pytest.mark.parametrize("encoding", ["int8", "float32"])
 def test_sums_of_pairs_and_of_rows_are_those_of_all(encoding, tmp_path, monkeypatch):
-    monkeypatch.setattr(screening, "EXACT_BYTES", 8 * 18 * 2)
+    monkeypatch.setattr(refining, "EXACT_BYTES", 8 * 18 * 2)
     rng = np.random.default_rng(8)
     one, other = (rng.standard_normal((700, d)) for d in (12, 18))
     a = captured(tmp_path / "a", split(one, [5]), encoding=encoding, splits=(90, 91))
@@ -297,10 +284,10 @@ def test_sums_of_pairs_and_of_rows_are_those_of_all(encoding, tmp_path, monkeypa
     full = values[0].astype(np.float64).T @ values[1].astype(np.float64)
     first, second = rng.integers(0, 12, 40), rng.integers(0, 18, 40)
     tolerance = {"int8": 0, "float32": 1e-3}[encoding]
-    found = screening.pair_sums(a.stores, b.stores, first, second)
+    found = refining.pair_sums(a.stores, b.stores, first, second)
     np.testing.assert_allclose(found, full[first, second], rtol=0, atol=tolerance)
     rows = np.array([1, 4, 5, 6, 11])
-    parts = list(screening.row_sums(a.stores, b.stores, rows))
+    parts = list(refining.row_sums(a.stores, b.stores, rows))
     assert len(parts) == 3
     np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), rows)
     sums = np.vstack([part[1] for part in parts])

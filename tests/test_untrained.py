@@ -9,6 +9,7 @@ import torch
 from pipeline import baseline, gpt2, random_tokens, run_capture, run_match
 
 from universal_neurons import models, nulls, untrained
+from universal_neurons.matches import StepMatches
 from universal_neurons.universality import matches_table, universality_table
 
 OPTIONS = {
@@ -53,8 +54,10 @@ def test_untrained_models_are_scored_as_those_of_a_run(saved, tmp_path):
         )
         for i, name in enumerate(untrained.SEEDS)
     )
-    parts = run_match(one, two, tmp_path, names=untrained.SEEDS)
-    expected = universality_table(matches_table(parts, 0), 0.5).drop(columns="universal")
+    parts = run_match(one, two, tmp_path)
+    expected = universality_table(matches_table(StepMatches.read(parts), 0), 0.5).drop(
+        columns="universal"
+    )
     pd.testing.assert_frame_equal(found, expected)
     null = nulls.untrained_null(found)
     assert len(null) == 160

@@ -7,27 +7,15 @@ is a second measurement on other tokens, and the two halves say how reliable a s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from universal_neurons.correlation import Neurons, mean_over_others, standardised
+from universal_neurons.neurons import Neurons, standardised
 from universal_neurons.products import tile_name
-from universal_neurons.store import Added, attributes_of, read_arrays
-
-# A convention: the Jaccard index of half the tokens with all, and the reliability, that say that
-# more tokens would change little.
-ENOUGH = 0.9
-
-COLUMNS = [
-    *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
-    *("jaccard", "rank_corr", "corr", "reliability"),
-]
+from universal_neurons.store import Added
 
 
 def shard_ranges(n_shards: int) -> list[tuple[int, int]]:
@@ -46,6 +34,27 @@ def sampled(d_mlp: int) -> NDArray[np.int64]:
     """Which neurons of a layer are scored: a sixteenth, or 64 if that is more, evenly spaced."""
     n = min(d_mlp, max(64, d_mlp // 16))
     return np.arange(n) * d_mlp // n
+
+
+@dataclass(frozen=True)
+class BudgetPoints:
+    """What `Budget` found of some layers of a pair.
+
+    Attributes
+    ----------
+    shards
+        Of every point the first shard and the one after the last.
+    tokens
+        Of every point the number of scored tokens.
+    forward, backward
+        Largest correlation and largest with rotated neurons, of the sampled neurons of the pair's
+        first seed among those of the second and the reverse; float64, shape (2, points, n).
+    """
+
+    shards: Sequence[tuple[int, int]]
+    tokens: Sequence[int]
+    forward: NDArray[np.float64]
+    backward: NDArray[np.float64]
 
 
 class Budget:
@@ -98,7 +107,7 @@ class Budget:
         i, j
             The layers.
         rotated_a, rotated_b
-            Their first rotation, see `correlation.Baseline.matrices`.
+            Their first rotation, see `rotations.Baseline.matrices`.
         """
         rows, columns = sampled(self._a[0].d_mlp[i]), sampled(self._b[0].d_mlp[j])
         edges = {edge for edges in self._ranges for edge in edges}
@@ -137,81 +146,7 @@ class Budget:
         here = found[:, :, first : first + len(own)]
         np.maximum(here, [corr.max(-1), baseline], out=here)
 
-    def arrays(self) -> dict[str, NDArray[np.float64]]:
-        """What `budget_table` reads from the store of matches."""
-        return {"forward_budget": self.forward, "backward_budget": self.backward}
-
-    def attributes(self) -> dict[str, Any]:
-        """Of the points: their shards, and how many tokens are scored in them."""
+    def points(self) -> BudgetPoints:
+        """All that was found."""
         tokens = [neurons.n_tokens for neurons in self._a]
-        return {"budget_shards": list(map(list, self._ranges)), "budget_tokens": tokens}
-
-
-def budget_table(parts: Iterable[str | Path], step: int, excess_threshold: float) -> pd.DataFrame:
-    """How scores of fewer tokens, and of two halves of them, agree at one step.
-
-    Parameters
-    ----------
-    parts
-        Stores of `correlation.write_matches`: of every pair, in any grouping of layers.
-    step
-        The step they belong to.
-    excess_threshold
-        Above which a neuron counts as universal.
-
-    Returns
-    -------
-    DataFrame
-        `COLUMNS`, one row per seed and point, nothing without a `Budget` (a single shard, screened
-        mode). ``part`` is ``first`` (the first ``n_shards``, with ``n_tokens`` scored tokens) or
-        ``all``, compared with all shards, or ``second half``, compared with the first half. Of the
-        ``n_neurons`` sampled neurons: ``n_universal`` in that part; ``jaccard`` of the two
-        universal sets (NaN if both are empty); ``rank_corr`` of the two excess correlations
-        (Spearman) and ``corr`` (Pearson), NaN where one is constant. Of the second half also the
-        ``reliability`` of all tokens, 2 corr / (1 + corr) by Spearman and Brown; else NaN.
-    """
-    found: dict[tuple[str, str], NDArray[np.float64]] = {}
-    for part in parts:
-        attributes = attributes_of(part)
-        if "budget_shards" not in attributes:
-            return pd.DataFrame(columns=COLUMNS)
-        ranges, tokens = attributes["budget_shards"], attributes["budget_tokens"]
-        a, b = attributes["seed"], attributes["other_seed"]
-        arrays = read_arrays(part)
-        for key, way in (((a, b), "forward"), ((b, a), "backward")):
-            values = arrays[f"{way}_budget"]
-            found[key] = np.maximum(found.get(key, -np.inf), values)
-    rows = []
-    for seed, (best, baseline) in mean_over_others(found).items():
-        excess = best - baseline
-        names = ["first"] * (len(excess) - 2) + ["all", "second half"]
-        for name, (start, stop), n_tokens, own in zip(names, ranges, tokens, excess, strict=True):
-            other = excess[-3 if name == "second half" else -2]
-            one, two = own > excess_threshold, other > excess_threshold
-            either = (one | two).sum()
-            corr = _corr(own, other)
-            # A negative correlation says no more than none.
-            reliability = 2 * max(corr, 0) / (1 + max(corr, 0))
-            rows.append(
-                {
-                    "step": step,
-                    "seed": seed,
-                    "part": name,
-                    "n_shards": stop - start,
-                    "n_tokens": n_tokens,
-                    "n_neurons": len(own),
-                    "n_universal": one.sum(),
-                    "jaccard": (one & two).sum() / either if either else np.nan,
-                    "rank_corr": _corr(rankdata(own), rankdata(other)),
-                    "corr": corr,
-                    "reliability": reliability if name == "second half" else np.nan,
-                }
-            )
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _corr(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Pearson correlation; NaN if one of them is constant."""
-    x, y = x - x.mean(), y - y.mean()
-    norm = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(x @ y / norm) if norm > 0 else np.nan
+        return BudgetPoints(self._ranges, tokens, self.forward, self.backward)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from universal_neurons import capture
 from universal_neurons.calibration import Calibration
 from universal_neurons.codes import Codes
+from universal_neurons.kernels import add_products, choose_kernel
 from universal_neurons.models import Model
-from universal_neurons.products import add_products, choose_kernel, tile_name
+from universal_neurons.products import tile_name
 from universal_neurons.store import write_arrays
 from universal_neurons.subsets import Subsets
 
@@ -114,7 +115,7 @@ def direct_sums(
     within
         Also make the within-layer sums.
     kernel
-        See `products.choose_kernel`.
+        See `kernels.choose_kernel`.
     subsets
         Of the corpus, to take sums of each.
 

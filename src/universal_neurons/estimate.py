@@ -160,7 +160,7 @@ def rates() -> dict[str, float]:
     import torch
 
     from universal_neurons.codes import Codes
-    from universal_neurons.products import add_products, fastest_kernel
+    from universal_neurons.kernels import add_products, fastest_kernel
 
     def best(work: Callable[[], object]) -> float:
         times = []

@@ -33,7 +33,6 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from universal_neurons.budget import ENOUGH
 from universal_neurons.errors import UserError
 from universal_neurons.nulls import BIN_WIDTH
 from universal_neurons.summaries import (
@@ -50,6 +49,7 @@ from universal_neurons.summaries import (
     read_tables,
     universal_counts,
 )
+from universal_neurons.token_budget import ENOUGH
 from universal_neurons.trajectories import survival as survival_curves
 
 Tables = Mapping[str, pd.DataFrame]

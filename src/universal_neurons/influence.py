@@ -9,23 +9,23 @@ only, and no pass over the data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
-import pandas as pd
-import scipy.stats
 from numpy.typing import NDArray
 
 from universal_neurons.activations import Activations
-from universal_neurons.correlation import Matches, Neurons
 from universal_neurons.jobs import progress
+from universal_neurons.matches import Matches, StepMatches
+from universal_neurons.neurons import Captured, Neurons
+from universal_neurons.store import check_same_run, write_by_pair
 
 # Groups that the sequences are dealt into.
 GROUPS = 64
 # Tokens read at a time.
 BLOCK_TOKENS = 2048
-# Bootstrap draws of a fraction.
-DRAWS = 1000
 
 
 def deal(sequence: NDArray[np.int64], n_groups: int, seed: int = 0) -> NDArray[np.int64]:
@@ -92,7 +92,7 @@ def influence(
     neurons
         Statistics over all tokens, by seed.
     matches
-        By (seed, other seed), see `universality.read_matches`.
+        By (seed, other seed), see `matches.StepMatches`.
     context_length
         Tokens per sequence of the corpus.
 
@@ -157,112 +157,39 @@ def _influences(
     return (found.T / np.sqrt(float(m) * n)).astype(np.float32)
 
 
-def standard_error(influences: NDArray) -> NDArray[np.float64]:
-    """Standard error by the infinitesimal jackknife: √(G / (G − 1) Σ_g I_g²).
-
-    Parameters
-    ----------
-    influences
-        Shape (groups G, N), centred over the groups.
-
-    Returns
-    -------
-    NDArray
-        Shape (N,); NaN with a single group.
-    """
-    n = len(influences)
-    if n < 2:
-        return np.full(influences.shape[1], np.nan)
-    return np.sqrt(n / (n - 1) * np.square(influences, dtype=np.float64).sum(0))
-
-
-def fractions_table(
-    universality: pd.DataFrame,
-    influences: Mapping[str, NDArray[np.float32]],
-    threshold: float,
+def influence_of_step(
+    models: Mapping[str, Captured],
+    matches: Sequence[str | Path],
+    context_length: int,
     *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Universal fraction with 95 % intervals, per seed and over seeds, per layer and overall.
-
-    Of one seed: groups of sequences are resampled (bootstrap), the excess of every neuron follows
-    from its influences, and se is the spread of the fraction above the threshold. Over S seeds:
-    tokens and seeds vary together, as in the multi-bootstrap of 2106.16163, but by formula instead
-    of drawing seeds, which with few seeds makes intervals too narrow: se² = variance between
-    seeds / S + mean bootstrap covariance of two seeds (what the tokens that all share add), with
-    the quantile of Student's t by Welch and Satterthwaite.
+    path: str | Path,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store the influences of one step: by (seed, other seed), see `influence`.
 
     Parameters
     ----------
-    universality
-        Of one step, rows of every seed in the order of its neurons, with ``step, seed, layer,
-        excess_corr, universal``.
-    influences
-        By seed, on the mean over the other seeds, shape (groups, N); none where activations were
-        not stored.
-    threshold
-        Of `universal`.
-    draws, seed
-        Of the bootstrap.
+    models
+        By seed, with the activations to measure on.
+    matches
+        Stores of all pairs, see `matches.StepMatches.read`.
+    context_length
+        Tokens per sequence of the corpus.
+    path
+        Store to make, see `store.write_by_pair`.
+    attributes
+        Recorded with it.
 
-    Returns
-    -------
-    DataFrame
-        One row per (step, seed, layer), layer −1 for all, seed "" for the mean over seeds, with
-        ``n_neurons, n_universal, fraction, se, low, high``; the last three NaN without influences.
+    Raises
+    ------
+    UserError
+        If the stores are not of one run.
     """
-    rng = np.random.default_rng(seed)
-    n_groups = len(next(iter(influences.values()))) if influences else 1
-    weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), draws) - 1.0
-    rows = []
-    resampled: dict[tuple[str, int], NDArray] = {}
-    for name, own in universality.groupby("seed", observed=True):
-        layers = own["layer"].to_numpy()
-        excess = own["excess_corr"].to_numpy()
-        for layer in (-1, *np.unique(layers)):
-            here = np.flatnonzero((layers == layer) | (layer < 0))
-            found = own["universal"].to_numpy()[here]
-            if n_groups > 1:
-                resampled[str(name), layer] = np.array(
-                    [
-                        np.mean(excess[here] + w @ influences[str(name)][:, here] > threshold)
-                        for w in weights
-                    ]
-                )
-            rows.append((str(name), int(layer), len(here), int(found.sum()), found.mean()))
-    table = pd.DataFrame(rows, columns=["seed", "layer", "n_neurons", "n_universal", "fraction"])
-    table["se"] = [
-        resampled[key].std(ddof=1) if n_groups > 1 else np.nan
-        for key in zip(table["seed"], table["layer"], strict=True)
-    ]
-    table["quantile"] = scipy.stats.norm.ppf(0.975)
-    pooled = []
-    for layer in sorted(set(table["layer"])):
-        own = table[table["layer"] == layer]
-        n_seeds = len(own)
-        between = own["fraction"].var(ddof=1) / n_seeds
-        shared = np.nan
-        # A layer may be in one seed only, where models have different depths.
-        if n_groups > 1 and n_seeds > 1:
-            together = np.cov([resampled[name, layer] for name in own["seed"]])
-            shared = max(0.0, together[~np.eye(n_seeds, dtype=bool)].mean())
-        # Welch and Satterthwaite: only the part between seeds rests on few numbers.
-        freedom = (n_seeds - 1) * (1 + shared / between) ** 2 if between > 0 else np.inf
-        pooled.append(
-            {
-                "seed": "",
-                "layer": layer,
-                "n_neurons": own["n_neurons"].sum(),
-                "n_universal": own["n_universal"].sum(),
-                "fraction": own["fraction"].mean(),
-                "se": np.sqrt(between + shared),
-                "quantile": scipy.stats.t.ppf(0.975, freedom),
-            }
-        )
-    table = pd.concat([pd.DataFrame(pooled), table], ignore_index=True)
-    half = table.pop("quantile") * table["se"]
-    table["low"] = (table["fraction"] - half).clip(0, 1)
-    table["high"] = (table["fraction"] + half).clip(0, 1)
-    table.insert(0, "step", universality["step"].iloc[0])
-    return table
+    same = check_same_run([*matches, *(path for own in models.values() for path in own.paths())])
+    found = influence(
+        {seed: list(map(Activations, own.activations)) for seed, own in models.items()},
+        {seed: Neurons.read(own.moments, own.calibration) for seed, own in models.items()},
+        StepMatches.read(matches).found,
+        context_length,
+    )
+    write_by_pair(path, found, {**attributes, **same})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from universal_neurons.correlation import Matches
+from universal_neurons.matches import Matches
 
 NEURON = ["step", "seed", "layer", "neuron"]
 Partners = dict[tuple[str, str], NDArray[np.int64]]
@@ -30,7 +30,7 @@ def mutual_partners(found: Mapping[tuple[str, str], Matches]) -> Partners:
     Parameters
     ----------
     found
-        By (seed, other seed), both ways; see `universality.read_matches`.
+        By (seed, other seed), both ways; see `matches.StepMatches`.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def add_notions(
     scores
         As `universality.universality_table` returns them.
     found
-        What the matches were made of, see `universality.read_matches`.
+        What the matches were made of, see `matches.StepMatches`.
     excess_threshold
         Above which a neuron counts as matched in a seed, and as universal.
 

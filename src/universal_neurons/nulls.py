@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from universal_neurons.correlation import Matches, mean_over_others
+from universal_neurons.matches import Matches
+from universal_neurons.universality import mean_over_others
 
 # Bins of `histograms`, in units of correlation.
 BIN_WIDTH = 0.02
@@ -55,7 +56,7 @@ def rotated_null(matches: Mapping[tuple[str, str], Matches], scores: pd.DataFram
     Parameters
     ----------
     matches
-        By (seed, other seed), see `universality.read_matches`.
+        By (seed, other seed), see `matches.StepMatches`.
     scores
         One step's ``seed, layer, baseline_corr``, sorted by seed, layer and neuron.
 

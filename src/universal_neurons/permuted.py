@@ -6,26 +6,23 @@ common through the text is gone; how active their neurons are, and for how long,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.activations import Activations
 from universal_neurons.codes import Codes
-from universal_neurons.correlation import Neurons, part, standardised
-from universal_neurons.jobs import progress
-from universal_neurons.products import (
-    Reader,
-    add_products,
-    ahead,
-    block_tokens,
-    choose_kernel,
-    zeros,
-)
-from universal_neurons.screening import code_sums
+from universal_neurons.kernels import add_products, choose_kernel, zeros
+from universal_neurons.neurons import Captured, Neurons, part, standardised
+from universal_neurons.products import Reader, block_tokens, paired
+from universal_neurons.sample import code_sums
+from universal_neurons.store import check_same_run, write_by_pair
 
 # Share of a run's tokens that is paired anew, and how many it is at least.
 SAMPLE = 0.1
@@ -116,7 +113,7 @@ def permuted_best(
     pairings
         From `sample_of`, at least one.
     kernel
-        See `products.choose_kernel`.
+        See `kernels.choose_kernel`.
 
     Returns
     -------
@@ -140,7 +137,10 @@ def permuted_best(
     of_a, of_b = _Sample(a, n_tokens), _Sample(b, n_tokens)
     for layer, own in enumerate(a.layers):
         tiles = [zeros(a.d_mlp[layer], d_b, a_store.encoding) for d_b in b.d_mlp]
-        for other, codes_a, codes_b in _paired_codes(a_store, b_store, layer, pairings, read):
+        mine = partial(_kept_a, read, a_store, layer)
+        others = [partial(_kept_b, read, b_store, j) for j in range(len(b.d_mlp))]
+        what = f"blocks of permuted layer {layer}"
+        for _, other, codes_a, codes_b in paired(pairings, mine, others, what):
             if other == 0:
                 of_a.add(codes_a, own)
             if layer == 0:
@@ -156,8 +156,16 @@ def permuted_best(
     return forward, backward
 
 
+def _kept_a(read: Reader, store: Activations, layer: int, pairing: Pairing) -> Codes:
+    return read(store, layer, pairing.rows_a).take_rows(pairing.kept_a)
+
+
+def _kept_b(read: Reader, store: Activations, layer: int, pairing: Pairing) -> Codes:
+    return read(store, layer, pairing.rows_b).take_rows(pairing.kept_b)
+
+
 class _Sample(Neurons):
-    """A model's statistics in a sample, with what `correlation.standardised` asks of a model."""
+    """A model's statistics in a sample, with what `neurons.standardised` asks of a model."""
 
     def __init__(self, neurons: Neurons, n_tokens: int) -> None:
         self.n_tokens, self.factor = n_tokens, neurons.factor.copy()
@@ -180,23 +188,6 @@ class _Sample(Neurons):
         self.factor[where] = np.minimum(self.factor[where], of_sample)
 
 
-def _paired_codes(
-    a: Activations, b: Activations, layer: int, pairings: Sequence[Pairing], read: Reader
-) -> Iterator[tuple[int, Codes, Codes]]:
-    """Layers of `b`, and paired codes of a layer of `a` and of these, pairing by pairing."""
-    order = [(p, other) for p in pairings for other in (None, *range(len(b.d_mlp)))]
-    loads = [
-        partial(read, a, layer, p.rows_a) if other is None else partial(read, b, other, p.rows_b)
-        for p, other in order
-    ]
-    what = f"blocks of permuted layer {layer}"
-    for (p, other), codes in zip(progress(order, what), ahead(loads), strict=True):
-        if other is None:
-            codes_a = codes.take_rows(p.kept_a)
-        else:
-            yield other, codes_a, codes.take_rows(p.kept_b)
-
-
 def sample_of(store: Activations, context_length: int, n_tokens: int) -> list[Pairing]:
     """The pairings of a run, from its first shard.
 
@@ -213,3 +204,43 @@ def sample_of(store: Activations, context_length: int, n_tokens: int) -> list[Pa
     return pair_sequences(
         store.token_index(), context_length, wanted, block_tokens(max(store.d_mlp))
     )
+
+
+def permuted_of_step(
+    models: Mapping[str, Captured],
+    context_length: int,
+    kernel: str,
+    *,
+    path: str | Path,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store the best matches with other sequences of one step: by (seed, other seed).
+
+    Parameters
+    ----------
+    models
+        By seed, with the activations of the first shard.
+    context_length
+        Tokens per sequence.
+    kernel
+        See `kernels.choose_kernel`.
+    path
+        Store to make, see `store.write_by_pair`; without pairs if the sample has a single sequence.
+    attributes
+        Recorded with it.
+
+    Raises
+    ------
+    UserError
+        If the stores are not of one run.
+    """
+    same = check_same_run([path for own in models.values() for path in own.paths()])
+    stores = {seed: Activations(own.activations[0]) for seed, own in models.items()}
+    neurons = {seed: Neurons.read(own.moments, own.calibration) for seed, own in models.items()}
+    first = next(iter(models))
+    pairings = sample_of(stores[first], context_length, neurons[first].n_tokens)
+    found = {}
+    for a, b in combinations(models, 2) if pairings else ():
+        ways = permuted_best(stores[a], stores[b], neurons[a], neurons[b], pairings, kernel)
+        found[a, b], found[b, a] = ways
+    write_by_pair(path, found, {**attributes, **same})

@@ -22,7 +22,6 @@ from docutils.core import publish_parts
 from markupsafe import Markup
 from scipy.stats import spearmanr
 
-from universal_neurons.budget import ENOUGH
 from universal_neurons.errors import UserError
 from universal_neurons.figures import FIGURES, MAY_BE_EMPTY
 from universal_neurons.summaries import (
@@ -39,6 +38,7 @@ from universal_neurons.summaries import (
     pooled_counts,
     universal_counts,
 )
+from universal_neurons.token_budget import ENOUGH
 from universal_neurons.trajectories import LABELS
 
 Tables = Mapping[str, pd.DataFrame]

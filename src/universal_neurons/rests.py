@@ -19,7 +19,7 @@ def add_rests(total: NDArray, a: Codes, b: Codes) -> None:
     """Add R_aᵀ B + A'ᵀ R_b to `total`, in place.
 
     B are the whole codes of `b`, A' the dense ones of `a`, R the rests: so that with A'ᵀ B', which
-    `products.add_products` adds, the sums are those of whole codes. Sums stay integers.
+    `kernels.add_products` adds, the sums are those of whole codes. Sums stay integers.
 
     Parameters
     ----------

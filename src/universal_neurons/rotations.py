@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from universal_neurons import moments
 from universal_neurons.calibration import read_calibration
 from universal_neurons.jobs import progress
+from universal_neurons.neurons import Neurons
 from universal_neurons.products import tile_name
-from universal_neurons.store import Added, read_arrays, write_arrays
+from universal_neurons.store import Added, check_same_run, read_arrays, write_arrays
 
 Rotations = Mapping[str, NDArray[np.float32]]
 
@@ -127,6 +128,7 @@ def write_rotated_std(
     attributes
         Recorded with them.
     """
+    same = check_same_run([*sums, *within, calibration, rotations])
     layers = read_calibration(calibration)
     merged = moments.merge(map(read_arrays, sums))
     products, matrices = Added(within), Added([rotations])
@@ -143,4 +145,71 @@ def write_rotated_std(
             r = matrices[rotation_name(d_mlp, layer, draw)]
             variance = np.einsum("ij,ij->i", r @ covariance, r)
             std[draw, own] = np.sqrt(np.maximum(variance, 0))
-    write_arrays(path, [("std", std)], attributes)
+    write_arrays(path, [("std", std)], {**attributes, **same})
+
+
+class Baseline:
+    """Rotations of one model's layers, ready to be multiplied with correlations.
+
+    Parameters
+    ----------
+    neurons
+        The model.
+    rotations
+        Its rotations; see `write_rotations`.
+    spread
+        Standard deviations of its rotated neurons, float32, shape (draws, N), from
+        `write_rotated_std`.
+    """
+
+    def __init__(self, neurons: Neurons, rotations: Rotations, spread: NDArray) -> None:
+        self._neurons, self._rotations = neurons, rotations
+        self.draws = len(spread)
+        self._inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+
+    @classmethod
+    def read(cls, neurons: Neurons, rotations: str | Path, spread: str | Path) -> Baseline:
+        """Read what was stored for the run and for this model."""
+        return cls(neurons, Added([rotations]), read_arrays(spread)["std"])
+
+    def matrices(self, layer: int) -> list[NDArray[np.float32]]:
+        """Per draw M with corr(x, rotated neuron j) = Σ_k corr(x, neuron k) M_jk.
+
+        M_jk = R_jk σ_k / √((R S Rᵀ)_jj), shape (d_mlp, d_mlp).
+        """
+        own = self._neurons.layers[layer]
+        d_mlp = own.stop - own.start
+        found = []
+        for draw in range(self.draws):
+            matrix = np.asarray(self._rotations[rotation_name(d_mlp, layer, draw)])
+            matrix *= self._inverse[draw, own, None]
+            matrix *= self._neurons.std[own].astype(np.float32)
+            found.append(matrix)
+        return found
+
+
+def rotated_best(
+    corr: NDArray[np.float32],
+    rotated_a: Sequence[NDArray[np.float32]],
+    rotated_b: Sequence[NDArray[np.float32]],
+    room: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Largest correlations of a tile's neurons with rotated ones, per draw.
+
+    Parameters
+    ----------
+    corr
+        Correlations of two layers, shape (d_a, d_b).
+    rotated_a, rotated_b
+        Their rotations, see `Baseline.matrices`.
+    room
+        Where the products go, shape (d_a, d_b).
+
+    Returns
+    -------
+    forward, backward
+        Of the rows with rotated columns, shape (draws, d_a), and the reverse, (draws, d_b).
+    """
+    forward = [np.matmul(corr, matrix.T, out=room).max(1) for matrix in rotated_b]
+    backward = [np.matmul(matrix, corr, out=room).max(0) for matrix in rotated_a]
+    return np.asarray(forward, np.float64), np.asarray(backward, np.float64)

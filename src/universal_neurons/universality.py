@@ -11,63 +11,32 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons import moments
-from universal_neurons.correlation import Matches
-from universal_neurons.influence import standard_error
-from universal_neurons.store import attributes_of, read_arrays, read_json
+from universal_neurons.fractions import standard_error
+from universal_neurons.matches import Matches, StepMatches, layer_and_neuron
+from universal_neurons.store import read_json
 
 logger = logging.getLogger(__name__)
 
 
-def layer_and_neuron(d_mlp: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Layer and index within it of a model's neurons in order, each of shape (sum of d_mlp,)."""
-    layer = np.repeat(np.arange(len(d_mlp), dtype=np.int32), d_mlp)
-    neuron = np.concatenate([np.arange(d, dtype=np.int32) for d in d_mlp])
-    return layer, neuron
-
-
-def read_matches(parts: Iterable[str | Path]) -> dict[tuple[str, str], Matches]:
-    """Join the stores of pairs into best matches by (seed, other seed), both ways of every pair.
-
-    Parameters
-    ----------
-    parts
-        Stores of `correlation.write_matches`: for every pair all layers of its first seed, in any
-        grouping.
-    """
-    found: dict[tuple[str, str], Matches] = {}
-    for part in parts:
-        attributes = attributes_of(part)
-        arrays = read_arrays(part)
-        a, b = attributes["seed"], attributes["other_seed"]
-        d_mlp = {a: attributes["d_mlp"], b: attributes["other_d_mlp"]}
-        layer, _ = layer_and_neuron(d_mlp[a])
-        rows = np.flatnonzero(np.isin(layer, attributes["layers"]))
-        for key, way, where in (
-            ((a, b), "forward", slice(int(rows[0]), int(rows[-1]) + 1)),
-            ((b, a), "backward", slice(None)),
-        ):
-            n, draws = sum(d_mlp[key[0]]), len(arrays["forward_baseline"])
-            matches = found.setdefault(key, Matches.nothing(n, draws))
-            matches.update(
-                Matches(
-                    **{name: arrays[f"{way}_{name}"] for name in vars(matches)},
-                ),
-                where,
-            )
-    return found
+def mean_over_others(by_pair: Mapping[tuple[str, str], NDArray]) -> dict[str, NDArray]:
+    """Mean over the other seeds, by seed in order, of arrays by (seed, other seed)."""
+    return {
+        seed: np.mean([found for key, found in by_pair.items() if key[0] == seed], axis=0)
+        for seed in sorted({seed for seed, _ in by_pair})
+    }
 
 
 def matches_table(
-    parts: Iterable[str | Path],
+    matches: StepMatches,
     step: int,
     influences: Mapping[tuple[str, str], NDArray] | None = None,
 ) -> pd.DataFrame:
-    """Join the stores of one step into a table of best matches, both directions of every pair.
+    """Best matches of one step as a table, both directions of every pair.
 
     Parameters
     ----------
-    parts
-        See `read_matches`.
+    matches
+        Of all pairs.
     step
         The step they belong to.
     influences
@@ -84,15 +53,10 @@ def matches_table(
         rotations; NaN with one), ``min_corr``, ``best_by`` (``comparison`` with all neurons, or
         ``certificate``: see `screening`) and ``baseline_by`` (``all tokens`` or ``sample``).
     """
-    parts = list(parts)
-    about = [attributes_of(part) for part in parts]
-    screened = any(attributes["mode"] == "screened" for attributes in about)
-    d_mlp = {x["seed"]: x["d_mlp"] for x in about}
-    d_mlp |= {x["other_seed"]: x["other_d_mlp"] for x in about}
-    found = read_matches(parts)
     frames = []
-    for key, matches in sorted(found.items()):
-        table = _pair_table(matches, step, *key, d_mlp[key[0]], d_mlp[key[1]], screened)
+    for key, found in matches.found.items():
+        d_mlp, other_d_mlp = (matches.d_mlp[seed] for seed in key)
+        table = _pair_table(found, step, *key, d_mlp, other_d_mlp, matches.screened)
         error = standard_error(influences[key]) if influences else np.nan
         table.insert(list(table.columns).index("best_corr") + 1, "best_corr_se", error)
         frames.append(table)
@@ -150,7 +114,7 @@ def universality_table(
     excess_threshold
         Above which a neuron counts as universal.
     influences
-        On the mean over the other seeds, by seed: see `correlation.mean_over_others`.
+        On the mean over the other seeds, by seed: see `mean_over_others`.
 
     Returns
     -------

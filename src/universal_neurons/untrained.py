@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from universal_neurons import capture, models
 from universal_neurons.activations import Activations
-from universal_neurons.correlation import Baseline, Neurons, match, write_matches
-from universal_neurons.products import cross_sums, within_sums
+from universal_neurons.match import match_pair
+from universal_neurons.matches import StepMatches
+from universal_neurons.neurons import Captured
+from universal_neurons.products import sum_pair, within_sums
 from universal_neurons.rotations import write_rotated_std
-from universal_neurons.store import Added, write_arrays
+from universal_neurons.store import write_arrays
 from universal_neurons.universality import matches_table, universality_table
 
 SEEDS = ("untrained 0", "untrained 1")
@@ -51,7 +53,7 @@ def untrained_scores(
     rotations, draws
         The run's rotations, and how many of each.
     kernel
-        See `products.choose_kernel`.
+        See `kernels.choose_kernel`.
     room
         Folder for what is removed at the end: the activations of both models, and one layer's sums.
 
@@ -81,32 +83,21 @@ def untrained_scores(
                 draws=draws,
                 attributes={},
             )
-        stores = [Activations(where / "activations.zarr") for where in folders]
-        a, b = (Neurons.read([w / "moments.zarr"], w / "calibration.zarr") for w in folders)
-        baseline_a, baseline_b = (
-            Baseline.read(own, rotations, where / "rotated.zarr")
-            for own, where in zip((a, b), folders, strict=True)
+        a, b = (
+            Captured(
+                [where / "moments.zarr"], where / "calibration.zarr", rotated=where / "rotated.zarr"
+            )
+            for where in folders
         )
+        one, other = (where / "activations.zarr" for where in folders)
         parts = []
-        for layer in range(len(a.d_mlp)):
+        for layer in range(len(Activations(one).d_mlp)):
             # One layer after the other, in the same place: the sums of all are large.
             sums = Path(name, "sums.zarr")
-            write_arrays(sums, cross_sums(stores[0], stores[1], [layer], kernel), {})
-            found = match(
-                Added([sums]), a, b, [layer], baseline_a=baseline_a, baseline_b=baseline_b
-            )
+            sum_pair(one, other, [layer], kernel, path=sums, attributes={})
             parts.append(Path(name, f"matches{layer}.zarr"))
-            write_matches(
-                parts[-1],
-                *found,
-                seed=SEEDS[0],
-                other_seed=SEEDS[1],
-                layers=[layer],
-                d_mlp=a.d_mlp,
-                other_d_mlp=b.d_mlp,
-                attributes={"mode": "exact"},
-            )
-        scores = universality_table(matches_table(parts, step=0), np.inf)
+            match_pair([sums], a, b, [layer], rotations=rotations, path=parts[-1], attributes={})
+        scores = universality_table(matches_table(StepMatches.read(parts), step=0), np.inf)
         return scores.drop(columns="universal")
 
 

@@ -1,19 +1,16 @@
-from universal_neurons.activations import Activations
-from universal_neurons.correlation import Neurons
-from universal_neurons.influence import influence
+from universal_neurons.influence import influence_of_step
 from universal_neurons.jobs import job
-from universal_neurons.store import check_same_run, provenance, write_by_pair
-from universal_neurons.universality import read_matches
+from universal_neurons.neurons import Captured
+from universal_neurons.store import provenance
 
 with job(snakemake.log[0]):
-    given, seeds = snakemake.input, snakemake.params.seeds
-    same = check_same_run(given)
-    stores, neurons = {}, {}
-    for i, seed in enumerate(seeds):
-        # Inputs are ordered by shard, then by seed.
-        stores[seed] = list(map(Activations, given.activations[i :: len(seeds)]))
-        neurons[seed] = Neurons.read(given.moments[i :: len(seeds)], given.calibration[i])
-    matches = read_matches(given.matches)
-    found = influence(stores, neurons, matches, snakemake.params.context_length)
-    about = provenance(snakemake.config, "influence", **same)
-    write_by_pair(snakemake.output[0], found, about)
+    given = snakemake.input
+    influence_of_step(
+        Captured.of_seeds(
+            snakemake.params.seeds, given.moments, given.calibration, given.activations
+        ),
+        given.matches,
+        snakemake.params.context_length,
+        path=snakemake.output[0],
+        attributes=provenance(snakemake.config, "influence"),
+    )

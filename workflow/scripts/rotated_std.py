@@ -1,11 +1,11 @@
 from universal_neurons.jobs import job
 from universal_neurons.rotations import write_rotated_std
-from universal_neurons.store import check_same_run, provenance
+from universal_neurons.store import provenance
 
 with job(snakemake.log[0]):
     write_rotated_std(
         snakemake.output[0],
         **dict(snakemake.input),
         draws=snakemake.params.draws,
-        attributes=provenance(snakemake.config, "rotate", **check_same_run(snakemake.input)),
+        attributes=provenance(snakemake.config, "rotate"),
     )

@@ -1,24 +1,16 @@
-from universal_neurons.activations import Activations
-from universal_neurons.correlation import Baseline, Neurons
 from universal_neurons.jobs import job
-from universal_neurons.screening import screen
-from universal_neurons.store import check_same_run, provenance, write_arrays
+from universal_neurons.neurons import Captured
+from universal_neurons.screen import Sampling, screen_pair
+from universal_neurons.store import provenance
 
 with job(snakemake.log[0]):
     given, params = snakemake.input, snakemake.params
-    same = check_same_run(given)
-    a = Neurons.read(given.moments_a, given.calibration_a)
-    b = Neurons.read(given.moments_b, given.calibration_b)
-    found = screen(
-        list(map(Activations, given.a)),
-        list(map(Activations, given.b)),
-        a,
-        b,
+    screen_pair(
+        Captured(given.moments_a, given.calibration_a, given.a, given.rotated_a),
+        Captured(given.moments_b, given.calibration_b, given.b, given.rotated_b),
         params.layers,
-        baseline_a=Baseline.read(a, given.rotations, given.rotated_a),
-        baseline_b=Baseline.read(b, given.rotations, given.rotated_b),
-        context_length=params.context_length,
-        **params.options,
+        Sampling(context_length=params.context_length, **params.options),
+        rotations=given.rotations,
+        path=snakemake.output[0],
+        attributes=provenance(snakemake.config, "screen"),
     )
-    about = provenance(snakemake.config, "screen", layers=params.layers, **same)
-    write_arrays(snakemake.output[0], found.items(), about)
