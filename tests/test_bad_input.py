@@ -20,10 +20,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from universal_neurons import capture, corpus
-from universal_neurons.config import resolve
 from universal_neurons.errors import UserError
-from universal_neurons.grid import Grid
 from universal_neurons.models import load
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.grid import Grid
 
 SCHEMA = tiny.ROOT / "workflow/schemas/config.schema.yaml"
 

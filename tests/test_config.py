@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from universal_neurons.config import resolve
 from universal_neurons.errors import UserError
+from universal_neurons.plan.config import resolve
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"

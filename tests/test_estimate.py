@@ -9,9 +9,9 @@ import pytest
 from pipeline import gpt2
 from test_workflow import ROOT, configure, planned, snakemake
 
-from universal_neurons import estimate
-from universal_neurons.config import resolve
-from universal_neurons.grid import Grid
+from universal_neurons.commands import estimate
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.grid import Grid
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 MODES = {

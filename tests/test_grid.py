@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from universal_neurons.errors import UserError
-from universal_neurons.grid import Grid, Shape, parse_layers, read_shape
+from universal_neurons.plan.grid import Grid, parse_layers
+from universal_neurons.shape import Shape, read_shape
 
 SMALL, GPT2_SMALL = Shape(2, 256), Shape(12, 3072)
 

@@ -16,8 +16,8 @@ from pipeline import gpt2
 from test_workflow import ROOT, configure, planned, snakemake
 from transformers import AutoModelForCausalLM
 
-from universal_neurons.config import resolve
 from universal_neurons.hub import name_of
+from universal_neurons.plan.config import resolve
 from universal_neurons.training import train_tokenizer
 
 pytestmark = pytest.mark.slow

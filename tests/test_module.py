@@ -10,7 +10,7 @@ import pytest
 import tiny
 import yaml
 
-from universal_neurons.config import resolve
+from universal_neurons.plan.config import resolve
 
 EXAMPLE = tiny.ROOT / "docs/module"
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from universal_neurons import published
-from universal_neurons.config import resolve
+from universal_neurons.commands import published
 from universal_neurons.errors import UserError
 from universal_neurons.hub import Name, name_of
+from universal_neurons.plan.config import resolve
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs").glob("*.yaml"))

@@ -17,8 +17,8 @@ import pytest
 import tiny
 import yaml
 
-from universal_neurons.config import resolve
-from universal_neurons.grid import Grid
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.grid import Grid
 
 pytestmark = pytest.mark.slurm
 

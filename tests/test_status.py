@@ -9,7 +9,7 @@ import sys
 import pytest
 import tiny
 
-from universal_neurons import status
+from universal_neurons.commands import status
 
 NOW = 1_000_000.0
 LOGS = {
@@ -69,7 +69,7 @@ def test_the_status_of_a_run_that_failed_and_of_one_that_is_done(tmp_path):
     def page() -> str:
         dry = tiny.snakemake(tmp_path, "--dry-run", "--cores", "1")
         done = subprocess.run(
-            [sys.executable, "-m", "universal_neurons.status", "config.yaml"],
+            [sys.executable, "-m", "universal_neurons.commands.status", "config.yaml"],
             cwd=tmp_path,
             input=dry.stdout,
             text=True,

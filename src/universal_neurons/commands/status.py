@@ -1,4 +1,4 @@
-"""How far a run is, on one page: ``make status`` (``python -m universal_neurons.status FILE``).
+"""How far a run is, on one page: ``make status``.
 
 Every job has a log under `logs/`, which ends with "done" or with an error; a plan of the jobs still
 to do names their logs too. So counting logs is all it takes, also while the run goes on elsewhere.

@@ -1,6 +1,6 @@
 """What a configuration will cost: jobs, operations, bytes stored and hours on this machine.
 
-``make estimate`` prints it (``python -m universal_neurons.estimate FILE``).
+``make estimate`` prints it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 import yaml
 
 from universal_neurons import corpus
-from universal_neurons.config import resolve
 from universal_neurons.errors import UserError
-from universal_neurons.grid import Grid
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.grid import Grid
 
 # Stored bytes per activation and per summed product, after compression; docs/performance.md.
 ACTIVATION_BYTES = {"int8": 0.75, "bfloat16": 1.7, "float32": 3.7}
@@ -217,7 +217,7 @@ def _line(name: str, jobs: float, operations: float, stored: float, hours: float
 
 def main(path: str) -> None:
     """Print the estimate of a configuration file."""
-    schema = Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml"
+    schema = Path(__file__).parents[3] / "workflow/schemas/config.schema.yaml"
     try:
         config = resolve(yaml.safe_load(Path(path).read_text()), schema)
         corpus.check_length(config["corpus"])
