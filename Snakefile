@@ -34,7 +34,7 @@ report: "workflow/report/workflow.rst"
 
 onstart:
     check_writable(RESULTS)
-    print(estimate.summary(GRID))
+    print(summary(GRID))
 
 
 rule all:

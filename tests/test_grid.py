@@ -21,7 +21,7 @@ def grid(shape=SMALL, seeds=("0", "1", "2"), **corpus):
         "corpus": {
             "tokens": 1000, "heldout_tokens": 100, "context_length": 10, "shards": 1, **corpus,
         },
-        "capture": {"store": True, "encoding": "int8"},
+        "capture": {"store": True, "keep": True, "encoding": "int8"},
         "correlate": {"mode": "exact", "sample": 0.1, "memory_gb": 8},
         "baseline": {"draws": 5},
         "persistence": {"trace_tokens": 500},

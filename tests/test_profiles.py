@@ -21,9 +21,14 @@ def test_the_slurm_profile_repeats_the_default_one():
     assert {key: slurm.get(key) for key in default} == default
 
 
+def rule_names(files):
+    """Names of the rules of rule files' texts, by file."""
+    named = re.findall(r"^ *(?:use )?rule (\w+)(?: as (\w+))?", "\n".join(files.values()), re.M)
+    return {new or name for name, new in named}
+
+
 def test_the_slurm_profile_names_rules_that_there_are():
-    named = re.findall(r"^ *(?:use )?rule (\w+)(?: as (\w+))?", "\n".join(RULES.values()), re.M)
-    rules = {new or name for name, new in named}
+    rules = rule_names(RULES)
     assert set(profile("slurm")["groups"]) <= rules
     text = (ROOT / "workflow/profiles/slurm/config.yaml").read_text()
     examples = re.findall(r"^#   (\w+): \{", text, re.MULTILINE)

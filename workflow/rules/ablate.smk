@@ -18,10 +18,10 @@ rule ablate:
         f"{RESULTS}/benchmarks/ablate/seeds{{seeds}}/step{{step}}.tsv"
     conda:
         ENVIRONMENT
-    threads: GRID.threads("ablate")
+    threads: cost(GRID, "ablate").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("ablate")),
-        runtime=growing(GRID.minutes("ablate")),
+        mem_mb=growing(cost(GRID, "ablate").mem_mb),
+        runtime=growing(cost(GRID, "ablate").minutes),
     params:
         ablation=config["ablation"],
         load={key: config["capture"][key] for key in ("dtype", "device")},

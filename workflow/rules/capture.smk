@@ -23,10 +23,10 @@ rule capture_first:
         f"{RESULTS}/benchmarks/capture/seed{{seed}}/step{{step}}/shard0.tsv"
     conda:
         ENVIRONMENT
-    threads: GRID.threads("capture")
+    threads: cost(GRID, "capture").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("capture")),
-        runtime=growing(GRID.minutes("capture")),
+        mem_mb=growing(cost(GRID, "capture").mem_mb),
+        runtime=growing(cost(GRID, "capture").minutes),
     params:
         sequences=GRID.shard_range(0),
         capture=CAPTURE,
@@ -89,10 +89,10 @@ rule correlate:
         SUMS.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("correlate")
+    threads: cost(GRID, "correlate").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("correlate")),
-        runtime=growing(GRID.minutes("correlate")),
+        mem_mb=growing(cost(GRID, "correlate").mem_mb),
+        runtime=growing(cost(GRID, "correlate").minutes),
     params:
         layers=layers_of,
         kernel=config["correlate"]["kernel"],

@@ -4,11 +4,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from universal_neurons import corpus, hub
-from universal_neurons.commands import estimate
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
 from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve
+from universal_neurons.plan.cost import cost, summary
 from universal_neurons.plan.grid import Grid, model_path, parse_layers
 from universal_neurons.store import check_writable
 

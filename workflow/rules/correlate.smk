@@ -11,10 +11,10 @@ rule rotations:
         f"{RESULTS}/benchmarks/rotations.tsv"
     conda:
         ENVIRONMENT
-    threads: GRID.threads("rotations")
+    threads: cost(GRID, "rotations").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("rotations")),
-        runtime=growing(GRID.minutes("rotations")),
+        mem_mb=growing(cost(GRID, "rotations").mem_mb),
+        runtime=growing(cost(GRID, "rotations").minutes),
     params:
         layers=GRID.layer_kinds,
         baseline=config["baseline"],
@@ -37,10 +37,10 @@ rule rotated_std:
         ROTATED.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("rotated_std")
+    threads: cost(GRID, "rotated_std").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("rotated_std")),
-        runtime=growing(GRID.minutes("rotated_std")),
+        mem_mb=growing(cost(GRID, "rotated_std").mem_mb),
+        runtime=growing(cost(GRID, "rotated_std").minutes),
     params:
         draws=config["baseline"]["draws"],
         version=METHOD_VERSION["rotate"],
@@ -66,10 +66,10 @@ rule match:
         MATCHES.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("match")
+    threads: cost(GRID, "match").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("match")),
-        runtime=growing(GRID.minutes("match")),
+        mem_mb=growing(cost(GRID, "match").mem_mb),
+        runtime=growing(cost(GRID, "match").minutes),
     params:
         layers=layers_of,
         version=METHOD_VERSION["match"],
@@ -97,10 +97,10 @@ rule screen:
         SCREEN.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("screen")
+    threads: cost(GRID, "screen").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("screen")),
-        runtime=growing(GRID.minutes("screen")),
+        mem_mb=growing(cost(GRID, "screen").mem_mb),
+        runtime=growing(cost(GRID, "screen").minutes),
     params:
         layers=layers_of,
         options={k: config["correlate"][k] for k in ("sample", "candidates", "kernel")},
@@ -127,10 +127,10 @@ rule refine:
         REFINED.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("refine")
+    threads: cost(GRID, "refine").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("refine")),
-        runtime=growing(GRID.minutes("refine")),
+        mem_mb=growing(cost(GRID, "refine").mem_mb),
+        runtime=growing(cost(GRID, "refine").minutes),
     params:
         kernel=config["correlate"]["kernel"],
         version=[METHOD_VERSION["screen"], METHOD_VERSION["match"]],
@@ -155,10 +155,10 @@ rule influence:
         f"{RESULTS}/benchmarks/influence/step{{step}}.tsv"
     conda:
         ENVIRONMENT
-    threads: GRID.threads("influence")
+    threads: cost(GRID, "influence").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("influence")),
-        runtime=growing(GRID.minutes("influence")),
+        mem_mb=growing(cost(GRID, "influence").mem_mb),
+        runtime=growing(cost(GRID, "influence").minutes),
     params:
         seeds=GRID.seeds,
         context_length=config["corpus"]["context_length"],
@@ -183,10 +183,10 @@ rule permuted:
         f"{RESULTS}/benchmarks/permuted/step{{step}}.tsv"
     conda:
         ENVIRONMENT
-    threads: GRID.threads("permuted")
+    threads: cost(GRID, "permuted").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("permuted")),
-        runtime=growing(GRID.minutes("permuted")),
+        mem_mb=growing(cost(GRID, "permuted").mem_mb),
+        runtime=growing(cost(GRID, "permuted").minutes),
     params:
         seeds=GRID.seeds,
         context_length=config["corpus"]["context_length"],
@@ -211,10 +211,10 @@ rule untrained:
         f"{RESULTS}/benchmarks/untrained.tsv"
     conda:
         ENVIRONMENT
-    threads: GRID.threads("untrained")
+    threads: cost(GRID, "untrained").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("untrained")),
-        runtime=growing(GRID.minutes("untrained")),
+        mem_mb=growing(cost(GRID, "untrained").mem_mb),
+        runtime=growing(cost(GRID, "untrained").minutes),
     params:
         capture=CAPTURE,
         draws=config["baseline"]["draws"],

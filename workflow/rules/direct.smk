@@ -35,10 +35,10 @@ rule direct_first:
         f"{RESULTS}/benchmarks/direct/step{{step}}/shard0.tsv"
     conda:
         ENVIRONMENT
-    threads: GRID.threads("direct")
+    threads: cost(GRID, "direct").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("direct")),
-        runtime=growing(GRID.minutes("direct")),
+        mem_mb=growing(cost(GRID, "direct").mem_mb),
+        runtime=growing(cost(GRID, "direct").minutes),
     params:
         seeds=GRID.seeds,
         pairs=GRID.pairs,

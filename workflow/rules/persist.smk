@@ -45,10 +45,10 @@ rule trace:
         f"{RESULTS}/benchmarks/trace/seeds{{seeds}}/step{{step}}.tsv"
     conda:
         ENVIRONMENT
-    threads: GRID.threads("trace")
+    threads: cost(GRID, "trace").threads
     resources:
-        mem_mb=growing(GRID.mem_mb("trace")),
-        runtime=growing(GRID.minutes("trace")),
+        mem_mb=growing(cost(GRID, "trace").mem_mb),
+        runtime=growing(cost(GRID, "trace").minutes),
     params:
         sequences=GRID.trace_sequences(),
         next_step=next_step,

@@ -27,7 +27,7 @@ if HUB:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=growing(GRID.mem_mb("fetch")),
+            mem_mb=growing(cost(GRID, "fetch").mem_mb),
             runtime=growing(120),
         params:
             name=hub_name,
