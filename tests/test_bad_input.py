@@ -25,8 +25,6 @@ from universal_neurons.models import load
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid
 
-SCHEMA = tiny.ROOT / "workflow/schemas/config.schema.yaml"
-
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
@@ -46,7 +44,7 @@ def right(original, tmp_path):
 def plan(where, config):
     """What the Snakefile does before it plans a job."""
     with chdir(where):
-        resolved = resolve(config, SCHEMA)
+        resolved = resolve(config)
         corpus.check_length(resolved["corpus"])
         return Grid.of(resolved)
 

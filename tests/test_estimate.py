@@ -7,14 +7,13 @@ import time
 import numpy as np
 import pytest
 from pipeline import gpt2
-from test_workflow import ROOT, configure, planned, snakemake
+from test_workflow import configure, planned, snakemake
 
 from universal_neurons.commands import estimate
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.cost import planned as costs
 from universal_neurons.plan.grid import Grid
 
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 MODES = {
     "exact": {},
     "screened": {"correlate": {"mode": "screened"}},
@@ -56,7 +55,7 @@ def configured(where, mode, **sections):
         **sections,
     }
     configure(where, config)
-    return Grid.of(resolve(config, SCHEMA))
+    return Grid.of(resolve(config))
 
 
 @pytest.mark.slow

@@ -13,8 +13,7 @@ from universal_neurons.plan.grid import Grid, model_path, parse_layers
 from universal_neurons.store import check_writable
 
 try:
-    schema = workflow.source_path("../schemas/config.schema.yaml")
-    config.update(resolve(config, schema))
+    config.update(resolve(config))
     corpus.check_length(config["corpus"])
     GRID = Grid.of(config)
 except UserError as error:

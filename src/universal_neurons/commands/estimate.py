@@ -8,13 +8,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-
-import yaml
 
 from universal_neurons import corpus
 from universal_neurons.errors import UserError
-from universal_neurons.plan.config import resolve
+from universal_neurons.plan.config import load_config
 from universal_neurons.plan.cost import Cost, planned
 from universal_neurons.plan.grid import Grid
 
@@ -73,9 +70,8 @@ def table(found: Mapping[str, Cost], speed: Mapping[str, float]) -> str:
 
 def main(path: str) -> None:
     """Print the estimate of a configuration file."""
-    schema = Path(__file__).parents[3] / "workflow/schemas/config.schema.yaml"
     try:
-        config = resolve(yaml.safe_load(Path(path).read_text()), schema)
+        config = load_config(path)
         corpus.check_length(config["corpus"])
         grid = Grid.of(config)
     except UserError as error:
