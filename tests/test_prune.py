@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -34,11 +32,7 @@ def test_what_was_dropped_is_restored_for_what_came_later_and_for_nothing_else()
 
 
 def make_prune(where, kind):
-    dry = tiny.snakemake(where, "--dry-run", "--cores", "1")
-    command = [sys.executable, "-m", "universal_neurons.commands.prune", "config.yaml", kind]
-    return subprocess.run(
-        command, cwd=where, input=dry.stdout, text=True, capture_output=True, check=False
-    )
+    return tiny.universal_neurons(where, "prune", "--what", kind)
 
 
 @pytest.mark.slow

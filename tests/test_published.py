@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from universal_neurons.commands import published
+from universal_neurons.commands.__main__ import main
 from universal_neurons.errors import UserError
 from universal_neurons.hub import Name, name_of
 from universal_neurons.plan.config import load_config
@@ -80,10 +81,10 @@ def test_models_of_another_size_are_not_compared(size):
 
 
 def test_the_comparison_is_printed(tmp_path, capsys):
-    with pytest.raises(UserError, match="universality.parquet is missing"):
-        published.main(str(tmp_path))
+    with pytest.raises(SystemExit, match=r"error: .*universality.parquet is missing"):
+        main(["compare", str(tmp_path)])
     universality().to_parquet(tmp_path / "universality.parquet")
-    published.main(str(tmp_path))
+    main(["compare-published", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "at step 9" in printed
     assert "222" in printed

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from universal_neurons import corpus
-from universal_neurons.errors import UserError
 from universal_neurons.plan.config import load_config
 from universal_neurons.plan.cost import Cost, planned
 from universal_neurons.plan.grid import Grid
@@ -68,16 +67,14 @@ def table(found: Mapping[str, Cost], speed: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def main(path: str) -> None:
-    """Print the estimate of a configuration file."""
-    try:
-        config = load_config(path)
-        corpus.check_length(config["corpus"])
-        grid = Grid.of(config)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(table(planned(grid), rates()))
+def page(path: str | Path) -> str:
+    """The estimate for a configuration file.
 
-
-if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "config.yaml")
+    Raises
+    ------
+    UserError
+        If the configuration is wrong.
+    """
+    config = load_config(path)
+    corpus.check_length(config["corpus"])
+    return table(planned(Grid.of(config)), rates())

@@ -5,16 +5,15 @@ Activations are all of what a run holds but a few per cent, and partial sums mos
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from universal_neurons.commands.plans import pending
 from universal_neurons.commands.status import bytes_in
+from universal_neurons.errors import UserError
+from universal_neurons.plan.config import load_config
 from universal_neurons.plan.pruned import add_pruned
 
 # What can be dropped.
@@ -42,25 +41,35 @@ def prune(results: str | Path, kind: str, grid: Mapping[str, Any]) -> int:
     return size
 
 
-def main() -> None:
-    """Drop what the command line names, if the dry run on standard input plans nothing."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("config", type=Path, help="the run's configuration")
-    parser.add_argument("kind", choices=KINDS)
-    given = parser.parse_args()
-    config = yaml.safe_load(given.config.read_text())
-    plan = sys.stdin.read()
-    if "Nothing to be done" not in plan:
-        sys.exit(f"{plan}\nThe run is not finished (or see above): nothing was dropped.")
-    results = Path("results", config["run"])
+def of_run(config: str | Path, kind: str, snakefile: Path | None = None) -> str:
+    """Drop what a run holds of a kind, if it is finished, and say what that freed.
+
+    Parameters
+    ----------
+    config
+        Its configuration file.
+    kind
+        One of `KINDS`.
+    snakefile
+        Of the workflow; where Snakemake looks for it if None.
+
+    Raises
+    ------
+    UserError
+        If something is still to be done: nothing is dropped then.
+    """
+    resolved = load_config(config)
+    if left := pending(Path(config), snakefile):
+        raise UserError(
+            f"the run {resolved['run']} is not finished: {len(left)} files are still to be made, "
+            f"such as {left[0]}; nothing was dropped"
+        )
+    results = Path("results", resolved["run"])
+    models = resolved["models"]
     grid = {
-        "seeds": [str(seed) for seed in config["models"]["seeds"]],
-        "steps": list(config["models"]["steps"]),
-        "shards": config["corpus"].get("shards", 1),
+        "seeds": models["seeds"],
+        "steps": models["steps"],
+        "shards": resolved["corpus"]["shards"],
     }
-    freed = prune(results, given.kind, grid)
-    print(f"{results / given.kind}: dropped, {freed / 1e9:.2f} GB freed")
-
-
-if __name__ == "__main__":
-    main()
+    freed = prune(results, kind, grid)
+    return f"{results / kind}: dropped, {freed / 1e9:.2f} GB freed"
