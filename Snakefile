@@ -24,6 +24,7 @@ else:
 
 
 include: "workflow/rules/correlate.smk"
+include: "workflow/rules/score.smk"
 include: "workflow/rules/ablate.smk"
 include: "workflow/rules/persist.smk"
 include: "workflow/rules/report.smk"

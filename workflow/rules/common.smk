@@ -8,7 +8,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
 from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve
-from universal_neurons.plan.cost import cost, summary
+from universal_neurons.plan.cost import asked, summary
 from universal_neurons.plan.grid import Grid, model_path, parse_layers
 from universal_neurons.store import check_writable
 
@@ -94,9 +94,35 @@ wildcard_constraints:
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
 
+def asks(rule):
+    """Memory and run time that a rule's jobs ask a scheduler for: once as much more each attempt."""
+    needed = asked(GRID, rule)
+    amounts = {"mem_mb": needed.mem_mb, "runtime": needed.minutes}
+    return {name: growing(amount) for name, amount in amounts.items()}
+
+
 def growing(amount):
-    """Memory or run time that a job asks a scheduler for: once as much more at every attempt."""
+    """A resource as a function of the attempt."""
     return lambda wildcards, attempt: attempt * amount
+
+
+def threads_of(rule):
+    """Threads of a rule's jobs."""
+    return asked(GRID, rule).threads
+
+
+def log_of(name):
+    """A job's log: by a name with its wildcards, or by the store that it makes."""
+    return f"{RESULTS}/logs/{_stem(name)}.log"
+
+
+def benchmark_of(name):
+    """A job's time and memory, as `log_of`."""
+    return f"{RESULTS}/benchmarks/{_stem(name)}.tsv"
+
+
+def _stem(name):
+    return name.removeprefix(f"{RESULTS}/").removesuffix(".zarr")
 
 
 def model_directories(wildcards, seeds=None):
