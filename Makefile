@@ -25,18 +25,16 @@ kill-test: $(READY)
 # Jobs, operations, bytes and hours of a configuration on this machine: make estimate CONFIG=my.yaml
 CONFIG ?= config.yaml
 estimate: $(READY)
-	$(BIN)/python -m universal_neurons.estimate $(CONFIG)
+	$(BIN)/universal-neurons estimate $(CONFIG)
 
 # How far a run is: jobs done, running, waiting and failed, and room on disk: make status CONFIG=my.yaml
 status: $(READY)
-	@$(BIN)/snakemake --dry-run --cores 1 --configfile $(CONFIG) 2>&1 \
-	    | $(BIN)/python -m universal_neurons.status $(CONFIG)
+	@$(BIN)/universal-neurons status $(CONFIG)
 
 # Drops the activations, or WHAT=sums the partial sums, of a finished run.
 WHAT ?= activations
 prune: $(READY)
-	@$(BIN)/snakemake --dry-run --cores 1 --configfile $(CONFIG) 2>&1 \
-	    | $(BIN)/python -m universal_neurons.prune $(CONFIG) $(WHAT)
+	@$(BIN)/universal-neurons prune $(CONFIG) --what $(WHAT)
 
 # Speed and accuracy on this machine, side by side with the older procedure: results/bench.json.
 bench: $(READY)
@@ -63,7 +61,7 @@ $(READY): requirements.lock pyproject.toml
 
 # A run of GPT-2 Small beside the published counts: make compare-published RUN=gpt2-small-gurnee
 compare-published: $(READY)
-	$(BIN)/python -m universal_neurons.published results/$(RUN)
+	$(BIN)/universal-neurons compare results/$(RUN)
 
 # Newest versions of everything; run the tests before committing the result.
 lock:

@@ -24,6 +24,7 @@ else:
 
 
 include: "workflow/rules/correlate.smk"
+include: "workflow/rules/score.smk"
 include: "workflow/rules/ablate.smk"
 include: "workflow/rules/persist.smk"
 include: "workflow/rules/report.smk"
@@ -34,7 +35,7 @@ report: "workflow/report/workflow.rst"
 
 onstart:
     check_writable(RESULTS)
-    print(estimate.summary(GRID))
+    print(summary(GRID))
 
 
 rule all:

@@ -20,12 +20,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from universal_neurons import capture, corpus
-from universal_neurons.config import resolve
 from universal_neurons.errors import UserError
-from universal_neurons.grid import Grid
 from universal_neurons.models import load
-
-SCHEMA = tiny.ROOT / "workflow/schemas/config.schema.yaml"
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.grid import Grid
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +44,7 @@ def right(original, tmp_path):
 def plan(where, config):
     """What the Snakefile does before it plans a job."""
     with chdir(where):
-        resolved = resolve(config, SCHEMA)
+        resolved = resolve(config)
         corpus.check_length(resolved["corpus"])
         return Grid.of(resolved)
 

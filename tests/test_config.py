@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from universal_neurons.config import resolve
 from universal_neurons.errors import UserError
+from universal_neurons.plan.config import SCHEMA, load_config, resolve
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 MINIMAL = {
     "run": "r",
     "models": {"seeds": [2, "a-x1"], "steps": [30, 4], "path": "m/{seed}/{step}"},
@@ -31,7 +31,7 @@ def changed(path: str, value):
 
 
 def test_defaults_are_filled_and_labels_made_uniform():
-    config = resolve(MINIMAL, SCHEMA)
+    config = resolve(MINIMAL)
     assert config["models"]["seeds"] == ["2", "a-x1"]
     assert config["models"]["steps"] == [4, 30]
     assert config["capture"]["encoding"] == "int8"
@@ -39,12 +39,12 @@ def test_defaults_are_filled_and_labels_made_uniform():
     assert config["universality"]["excess_threshold"] == 0.5
     assert config["ablation"] == {"kinds": ["mean"], "controls": 20, "seed": 0}
     assert config["corpus"]["exclude_token_ids"] == "auto"
-    assert resolve(config, SCHEMA) == config
+    assert resolve(config) == config
 
 
 def test_the_shipped_configuration_names_every_key_there_is():
     shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
-    assert resolve(shipped, SCHEMA)["models"]["seeds"] == list("01234")
+    assert resolve(shipped)["models"]["seeds"] == list("01234")
 
     def keys(value, prefix=()):
         for key, inner in value.items():
@@ -52,7 +52,7 @@ def test_the_shipped_configuration_names_every_key_there_is():
             if isinstance(inner, dict):
                 yield from keys(inner, (*prefix, key))
 
-    assert set(keys(resolve(shipped, SCHEMA))) == set(keys(shipped))
+    assert set(keys(resolve(shipped))) == set(keys(shipped))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_shipped_configuration_names_every_key_there_is():
 )
 def test_a_mistake_names_the_key_and_what_would_be_right(path, value, message):
     with pytest.raises(UserError) as error:
-        resolve(changed(path, value), SCHEMA)
+        resolve(changed(path, value))
     assert message in str(error.value)
 
 
@@ -106,7 +106,7 @@ def test_a_mistake_names_the_key_and_what_would_be_right(path, value, message):
 def test_a_missing_section_is_named(key):
     config = {name: value for name, value in MINIMAL.items() if name != key}
     with pytest.raises(UserError, match=f"{key}: missing; give"):
-        resolve(config, SCHEMA)
+        resolve(config)
 
 
 def test_training_options_must_fit_each_other():
@@ -117,7 +117,7 @@ def test_training_options_must_fit_each_other():
     ):
         config["models"]["train"] = train
         with pytest.raises(UserError, match=message):
-            resolve(config, SCHEMA)
+            resolve(config)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_wrong_names_of_hub_models_are_refused(key, value, message):
     config = changed("models.source", "hub")
     config["models"] |= {"repo": "org/{seed}", "revision": "step{step}", key: value}
     with pytest.raises(UserError) as error:
-        resolve(config, SCHEMA)
+        resolve(config)
     assert message in str(error.value)
 
 
@@ -145,7 +145,7 @@ def test_an_irregular_name_makes_up_for_a_template_without_a_field():
     config = changed("models.source", "hub")
     config["models"] |= {"repo": "org/{seed}", "revision": "main", "steps": [4, 30]}
     config["models"]["revisions"] = {2: {30: {"revision": "late"}}, "a-x1": {4: {"repo": "o/a"}}}
-    models = resolve(config, SCHEMA)["models"]
+    models = resolve(config)["models"]
     assert models["revisions"]["2"]["30"] == {"revision": "late"}
 
 
@@ -160,7 +160,7 @@ def test_an_irregular_name_makes_up_for_a_template_without_a_field():
 def test_wrong_options_of_a_hub_data_set_are_refused(corpus, message):
     config = changed("corpus", {"source": "hub", "tokens": 11_000, **corpus})
     with pytest.raises(UserError) as error:
-        resolve(config, SCHEMA)
+        resolve(config)
     assert message in str(error.value)
 
 
@@ -168,6 +168,40 @@ def test_all_mistakes_are_listed_at_once():
     config = changed("corpus.tokenz", 5)
     config["models"]["steps"] = [-1]
     with pytest.raises(UserError) as error:
-        resolve(config, SCHEMA)
+        resolve(config)
     assert "corpus.tokenz" in str(error.value)
     assert "models.steps.0" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "can't be read"),
+        ("run: x\n  models: [", "not a YAML file"),
+        ("- a\n- b\n", "a configuration has keys"),
+        ("", "a configuration has keys"),
+        ("run: tiny\n", "models: missing; give"),
+    ],
+    ids=["no file", "no YAML", "a list", "nothing", "one key"],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path, content, message):
+    file = tmp_path / "my.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_config(file)
+
+
+def test_a_file_is_read_with_its_defaults(tmp_path):
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(MINIMAL))
+    assert load_config(tmp_path / "my.yaml") == resolve(MINIMAL)
+
+
+def test_the_schema_is_the_packages_and_shown_with_the_workflow():
+    shown = ROOT / "workflow/schemas/config.schema.yaml"
+    assert shown.samefile(SCHEMA)
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]
+    package = SCHEMA.parent.parent
+    assert any(SCHEMA in package.glob(pattern) for pattern in data["universal_neurons"])

@@ -55,7 +55,7 @@ def test_all_that_the_library_imports_is_required():
     names = {"yaml": "pyyaml"}
     imported = {
         (node.module if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
-        for file in (ROOT / "src/universal_neurons").glob("*.py")
+        for file in (ROOT / "src/universal_neurons").rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names

@@ -7,13 +7,13 @@ import time
 import numpy as np
 import pytest
 from pipeline import gpt2
-from test_workflow import ROOT, configure, planned, snakemake
+from test_workflow import configure, planned, snakemake
 
-from universal_neurons import estimate
-from universal_neurons.config import resolve
-from universal_neurons.grid import Grid
+from universal_neurons.commands import estimate
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.cost import planned as costs
+from universal_neurons.plan.grid import Grid
 
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 MODES = {
     "exact": {},
     "screened": {"correlate": {"mode": "screened"}},
@@ -55,13 +55,13 @@ def configured(where, mode, **sections):
         **sections,
     }
     configure(where, config)
-    return Grid.of(resolve(config, SCHEMA))
+    return Grid.of(resolve(config))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_number_of_jobs_is_that_of_the_plan(mode, where):
-    found = {s.rule: s.jobs for s in estimate.stages(configured(where, mode))}
+    found = {rule: cost.jobs for rule, cost in costs(configured(where, mode)).items()}
     jobs = planned(where)
     for rule in ("capture", "direct"):
         jobs[rule] = sum(jobs.pop(name, 0) for name in (f"{rule}_first", rule, f"{rule}_more"))
@@ -77,8 +77,9 @@ def test_the_number_of_jobs_is_that_of_the_plan(mode, where):
 @pytest.mark.slow
 def test_bytes_and_time_are_those_of_a_run(where):
     grid = configured(where, "exact", ablation={"controls": 20})
-    found = estimate.stages(grid)
-    hours = sum(stage.hours(estimate.rates()) for stage in found)
+    found = costs(grid).values()
+    rates = estimate.rates()
+    hours = sum(cost.hours(rates) for cost in found)
     start = time.monotonic()
     result = snakemake(where)
     took = time.monotonic() - start
@@ -90,6 +91,6 @@ def test_bytes_and_time_are_those_of_a_run(where):
         for file in (where / "results/exact" / folder).rglob("*")
         if file.is_file()
     )
-    assert sum(stage.stored for stage in found) == pytest.approx(stored, rel=0.35)
+    assert sum(cost.stored for cost in found) == pytest.approx(stored, rel=0.35)
     # Other work on this machine may slow either side.
     assert 0.25 < 3600 * hours / took < 4

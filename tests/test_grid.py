@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from universal_neurons.errors import UserError
-from universal_neurons.grid import Grid, Shape, parse_layers, read_shape
+from universal_neurons.plan.grid import Grid, parse_layers
+from universal_neurons.shape import Shape, read_shape
 
 SMALL, GPT2_SMALL = Shape(2, 256), Shape(12, 3072)
 
@@ -20,7 +21,7 @@ def grid(shape=SMALL, seeds=("0", "1", "2"), **corpus):
         "corpus": {
             "tokens": 1000, "heldout_tokens": 100, "context_length": 10, "shards": 1, **corpus,
         },
-        "capture": {"store": True, "encoding": "int8"},
+        "capture": {"store": True, "keep": True, "encoding": "int8"},
         "correlate": {"mode": "exact", "sample": 0.1, "memory_gb": 8},
         "baseline": {"draws": 5},
         "persistence": {"trace_tokens": 500},

@@ -16,8 +16,8 @@ from pipeline import gpt2
 from test_workflow import ROOT, configure, planned, snakemake
 from transformers import AutoModelForCausalLM
 
-from universal_neurons.config import resolve
 from universal_neurons.hub import name_of
+from universal_neurons.plan.config import resolve
 from universal_neurons.training import train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -202,7 +202,7 @@ def test_shipped_studies_are_planned_from_the_config_files_of_their_models_alone
     sizes = {"n_layer": 6, "n_embd": 128} if small else {"n_layer": 12, "n_embd": 768}
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
-    models = resolve(config, ROOT / "workflow/schemas/config.schema.yaml")["models"]
+    models = resolve(config)["models"]
     cells = [(seed, step) for seed in models["seeds"] for step in models["steps"]]
     configure(tmp_path, config)
     with server.serving() as hub:

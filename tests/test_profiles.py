@@ -21,9 +21,14 @@ def test_the_slurm_profile_repeats_the_default_one():
     assert {key: slurm.get(key) for key in default} == default
 
 
+def rule_names(files):
+    """Names of the rules of rule files' texts, by file."""
+    named = re.findall(r"^ *(?:use )?rule (\w+)(?: as (\w+))?", "\n".join(files.values()), re.M)
+    return {new or name for name, new in named}
+
+
 def test_the_slurm_profile_names_rules_that_there_are():
-    named = re.findall(r"^ *(?:use )?rule (\w+)(?: as (\w+))?", "\n".join(RULES.values()), re.M)
-    rules = {new or name for name, new in named}
+    rules = rule_names(RULES)
     assert set(profile("slurm")["groups"]) <= rules
     text = (ROOT / "workflow/profiles/slurm/config.yaml").read_text()
     examples = re.findall(r"^#   (\w+): \{", text, re.MULTILINE)
@@ -31,7 +36,24 @@ def test_the_slurm_profile_names_rules_that_there_are():
     assert set(examples) <= rules
 
 
-def test_every_rule_asks_for_more_at_a_further_attempt():
+def test_every_rule_asks_for_what_its_jobs_need_and_for_more_at_a_further_attempt():
     for name, text in RULES.items():
-        for line in re.findall(r"^ +(?:mem_mb|runtime)=.*$", text, re.MULTILINE):
-            assert "=growing(" in line, f"{name}: {line.strip()}"
+        for block in re.split(r"^ *(?=(?:use )?rule \w)", text, flags=re.MULTILINE)[1:]:
+            header = block.partition("\n")[0]
+            asked = re.findall(r"^ +resources:\n +(.*)$", block, re.MULTILINE)
+            # A rule made of another one asks for the same, if it does not say otherwise.
+            assert len(asked) == 1 or header.startswith("use rule"), f"{name}: {header}"
+            assert all(re.fullmatch(r'\*\*asks\("\w+"\),', line) for line in asked), header
+    helpers = RULES["common.smk"]
+    asks = helpers.partition("def asks(")[2].partition("\n\n\n")[0]
+    assert set(re.findall(r'"(\w+)": needed', asks)) == {"mem_mb", "runtime"}
+    assert "growing(amount) for name, amount in amounts.items()" in asks
+
+
+def test_rules_of_a_stage_are_in_the_file_of_its_name():
+    stages = ["prepare", "capture", "direct", "correlate", "score", "ablate", "persist", "report"]
+    assert set(RULES) == {f"{name}.smk" for name in [*stages, "common"]}
+    assert "rule correlate:" in RULES["correlate.smk"]
+    assert "rule score:" in RULES["score.smk"]
+    included = re.findall(r'rules/(\w+)\.smk"', (ROOT / "Snakefile").read_text())
+    assert included == ["common", *stages]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 import tiny
 from test_workflow import planned
 
-from universal_neurons import prune
+from universal_neurons.commands import prune
+from universal_neurons.plan import pruned
 
 
 def dropped(seeds, steps=(1,), shards=1):
@@ -20,24 +19,20 @@ def dropped(seeds, steps=(1,), shards=1):
 
 def test_what_was_dropped_is_restored_for_what_came_later_and_for_nothing_else():
     first = [dropped("ab")]
-    assert not prune.to_restore(first, ("a", 1, 0), ("b", 1, 0)), "compared before"
-    assert prune.to_restore(first, ("a", 1, 0), ("c", 1, 0)), "a seed came later"
-    assert not prune.to_restore(first, ("c", 1, 0), ("a", 1, 0)), "its activations are there"
-    assert not prune.to_restore(first, ("a", 2, 0), ("b", 2, 0)), "a step came later"
-    assert not prune.to_restore(first, ("a", 1, 1), ("b", 1, 1)), "a shard came later"
+    assert not pruned.to_restore(first, ("a", 1, 0), ("b", 1, 0)), "compared before"
+    assert pruned.to_restore(first, ("a", 1, 0), ("c", 1, 0)), "a seed came later"
+    assert not pruned.to_restore(first, ("c", 1, 0), ("a", 1, 0)), "its activations are there"
+    assert not pruned.to_restore(first, ("a", 2, 0), ("b", 2, 0)), "a step came later"
+    assert not pruned.to_restore(first, ("a", 1, 1), ("b", 1, 1)), "a shard came later"
     # What a pair was made from stays the same when activations are dropped again.
     again = [*first, dropped("abc")]
-    assert prune.to_restore(again, ("a", 1, 0), ("c", 1, 0))
-    assert not prune.to_restore(again, ("c", 1, 0), ("a", 1, 0))
-    assert prune.to_restore(again, ("c", 1, 0), ("d", 1, 0))
+    assert pruned.to_restore(again, ("a", 1, 0), ("c", 1, 0))
+    assert not pruned.to_restore(again, ("c", 1, 0), ("a", 1, 0))
+    assert pruned.to_restore(again, ("c", 1, 0), ("d", 1, 0))
 
 
 def make_prune(where, kind):
-    dry = tiny.snakemake(where, "--dry-run", "--cores", "1")
-    command = [sys.executable, "-m", "universal_neurons.prune", "config.yaml", kind]
-    return subprocess.run(
-        command, cwd=where, input=dry.stdout, text=True, capture_output=True, check=False
-    )
+    return tiny.universal_neurons(where, "prune", "--what", kind)
 
 
 @pytest.mark.slow

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from universal_neurons import published
-from universal_neurons.config import resolve
+from universal_neurons.commands import published
+from universal_neurons.commands.__main__ import main
 from universal_neurons.errors import UserError
 from universal_neurons.hub import Name, name_of
+from universal_neurons.plan.config import load_config
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -39,7 +39,7 @@ def universality(layers=12, d_mlp=3072, seeds=("a", "b"), steps=(1, 9)):
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_shipped_study_is_valid_and_named_as_its_file(file):
-    config = resolve(yaml.safe_load(file.read_text()), ROOT / "workflow/schemas/config.schema.yaml")
+    config = load_config(file)
     assert config["run"] == file.stem
     for word in ("# Cost", "#   Disk", "# To hold against it"):
         assert word in file.read_text()
@@ -48,8 +48,7 @@ def test_every_shipped_study_is_valid_and_named_as_its_file(file):
 def test_the_studies_name_the_published_models():
     names = {}
     for file in STUDIES:
-        schema = ROOT / "workflow/schemas/config.schema.yaml"
-        models = resolve(yaml.safe_load(file.read_text()), schema)["models"]
+        models = load_config(file)["models"]
         names[file.stem] = [name_of(models, s, t) for s in models["seeds"] for t in models["steps"]]
     assert {name: len(cells) for name, cells in names.items()} == {
         "gpt2-small-crfm": 25,
@@ -82,10 +81,10 @@ def test_models_of_another_size_are_not_compared(size):
 
 
 def test_the_comparison_is_printed(tmp_path, capsys):
-    with pytest.raises(UserError, match="universality.parquet is missing"):
-        published.main(str(tmp_path))
+    with pytest.raises(SystemExit, match=r"error: .*universality.parquet is missing"):
+        main(["compare", str(tmp_path)])
     universality().to_parquet(tmp_path / "universality.parquet")
-    published.main(str(tmp_path))
+    main(["compare-published", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "at step 9" in printed
     assert "222" in printed

@@ -17,14 +17,13 @@ import pytest
 import tiny
 import yaml
 
-from universal_neurons.config import resolve
-from universal_neurons.grid import Grid
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.grid import Grid
 
 pytestmark = pytest.mark.slurm
 
 SLURM = tiny.ROOT / "tests/slurm"
 PROFILE = tiny.ROOT / "workflow/profiles/slurm/config.yaml"
-SCHEMA = tiny.ROOT / "workflow/schemas/config.schema.yaml"
 # With memory cgroups SLURM confines jobs; without them it looks at their processes now and then.
 CGROUPS = os.access("/sys/fs/cgroup/memory", os.W_OK) and os.getuid() == 0
 # A killed job is OUT_OF_MEMORY, one of which only a process was killed FAILED.
@@ -121,7 +120,7 @@ def prepare(where: Path, profile: dict[str, Any], **grid: Any) -> Grid:
     (where / "profile").mkdir()
     (where / "profile/config.yaml").write_text(yaml.safe_dump(shipped | profile))
     with chdir(where):
-        return Grid.of(resolve(config, SCHEMA))
+        return Grid.of(resolve(config))
 
 
 def memory_mb(job: Job) -> int:

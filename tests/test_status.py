@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import tiny
 
-from universal_neurons import status
+from universal_neurons.commands import status
 
 NOW = 1_000_000.0
 LOGS = {
@@ -67,15 +65,7 @@ def test_the_status_of_a_run_that_failed_and_of_one_that_is_done(tmp_path):
     config = tiny.make(tmp_path)
 
     def page() -> str:
-        dry = tiny.snakemake(tmp_path, "--dry-run", "--cores", "1")
-        done = subprocess.run(
-            [sys.executable, "-m", "universal_neurons.status", "config.yaml"],
-            cwd=tmp_path,
-            input=dry.stdout,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
+        done = tiny.universal_neurons(tmp_path, "status")
         return done.stdout + done.stderr
 
     weights = tmp_path / "models/b/10/model.safetensors"

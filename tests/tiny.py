@@ -80,3 +80,16 @@ def snakemake(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment(),
         check=False,
     )
+
+
+def universal_neurons(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the package in `where`, with this workflow's Snakefile."""
+    command = [sys.executable, "-m", "universal_neurons.commands", *arguments]
+    return subprocess.run(
+        [*command, "--snakefile", str(ROOT / "Snakefile")],
+        cwd=where,
+        text=True,
+        capture_output=True,
+        env=environment(),
+        check=False,
+    )

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from universal_neurons.errors import UserError
-from universal_neurons.grid import read_shape
+from universal_neurons.shape import read_shape
 
 # Loading a model takes no time worth a progress bar; our own log says what is loaded.
 transformers_logging.disable_progress_bar()

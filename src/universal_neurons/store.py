@@ -65,7 +65,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def provenance(config: Mapping[str, Any], *kinds: str, **more: Any) -> dict[str, Any]:
     """What every store and table records about its origin.
 
-    `kinds` name the parts of `grid.METHOD_VERSION` that made it: readers refuse other versions.
+    `kinds` name the parts of `method.METHOD_VERSION` that made it: readers refuse other versions.
     """
     return {
         "universal_neurons": universal_neurons.__version__,

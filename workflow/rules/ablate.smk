@@ -13,15 +13,14 @@ rule ablate:
         doses=BY_BLOCK.replace("{table}", "doses"),
         effects=BY_BLOCK.replace("{table}", "effects"),
     log:
-        f"{RESULTS}/logs/ablate/seeds{{seeds}}/step{{step}}.log",
+        log_of("ablate/seeds{seeds}/step{step}"),
     benchmark:
-        f"{RESULTS}/benchmarks/ablate/seeds{{seeds}}/step{{step}}.tsv"
+        benchmark_of("ablate/seeds{seeds}/step{step}")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("ablate")
+    threads: threads_of("ablate")
     resources:
-        mem_mb=growing(GRID.mem_mb("ablate")),
-        runtime=growing(GRID.minutes("ablate")),
+        **asks("ablate"),
     params:
         ablation=config["ablation"],
         load={key: config["capture"][key] for key in ("dtype", "device")},

@@ -1,5 +1,4 @@
-# Activations, exact moments and within-layer sums of every (seed, step, shard), and the partial sums
-# of pairs from them.
+# Activations, exact moments and within-layer sums of every (seed, step, shard).
 
 
 # The first shard's job also hashes the weights and fixes the codes of all shards: loading the
@@ -18,15 +17,14 @@ rule capture_first:
         calibration=directory(CALIBRATION),
         model=MODEL_FACTS,
     log:
-        f"{RESULTS}/logs/capture/seed{{seed}}/step{{step}}/shard0.log",
+        log_of("capture/seed{seed}/step{step}/shard0"),
     benchmark:
-        f"{RESULTS}/benchmarks/capture/seed{{seed}}/step{{step}}/shard0.tsv"
+        benchmark_of("capture/seed{seed}/step{step}/shard0")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("capture")
+    threads: threads_of("capture")
     resources:
-        mem_mb=growing(GRID.mem_mb("capture")),
-        runtime=growing(GRID.minutes("capture")),
+        **asks("capture"),
     params:
         sequences=GRID.shard_range(0),
         capture=CAPTURE,
@@ -47,9 +45,9 @@ use rule capture_first as capture with:
         moments=directory(MOMENTS),
         within=directory(WITHIN),
     log:
-        f"{RESULTS}/logs/capture/seed{{seed}}/step{{step}}/shard{{shard}}.log",
+        log_of("capture/seed{seed}/step{step}/shard{shard}"),
     benchmark:
-        f"{RESULTS}/benchmarks/capture/seed{{seed}}/step{{step}}/shard{{shard}}.tsv"
+        benchmark_of("capture/seed{seed}/step{step}/shard{shard}")
     wildcard_constraints:
         shard=r"[1-9]\d*",
     params:
@@ -68,34 +66,10 @@ use rule capture_first as restore with:
     output:
         activations=temp(directory(RESTORED)),
     log:
-        f"{RESULTS}/logs/restore/seed{{seed}}/step{{step}}/shard{{shard}}.log",
+        log_of("restore/seed{seed}/step{step}/shard{shard}"),
     benchmark:
-        f"{RESULTS}/benchmarks/restore/seed{{seed}}/step{{step}}/shard{{shard}}.tsv"
+        benchmark_of("restore/seed{seed}/step{step}/shard{shard}")
     params:
         sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
         capture=CAPTURE,
         version=METHOD_VERSION["capture"],
-
-
-rule correlate:
-    input:
-        a=activations_of("seed", "other"),
-        b=activations_of("other", "seed"),
-    output:
-        directory(SUMS),
-    log:
-        SUMS.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
-    benchmark:
-        SUMS.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
-    conda:
-        ENVIRONMENT
-    threads: GRID.threads("correlate")
-    resources:
-        mem_mb=growing(GRID.mem_mb("correlate")),
-        runtime=growing(GRID.minutes("correlate")),
-    params:
-        layers=layers_of,
-        kernel=config["correlate"]["kernel"],
-        version=METHOD_VERSION["correlate"],
-    script:
-        "../scripts/correlate.py"

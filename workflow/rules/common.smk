@@ -3,15 +3,17 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from universal_neurons import corpus, estimate, hub, prune
-from universal_neurons.config import resolve
+from universal_neurons import corpus, hub
 from universal_neurons.errors import UserError
+from universal_neurons.method import METHOD_VERSION
+from universal_neurons.plan import pruned
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.cost import asked, summary
+from universal_neurons.plan.grid import Grid, model_path, parse_layers
 from universal_neurons.store import check_writable
-from universal_neurons.grid import METHOD_VERSION, Grid, model_path, parse_layers
 
 try:
-    schema = workflow.source_path("../schemas/config.schema.yaml")
-    config.update(resolve(config, schema))
+    config.update(resolve(config))
     corpus.check_length(config["corpus"])
     GRID = Grid.of(config)
 except UserError as error:
@@ -66,7 +68,7 @@ BY_BLOCK = f"{RESULTS}/tables/{{table}}/seeds{{seeds}}/step{{step}}.parquet"
 TRACE = BY_BLOCK.replace("{table}", "trace")
 
 # Activations that were dropped (`make prune`).
-PRUNED = prune.read_pruned(RESULTS)
+PRUNED = pruned.read_pruned(RESULTS)
 
 # One caption per figure, which gives the figure its name, and one for the whole workflow.
 CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").glob("*.rst")))
@@ -92,9 +94,35 @@ wildcard_constraints:
     seeds="|".join(map(re.escape, GRID.ablation_blocks())),
 
 
+def asks(rule):
+    """Memory and run time that a rule's jobs ask a scheduler for: once as much more each attempt."""
+    needed = asked(GRID, rule)
+    amounts = {"mem_mb": needed.mem_mb, "runtime": needed.minutes}
+    return {name: growing(amount) for name, amount in amounts.items()}
+
+
 def growing(amount):
-    """Memory or run time that a job asks a scheduler for: once as much more at every attempt."""
+    """A resource as a function of the attempt."""
     return lambda wildcards, attempt: attempt * amount
+
+
+def threads_of(rule):
+    """Threads of a rule's jobs."""
+    return asked(GRID, rule).threads
+
+
+def log_of(name):
+    """A job's log: by a name with its wildcards, or by the store that it makes."""
+    return f"{RESULTS}/logs/{_stem(name)}.log"
+
+
+def benchmark_of(name):
+    """A job's time and memory, as `log_of`."""
+    return f"{RESULTS}/benchmarks/{_stem(name)}.tsv"
+
+
+def _stem(name):
+    return name.removeprefix(f"{RESULTS}/").removesuffix(".zarr")
 
 
 def model_directories(wildcards, seeds=None):
@@ -156,7 +184,7 @@ def activations_of(own, other):
         step, found = int(wildcards.step), []
         for shard in [int(wildcards.shard)] if "shard" in wildcards.keys() else GRID.shards:
             cell, with_it = (wildcards[own], step, shard), (wildcards[other], step, shard)
-            pattern = RESTORED if prune.to_restore(PRUNED, cell, with_it) else ACTIVATIONS
+            pattern = RESTORED if pruned.to_restore(PRUNED, cell, with_it) else ACTIVATIONS
             found.append(pattern.format(seed=cell[0], step=step, shard=shard))
         return found
 
@@ -168,7 +196,7 @@ def measured_activations(wildcards):
     cells = [(seed, int(wildcards.step), shard) for shard in MEASURED for seed in GRID.seeds]
     found = []
     for cell in cells:
-        again = any(prune.to_restore(PRUNED, cell, other) for other in cells)
+        again = any(pruned.to_restore(PRUNED, cell, other) for other in cells)
         pattern = RESTORED if again else ACTIVATIONS
         found.append(pattern.format(**dict(zip(("seed", "step", "shard"), cell))))
     return found

@@ -1,4 +1,4 @@
-# Best matches of pairs, exact or screened, and the scores of every step.
+# Partial sums of pairs and their best matches, exact or screened.
 
 
 # The rotations are the same for all models: made once, they cost nothing when a step is added.
@@ -6,15 +6,14 @@ rule rotations:
     output:
         directory(ROTATIONS),
     log:
-        f"{RESULTS}/logs/rotations.log",
+        log_of("rotations"),
     benchmark:
-        f"{RESULTS}/benchmarks/rotations.tsv"
+        benchmark_of("rotations")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("rotations")
+    threads: threads_of("rotations")
     resources:
-        mem_mb=growing(GRID.mem_mb("rotations")),
-        runtime=growing(GRID.minutes("rotations")),
+        **asks("rotations"),
     params:
         layers=GRID.layer_kinds,
         baseline=config["baseline"],
@@ -32,20 +31,45 @@ rule rotated_std:
     output:
         directory(ROTATED),
     log:
-        ROTATED.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
+        log_of(ROTATED),
     benchmark:
-        ROTATED.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
+        benchmark_of(ROTATED)
     conda:
         ENVIRONMENT
-    threads: GRID.threads("rotated_std")
+    threads: threads_of("rotated_std")
     resources:
-        mem_mb=growing(GRID.mem_mb("rotated_std")),
-        runtime=growing(GRID.minutes("rotated_std")),
+        **asks("rotated_std"),
     params:
         draws=config["baseline"]["draws"],
         version=METHOD_VERSION["rotate"],
     script:
         "../scripts/rotated_std.py"
+
+
+# Without stored activations the models themselves give these sums (direct.smk).
+if config["capture"]["store"]:
+
+    rule correlate:
+        input:
+            a=activations_of("seed", "other"),
+            b=activations_of("other", "seed"),
+        output:
+            directory(SUMS),
+        log:
+            log_of(SUMS),
+        benchmark:
+            benchmark_of(SUMS)
+        conda:
+            ENVIRONMENT
+        threads: threads_of("correlate")
+        resources:
+            **asks("correlate"),
+        params:
+            layers=layers_of,
+            kernel=config["correlate"]["kernel"],
+            version=METHOD_VERSION["correlate"],
+        script:
+            "../scripts/correlate.py"
 
 
 rule match:
@@ -61,15 +85,14 @@ rule match:
     output:
         directory(MATCHES),
     log:
-        MATCHES.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
+        log_of(MATCHES),
     benchmark:
-        MATCHES.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
+        benchmark_of(MATCHES)
     conda:
         ENVIRONMENT
-    threads: GRID.threads("match")
+    threads: threads_of("match")
     resources:
-        mem_mb=growing(GRID.mem_mb("match")),
-        runtime=growing(GRID.minutes("match")),
+        **asks("match"),
     params:
         layers=layers_of,
         version=METHOD_VERSION["match"],
@@ -92,15 +115,14 @@ rule screen:
     output:
         directory(SCREEN),
     log:
-        SCREEN.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
+        log_of(SCREEN),
     benchmark:
-        SCREEN.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
+        benchmark_of(SCREEN)
     conda:
         ENVIRONMENT
-    threads: GRID.threads("screen")
+    threads: threads_of("screen")
     resources:
-        mem_mb=growing(GRID.mem_mb("screen")),
-        runtime=growing(GRID.minutes("screen")),
+        **asks("screen"),
     params:
         layers=layers_of,
         options={k: config["correlate"][k] for k in ("sample", "candidates", "kernel")},
@@ -122,134 +144,16 @@ rule refine:
     output:
         directory(REFINED),
     log:
-        REFINED.replace(RESULTS, f"{RESULTS}/logs").replace(".zarr", ".log"),
+        log_of(REFINED),
     benchmark:
-        REFINED.replace(RESULTS, f"{RESULTS}/benchmarks").replace(".zarr", ".tsv")
+        benchmark_of(REFINED)
     conda:
         ENVIRONMENT
-    threads: GRID.threads("refine")
+    threads: threads_of("refine")
     resources:
-        mem_mb=growing(GRID.mem_mb("refine")),
-        runtime=growing(GRID.minutes("refine")),
+        **asks("refine"),
     params:
         kernel=config["correlate"]["kernel"],
         version=[METHOD_VERSION["screen"], METHOD_VERSION["match"]],
     script:
         "../scripts/refine.py"
-
-
-# One job for all pairs at a step: every model's activations are read once.
-rule influence:
-    input:
-        matches=pair_parts,
-        activations=measured_activations,
-        moments=lambda wildcards: expand(
-            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
-        ),
-        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
-    output:
-        directory(INFLUENCE),
-    log:
-        f"{RESULTS}/logs/influence/step{{step}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/influence/step{{step}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: GRID.threads("influence")
-    resources:
-        mem_mb=growing(GRID.mem_mb("influence")),
-        runtime=growing(GRID.minutes("influence")),
-    params:
-        seeds=GRID.seeds,
-        context_length=config["corpus"]["context_length"],
-        version=METHOD_VERSION["influence"],
-    script:
-        "../scripts/influence.py"
-
-
-# What models match that read different sequences, on a sample from the first shard.
-rule permuted:
-    input:
-        activations=lambda wildcards: measured_activations(wildcards)[: len(GRID.seeds)],
-        moments=lambda wildcards: expand(
-            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
-        ),
-        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
-    output:
-        directory(PERMUTED),
-    log:
-        f"{RESULTS}/logs/permuted/step{{step}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/permuted/step{{step}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: GRID.threads("permuted")
-    resources:
-        mem_mb=growing(GRID.mem_mb("permuted")),
-        runtime=growing(GRID.minutes("permuted")),
-    params:
-        seeds=GRID.seeds,
-        context_length=config["corpus"]["context_length"],
-        kernel=config["correlate"]["kernel"],
-        version=METHOD_VERSION["permuted"],
-    script:
-        "../scripts/permuted.py"
-
-
-# Two models with random weights, for grids without a step 0.
-rule untrained:
-    input:
-        model=MODEL.format(seed=GRID.seeds[0], step=GRID.steps[0]),
-        tokens=f"{CORPUS}/tokens.npy",
-        about=f"{CORPUS}/corpus.json",
-        rotations=ROTATIONS,
-    output:
-        UNTRAINED,
-    log:
-        f"{RESULTS}/logs/untrained.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/untrained.tsv"
-    conda:
-        ENVIRONMENT
-    threads: GRID.threads("untrained")
-    resources:
-        mem_mb=growing(GRID.mem_mb("untrained")),
-        runtime=growing(GRID.minutes("untrained")),
-    params:
-        capture=CAPTURE,
-        draws=config["baseline"]["draws"],
-        kernel=config["correlate"]["kernel"],
-        version=METHOD_VERSION["untrained"],
-    script:
-        "../scripts/untrained.py"
-
-
-rule score:
-    input:
-        parts=pair_parts,
-        # There are none without activations.
-        influence=INFLUENCE if config["capture"]["store"] else [],
-        permuted=PERMUTED if config["capture"]["store"] else [],
-        untrained=untrained_scores,
-    output:
-        matches=BY_STEP.replace("{table}", "matches"),
-        universality=BY_STEP.replace("{table}", "universality"),
-        fractions=BY_STEP.replace("{table}", "fractions"),
-        groups=BY_STEP.replace("{table}", "groups"),
-        token_budget=BY_STEP.replace("{table}", "token_budget"),
-        nulls=BY_STEP.replace("{table}", "nulls"),
-    log:
-        f"{RESULTS}/logs/score/step{{step}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/score/step{{step}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
-    params:
-        threshold=config["universality"]["excess_threshold"],
-        version=METHOD_VERSION["score"],
-    script:
-        "../scripts/score.py"

@@ -30,15 +30,14 @@ rule direct_first:
         calibration=list(map(directory, of_all_seeds(CALIBRATION))),
         model=of_all_seeds(MODEL_FACTS),
     log:
-        f"{RESULTS}/logs/direct/step{{step}}/shard0.log",
+        log_of("direct/step{step}/shard0"),
     benchmark:
-        f"{RESULTS}/benchmarks/direct/step{{step}}/shard0.tsv"
+        benchmark_of("direct/step{step}/shard0")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("direct")
+    threads: threads_of("direct")
     resources:
-        mem_mb=growing(GRID.mem_mb("direct")),
-        runtime=growing(GRID.minutes("direct")),
+        **asks("direct"),
     params:
         seeds=GRID.seeds,
         pairs=GRID.pairs,
@@ -63,9 +62,9 @@ use rule direct_first as direct with:
         moments=list(map(directory, of_all_seeds(MOMENTS))),
         within=list(map(directory, of_all_seeds(WITHIN))),
     log:
-        f"{RESULTS}/logs/direct/step{{step}}/shard{{shard}}.log",
+        log_of("direct/step{step}/shard{shard}"),
     benchmark:
-        f"{RESULTS}/benchmarks/direct/step{{step}}/shard{{shard}}.tsv"
+        benchmark_of("direct/step{step}/shard{shard}")
     wildcard_constraints:
         shard=r"[1-9]\d*",
     params:
@@ -82,9 +81,9 @@ use rule direct as direct_more with:
     output:
         sums=list(map(directory, sums_of_pairs())),
     log:
-        f"{RESULTS}/logs/direct/step{{step}}/shard{{shard}}_layers{{layers}}.log",
+        log_of("direct/step{step}/shard{shard}_layers{layers}"),
     benchmark:
-        f"{RESULTS}/benchmarks/direct/step{{step}}/shard{{shard}}_layers{{layers}}.tsv"
+        benchmark_of("direct/step{step}/shard{shard}_layers{layers}")
     wildcard_constraints:
         layers="|".join(BLOCKS[1:]) or "none",
     params:

@@ -7,15 +7,14 @@ rule persistence:
     output:
         f"{RESULTS}/persistence.parquet",
     log:
-        f"{RESULTS}/logs/persistence.log",
+        log_of("persistence"),
     benchmark:
-        f"{RESULTS}/benchmarks/persistence.tsv"
+        benchmark_of("persistence")
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: threads_of("persistence")
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(30),
+        **asks("persistence"),
     params:
         version=METHOD_VERSION["persist"],
     script:
@@ -40,15 +39,14 @@ rule trace:
     output:
         TRACE,
     log:
-        f"{RESULTS}/logs/trace/seeds{{seeds}}/step{{step}}.log",
+        log_of("trace/seeds{seeds}/step{step}"),
     benchmark:
-        f"{RESULTS}/benchmarks/trace/seeds{{seeds}}/step{{step}}.tsv"
+        benchmark_of("trace/seeds{seeds}/step{step}")
     conda:
         ENVIRONMENT
-    threads: GRID.threads("trace")
+    threads: threads_of("trace")
     resources:
-        mem_mb=growing(GRID.mem_mb("trace")),
-        runtime=growing(GRID.minutes("trace")),
+        **asks("trace"),
     params:
         sequences=GRID.trace_sequences(),
         next_step=next_step,
@@ -66,15 +64,14 @@ rule trajectories:
     output:
         f"{RESULTS}/trajectories.parquet",
     log:
-        f"{RESULTS}/logs/trajectories.log",
+        log_of("trajectories"),
     benchmark:
-        f"{RESULTS}/benchmarks/trajectories.tsv"
+        benchmark_of("trajectories")
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: threads_of("trajectories")
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(30),
+        **asks("trajectories"),
     params:
         version=METHOD_VERSION["persist"],
     script:

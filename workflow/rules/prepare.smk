@@ -19,16 +19,15 @@ if HUB:
         output:
             directory(MODEL),
         log:
-            f"{RESULTS}/logs/fetch/seed{{seed}}/step{{step}}.log",
+            log_of("fetch/seed{seed}/step{step}"),
         benchmark:
-            f"{RESULTS}/benchmarks/fetch/seed{{seed}}/step{{step}}.tsv"
+            benchmark_of("fetch/seed{seed}/step{step}")
         retries: 2
         conda:
             ENVIRONMENT
-        threads: 1
+        threads: threads_of("fetch")
         resources:
-            mem_mb=growing(GRID.mem_mb("fetch")),
-            runtime=growing(120),
+            **asks("fetch"),
         params:
             name=hub_name,
             prune_cache=config["models"]["prune_cache"],
@@ -42,16 +41,15 @@ if HUB:
         output:
             directory(TOKENIZER),
         log:
-            f"{RESULTS}/logs/fetch_tokenizer.log",
+            log_of("fetch_tokenizer"),
         benchmark:
-            f"{RESULTS}/benchmarks/fetch_tokenizer.tsv"
+            benchmark_of("fetch_tokenizer")
         retries: 2
         conda:
             ENVIRONMENT
-        threads: 1
+        threads: threads_of("fetch_tokenizer")
         resources:
-            mem_mb=growing(1000),
-            runtime=growing(30),
+            **asks("fetch_tokenizer"),
         params:
             templates=lambda wildcards: [config["models"][k] for k in ("repo", "revision")],
             version=METHOD_VERSION["fetch"],
@@ -67,15 +65,14 @@ if TRAINED:
         output:
             directory(TOKENIZER),
         log:
-            f"{RESULTS}/logs/tokenizer.log",
+            log_of("tokenizer"),
         benchmark:
-            f"{RESULTS}/benchmarks/tokenizer.tsv"
+            benchmark_of("tokenizer")
         conda:
             ENVIRONMENT
-        threads: 2
+        threads: threads_of("tokenizer")
         resources:
-            mem_mb=growing(2000),
-            runtime=growing(30),
+            **asks("tokenizer"),
         params:
             corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
             vocab_size=config["models"]["train"]["vocab_size"],
@@ -95,15 +92,14 @@ rule corpus:
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     log:
-        f"{RESULTS}/logs/corpus.log",
+        log_of("corpus"),
     benchmark:
-        f"{RESULTS}/benchmarks/corpus.tsv"
+        benchmark_of("corpus")
     conda:
         ENVIRONMENT
-    threads: 2
+    threads: threads_of("corpus")
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(240),
+        **asks("corpus"),
     params:
         corpus=corpus.sequence_options(config["corpus"]),
         models=lambda wildcards: None if TRAINED or HUB else config["models"]["path"],
@@ -118,15 +114,14 @@ rule selection:
     output:
         f"{CORPUS}/selection.json",
     log:
-        f"{RESULTS}/logs/selection.log",
+        log_of("selection"),
     benchmark:
-        f"{RESULTS}/benchmarks/selection.tsv"
+        benchmark_of("selection")
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: threads_of("selection")
     resources:
-        mem_mb=growing(1000),
-        runtime=growing(5),
+        **asks("selection"),
     params:
         **corpus.selection_options(config),
     script:
@@ -152,15 +147,14 @@ if MISSING:
         output:
             [directory(MODEL.replace("{step}", str(step))) for step in MISSING],
         log:
-            f"{RESULTS}/logs/train/seed{{seed}}.log",
+            log_of("train/seed{seed}"),
         benchmark:
-            f"{RESULTS}/benchmarks/train/seed{{seed}}.tsv"
+            benchmark_of("train/seed{seed}")
         conda:
             ENVIRONMENT
         threads: config["models"]["train"]["threads"]
         resources:
-            mem_mb=growing(4000),
-            runtime=growing(720),
+            **asks("train"),
         params:
             steps=MISSING,
             options=config["models"]["train"],

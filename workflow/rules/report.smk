@@ -7,15 +7,14 @@ rule concatenate:
     output:
         expand(f"{RESULTS}/{{table}}.parquet", table=OF_STEPS),
     log:
-        f"{RESULTS}/logs/concatenate.log",
+        log_of("concatenate"),
     benchmark:
-        f"{RESULTS}/benchmarks/concatenate.tsv"
+        benchmark_of("concatenate")
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: threads_of("concatenate")
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(30),
+        **asks("concatenate"),
     script:
         "../scripts/concatenate.py"
 
@@ -26,12 +25,11 @@ use rule concatenate as concatenate_seeds with:
     output:
         expand(f"{RESULTS}/{{table}}.parquet", table=OF_BLOCKS),
     log:
-        f"{RESULTS}/logs/concatenate_seeds.log",
+        log_of("concatenate_seeds"),
     benchmark:
-        f"{RESULTS}/benchmarks/concatenate_seeds.tsv"
+        benchmark_of("concatenate_seeds")
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(30),
+        **asks("concatenate_seeds"),
 
 
 rule neurons:
@@ -40,15 +38,14 @@ rule neurons:
     output:
         f"{RESULTS}/neurons.parquet",
     log:
-        f"{RESULTS}/logs/neurons.log",
+        log_of("neurons"),
     benchmark:
-        f"{RESULTS}/benchmarks/neurons.tsv"
+        benchmark_of("neurons")
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: threads_of("neurons")
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(30),
+        **asks("neurons"),
     script:
         "../scripts/neurons.py"
 
@@ -62,15 +59,14 @@ if CORPUS_SUBSETS:
         output:
             f"{RESULTS}/subsets.parquet",
         log:
-            f"{RESULTS}/logs/subsets.log",
+            log_of("subsets"),
         benchmark:
-            f"{RESULTS}/benchmarks/subsets.tsv"
+            benchmark_of("subsets")
         conda:
             ENVIRONMENT
-        threads: 1
+        threads: threads_of("subsets")
         resources:
-            mem_mb=growing(8000),
-            runtime=growing(30),
+            **asks("subsets"),
         script:
             "../scripts/subsets.py"
 
@@ -82,15 +78,14 @@ rule models:
     output:
         f"{RESULTS}/models.parquet",
     log:
-        f"{RESULTS}/logs/models.log",
+        log_of("models"),
     benchmark:
-        f"{RESULTS}/benchmarks/models.tsv"
+        benchmark_of("models")
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: threads_of("models")
     resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
+        **asks("models"),
     script:
         "../scripts/models.py"
 
@@ -105,15 +100,14 @@ rule figures:
         ],
         png=expand(f"{RESULTS}/figures/{{name}}.png", name=FIGURES),
     log:
-        f"{RESULTS}/logs/figures.log",
+        log_of("figures"),
     benchmark:
-        f"{RESULTS}/benchmarks/figures.tsv"
+        benchmark_of("figures")
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: threads_of("figures")
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(30),
+        **asks("figures"),
     params:
         threshold=config["universality"]["excess_threshold"],
         version=METHOD_VERSION["report"],
@@ -133,15 +127,14 @@ rule report:
     output:
         f"{RESULTS}/report.html",
     log:
-        f"{RESULTS}/logs/report.log",
+        log_of("report"),
     benchmark:
-        f"{RESULTS}/benchmarks/report.tsv"
+        benchmark_of("report")
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: threads_of("report")
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(30),
+        **asks("report"),
     params:
         version=METHOD_VERSION["report"],
     script:

@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 from universal_neurons import corpus
-from universal_neurons.grid import first_model
 from universal_neurons.jobs import job
+from universal_neurons.plan.grid import first_model
 
 with job(snakemake.log[0]):
     model = Path(*snakemake.input.tokenizer or [first_model(snakemake.config)])

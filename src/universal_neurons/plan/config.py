@@ -17,10 +17,32 @@ import yaml
 from universal_neurons import hub
 from universal_neurons.errors import UserError
 
+# Keys with types, defaults and what they mean: nowhere else.
+SCHEMA = Path(__file__).with_name("config.schema.yaml")
+
 SEED_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def resolve(config: Mapping[str, Any], schema: str | Path) -> dict[str, Any]:
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Read a configuration from a YAML file, with all defaults (`resolve`).
+
+    Raises
+    ------
+    UserError
+        If the file can't be read, is no YAML or has no keys, or of `resolve`.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(config, Mapping):
+        raise UserError(f"{path}: a configuration has keys, such as run, models and corpus")
+    return resolve(config)
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """Validate a configuration and return it with all defaults.
 
     Seeds become strings and steps are sorted, so that neither their spelling nor their order can
@@ -30,15 +52,13 @@ def resolve(config: Mapping[str, Any], schema: str | Path) -> dict[str, Any]:
     ----------
     config
         As read from YAML.
-    schema
-        The JSON schema, ``workflow/schemas/config.schema.yaml``.
 
     Raises
     ------
     UserError
         Listing every key that is unknown or wrong, and what would be right.
     """
-    rules = yaml.safe_load(Path(schema).read_text())
+    rules = yaml.safe_load(SCHEMA.read_text())
     config = _with_text_keys(config)
     problems = [
         problem

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -49,18 +48,16 @@ def compare(universality: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([counts, counts.sum().to_frame("all").T]).rename_axis("layer")
 
 
-def main(results: str) -> None:
-    """Print `compare` for a directory ``results/<run>``."""
+def page(results: str | Path) -> str:
+    """What `compare` finds for a directory ``results/<run>``.
+
+    Raises
+    ------
+    UserError
+        If the run has no table yet, or of `compare`.
+    """
     path = Path(results) / "universality.parquet"
     if not path.is_file():
-        raise UserError(f"{path} is missing: run the workflow first, or give another RUN")
+        raise UserError(f"{path} is missing: run the workflow first, or give another run")
     table = pd.read_parquet(path, columns=["step", "seed", "layer", "universal"])
-    print(f"Universal neurons at step {table['step'].max()}:")
-    print(compare(table).to_string())
-
-
-if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    return f"Universal neurons at step {table['step'].max()}:\n{compare(table).to_string()}"

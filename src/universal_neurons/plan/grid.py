@@ -19,72 +19,13 @@ from typing import Any
 from universal_neurons import hub
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
+from universal_neurons.shape import Shape, read_shape, read_vocabulary
 
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
 SUMS_BYTES = 1 << 30
 
 # Work of one ablation job; GPT-2 Small with 50,000 held-out tokens is 1,000 times more.
 ABLATION_OPERATIONS = 2e12
-
-# Names of the number of layers and of the MLP width in config.json, by architecture.
-LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
-WIDTH_KEYS = ("n_embd", "hidden_size")
-MLP_KEYS = ("n_inner", "intermediate_size", "ffn_dim")
-# Names of the number of experts, in the config.json of mixture-of-experts models.
-EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Size of a model: number of layers and neurons per layer."""
-
-    n_layers: int
-    d_mlp: int
-
-    @property
-    def neurons(self) -> int:
-        """Neurons of the whole model."""
-        return self.n_layers * self.d_mlp
-
-
-def read_shape(model: Path) -> Shape:
-    """Read a model's shape from its ``config.json``.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, is not JSON or does not name the sizes, or if the model is a mixture
-        of experts.
-    """
-    file = model / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise UserError(
-            f"models.path: {file} does not exist; models.path must name a Hugging Face model "
-            "directory for every seed and step"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"models.path: {file} can't be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"models.path: {file} is not the config.json of a Hugging Face model")
-    experts = next((k for k in EXPERT_KEYS if (config.get(k) or 0) > 1), None)
-    if experts is not None:
-        raise UserError(
-            f"models.path: {file}: a mixture-of-experts model ({experts}: {config[experts]}); its "
-            "neurons run on some tokens only and can't be correlated over all; give dense models"
-        )
-    layers = next((config[k] for k in LAYER_KEYS if config.get(k)), None)
-    width = next((config[k] for k in WIDTH_KEYS if config.get(k)), None)
-    d_mlp = next((config[k] for k in MLP_KEYS if config.get(k)), width and 4 * width)
-    if layers is None or d_mlp is None:
-        raise UserError(f"models.path: {file} does not say the number of layers and the MLP width")
-    return Shape(layers, d_mlp)
-
-
-def read_vocabulary(model: Path) -> int | None:
-    """Number of tokens that a model's ``config.json`` names, if any."""
-    return json.loads((model / "config.json").read_text()).get("vocab_size")
 
 
 def model_path(config: Mapping[str, Any]) -> str:
@@ -248,14 +189,9 @@ class Grid:
         corpus, wanted = self.config["corpus"], self.config["persistence"]["trace_tokens"]
         return max(1, min(wanted, corpus["tokens"]) // corpus["context_length"])
 
-    def trace_operations(self) -> float:
-        """Operations of tracing one model: two forward passes and all pairs of neurons."""
-        tokens = self.trace_sequences() * self.config["corpus"]["context_length"]
-        return 2 * tokens * (self.forward_operations() + self._largest().neurons ** 2)
-
     def forward_operations(self) -> float:
         """Operations per token: a block has about 12 weights per squared width, d_mlp = 4 width."""
-        shape = self._largest()
+        shape = self.largest
         return 2 * 12 * shape.n_layers * (shape.d_mlp / 4) ** 2
 
     def ablation_operations(self) -> float:
@@ -265,96 +201,14 @@ class Grid:
         passes more, direct effects those of few blocks.
         """
         ablation = self.config["ablation"]
-        sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (self._largest().n_layers + 1)
+        sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (self.largest.n_layers + 1)
         tokens = self.config["corpus"]["heldout_tokens"]
         return tokens * self.forward_operations() * (28 + sets / 2)
 
-    def _pair_operations(self) -> float:
-        """Operations of comparing all neurons of two models on all tokens."""
-        return 2 * self.config["corpus"]["tokens"] * self._largest().neurons ** 2
-
-    def _largest(self) -> Shape:
+    @property
+    def largest(self) -> Shape:
+        """Size of the largest models."""
         return max(self.shapes.values(), key=lambda shape: shape.neurons)
-
-    def operations(self, rule: str) -> float:
-        """Rough number of arithmetic operations of the largest job of a rule."""
-        shape, tokens = self._largest(), self.shard_tokens()
-        layers = max(len(parse_layers(block)) for block in self.layer_blocks(*self.pairs[0]))
-        draws = self.config["baseline"]["draws"]
-        blocks = -(-shape.n_layers // layers)
-        seeds = max(block.count("+") + 1 for block in self.ablation_blocks())
-        return {
-            "capture": tokens * (self.forward_operations() + 2 * shape.d_mlp * shape.neurons),
-            "correlate": 2 * tokens * layers * shape.d_mlp * shape.neurons,
-            "direct": tokens
-            * (
-                len(self.seeds) * (self.forward_operations() + 2 * shape.d_mlp * shape.neurons)
-                + len(self.pairs) * 2 * layers * shape.d_mlp * shape.neurons
-            ),
-            # A decomposition takes about 10 cubes in float64.
-            "rotations": 10 * draws * len(self.layer_kinds) * shape.d_mlp**3,
-            "rotated_std": 2 * draws * shape.n_layers * shape.d_mlp**3,
-            "screen": self.config["correlate"]["sample"] * self._pair_operations() / blocks
-            + 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
-            # Five sums of every neuron and its match, both ways.
-            "influence": 20 * len(self.pairs) * self.config["corpus"]["tokens"] * shape.neurons,
-            "permuted": 0.1 * len(self.pairs) * self._pair_operations(),
-            "untrained": 65536
-            * (
-                2 * self.forward_operations()
-                + 2 * shape.neurons * (2 * shape.d_mlp + shape.neurons)
-            )
-            + 4 * draws * shape.n_layers**2 * shape.d_mlp**3,
-            # Candidates, and a tenth of the neurons in full.
-            "refine": 0.1 * self._pair_operations(),
-            "match": 4 * draws * layers * shape.n_layers * shape.d_mlp**3,
-            "ablate": seeds * self.ablation_operations(),
-            "trace": seeds * self.trace_operations(),
-        }[rule]
-
-    def threads(self, rule: str) -> int:
-        """Threads of a rule's jobs: one for small jobs, of which many run side by side."""
-        return 1 if self.operations(rule) < 2e12 else 8
-
-    def minutes(self, rule: str) -> int:
-        """Run time to ask a scheduler for, from a slow 50 G operations per second."""
-        return 10 + int(self.operations(rule) / 50e9 / 60)
-
-    def mem_mb(self, rule: str) -> int:
-        """Memory to ask a scheduler for, in MB."""
-        shape = self._largest()
-        weights = 4 * (12 * shape.n_layers * (shape.d_mlp / 4) ** 2 + 50_000 * shape.d_mlp / 4)
-        square = 8 * shape.d_mlp**2
-        draws = self.config["baseline"]["draws"]
-        # Two buffers per model and the int32 product.
-        wide = 1 if self.config["capture"]["encoding"] == "int8" else 4
-        buffers = 4 * wide * (64 << 20) + square
-        size = {
-            "capture": 2 * weights + shape.n_layers * (16 << 20) + 2 * square,
-            "correlate": 8 * shape.d_mlp * shape.neurons + buffers,
-            "direct": int(1e9 * self.config["correlate"]["memory_gb"])
-            + len(self.seeds) * (2 * weights + 2 * wide * 8192 * shape.neurons),
-            "screen": 8 * shape.d_mlp * shape.neurons + buffers + (4 + draws) * square,
-            "influence": shape.neurons
-            * (4 * 2048 * len(self.seeds) + 2 * 8 * 64 * 5 * len(self.pairs)),
-            "permuted": 8 * shape.d_mlp * shape.neurons + 2 * buffers + square,
-            "untrained": 2 * weights
-            + 8 * shape.d_mlp * shape.neurons
-            + buffers
-            + (6 + draws) * square,
-            "refine": (1 << 30) + buffers + 4 * 4096 * shape.neurons,
-            "rotations": 6 * square,
-            "rotated_std": 6 * square,
-            # With the sampled neurons of the token budget at some eight points.
-            "match": (9 + draws) * square,
-            # Activations and gradients of a batch of 1,024 tokens, with their logits.
-            "ablate": 3 * weights + 4 * 1024 * (8 * shape.neurons + 6 * 50_000),
-            "trace": 2 * weights
-            + 3 * 4 * self.config["persistence"]["trace_tokens"] * shape.neurons,
-            # Pickled weights and their copy.
-            "fetch": 2 * weights,
-        }[rule]
-        return 1500 + int(size / 1e6)
 
 
 def parse_layers(block: str) -> list[int]:

@@ -1,19 +1,21 @@
-"""How far a run is, on one page: ``make status`` (``python -m universal_neurons.status FILE``).
+"""How far a run is, on one page: ``make status``.
 
 Every job has a log under `logs/`, which ends with "done" or with an error; a plan of the jobs still
 to do names their logs too. So counting logs is all it takes, also while the run goes on elsewhere.
+The plan is a dry run's: the table of ``snakemake --summary`` has a line per file, not per job, and
+no log for a job that has not run yet.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
+from universal_neurons.commands.plans import dry_run
+from universal_neurons.plan.config import load_config
 
 # A running job says how far it is every 10 s; a job that was silent for longer than this was most
 # likely killed.
@@ -136,17 +138,20 @@ def sizes(results: str | Path) -> list[tuple[str, int]]:
     return whole + sorted(parts.items(), key=lambda part: -part[1])[:8]
 
 
-def main() -> None:
-    """Print the status of the run of the configuration named on the command line.
+def of_run(config: str | Path, snakefile: Path | None = None) -> str:
+    """The status page of a run.
 
-    The dry run's output comes by standard input.
+    Parameters
+    ----------
+    config
+        Its configuration file.
+    snakefile
+        Of the workflow; where Snakemake looks for it if None.
+
+    Raises
+    ------
+    UserError
+        If the configuration is wrong or the run can't be planned.
     """
-    run = yaml.safe_load(Path(sys.argv[1]).read_text())["run"]
-    plan = sys.stdin.read()
-    if "Job stats:" not in plan and "Nothing to be done" not in plan:
-        sys.exit(plan)
-    print(page(Path("results", run), plan, time.time()))
-
-
-if __name__ == "__main__":
-    main()
+    run = load_config(config)["run"]
+    return page(Path("results", run), dry_run(Path(config), snakefile), time.time())

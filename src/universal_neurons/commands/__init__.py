@@ -1,0 +1,1 @@
+"""What a user asks at the command line, beside running the workflow."""

@@ -1,0 +1,97 @@
+"""The command line: ``universal-neurons COMMAND``, which the make targets call too."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from universal_neurons.errors import UserError
+
+
+def _estimate(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import estimate
+
+    return estimate.page(given.config)
+
+
+def _status(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import status
+
+    return status.of_run(given.config, given.snakefile)
+
+
+def _prune(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import prune
+
+    return prune.of_run(given.config, given.what, given.snakefile)
+
+
+def _compare(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import published
+
+    return published.page(given.results)
+
+
+# Commands import what they need when they are called: pandas and torch take seconds.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="universal-neurons",
+        description="What surrounds a run of the workflow; snakemake itself runs it.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, about: str, run: object, *others: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, aliases=others, help=about, description=about)
+        found.set_defaults(run=run)
+        return found
+
+    estimate = add("estimate", "Jobs, operations, bytes and hours on this machine.", _estimate)
+    status = add("status", "How far a run is, what failed and what takes room on disk.", _status)
+    prune = add("prune", "Drop the activations or partial sums of a finished run.", _prune)
+    for command in (estimate, status, prune):
+        command.add_argument(
+            "config",
+            nargs="?",
+            type=Path,
+            default=Path("config.yaml"),
+            help="the run's configuration (config.yaml)",
+        )
+    for command in (status, prune):
+        command.add_argument(
+            "--snakefile", type=Path, help="the workflow's (Snakefile in this folder)"
+        )
+    prune.add_argument(
+        "--what",
+        choices=("activations", "sums"),
+        default="activations",
+        help="what to drop (activations)",
+    )
+    compare = add(
+        "compare",
+        "Universal neurons of a run of GPT-2 Small beside the published counts.",
+        _compare,
+        "compare-published",
+    )
+    compare.add_argument("results", type=Path, help="the run's directory, results/<run>")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and print what it says; a mistake ends with its message alone.
+
+    Parameters
+    ----------
+    arguments
+        Of the command line; those of the process if None.
+    """
+    given = _parser().parse_args(arguments)
+    try:
+        print(given.run(given))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What there is to do and what it costs: configuration, grid of cells, cost of every rule."""

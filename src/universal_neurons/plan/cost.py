@@ -1,0 +1,367 @@
+"""What every rule costs: jobs, operations, memory and bytes stored, by one formula each.
+
+The rules ask a scheduler for what a rule's largest job needs; `make estimate` adds up all jobs.
+Cheap to import: the Snakefile reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.sizes import (
+    ABLATION_TOKENS,
+    CHUNK_BYTES,
+    DIRECT_TOKENS,
+    INFLUENCE_GROUPS,
+    INFLUENCE_TOKENS,
+    PERMUTED_SHARE,
+    REFINE_BYTES,
+    REFINE_TOKENS,
+    UNTRAINED_TOKENS,
+    VOCABULARY,
+    Sizes,
+)
+
+# Stored bytes per activation and per entry of a rotation, after compression; docs/performance.md.
+ACTIVATION_BYTES = {"int8": 0.75, "bfloat16": 1.7, "float32": 3.7}
+ROTATION_BYTES = 3.7
+
+# Processor seconds to start a job: with torch and transformers, and without.
+START_TORCH, START = 7.0, 2.5
+
+# Memory of a process with its libraries, in MB.
+PROCESS_MB = 1500
+
+# Share of the neurons' pairs that the screened mode refines: candidates, and a tenth of the neurons
+# in full.
+REFINED_SHARE = 0.1
+
+# Cubes of a layer's width that a rotation takes: about 10 for the decomposition, in float64, which
+# runs at half of float32's rate (1.9 s at a width of 3,072; docs/performance.md).
+DECOMPOSITION = 20
+
+# Jobs that take less than this run on one thread, many side by side.
+SMALL_JOB = 2e12
+THREADS = 8
+
+# Operations by the rate that they run at: ``model``, ``int8`` or ``float32``.
+Work = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a rule.
+
+    Attributes
+    ----------
+    jobs
+        Number of jobs of the whole grid.
+    job
+        Multiplications and additions of the largest job.
+    whole
+        Those of all jobs.
+    memory
+        Bytes that the largest job holds besides the process itself.
+    stored
+        Bytes that stay on disk, of all jobs.
+    start
+        Processor seconds until a job is at work.
+    least_minutes
+        Run time to ask for, whatever the operations.
+    """
+
+    jobs: int
+    job: Work
+    whole: Work
+    memory: float
+    stored: float = 0
+    start: float = START
+    least_minutes: int = 10
+
+    @property
+    def operations(self) -> float:
+        """Operations of all jobs, whatever their rate."""
+        return sum(self.whole.values())
+
+    @property
+    def threads(self) -> int:
+        """Threads of a job: one for small jobs, of which many run side by side."""
+        return 1 if sum(self.job.values()) < SMALL_JOB else THREADS
+
+    @property
+    def minutes(self) -> int:
+        """Run time to ask a scheduler for, from a slow 50 G operations per second."""
+        return self.least_minutes + int(sum(self.job.values()) / 50e9 / 60)
+
+    @property
+    def mem_mb(self) -> int:
+        """Memory to ask a scheduler for, in MB."""
+        return PROCESS_MB + int(self.memory / 1e6)
+
+    def hours(self, rates: Mapping[str, float]) -> float:
+        """Time of all jobs at these rates (operations per second), all cores busy."""
+        starts = self.jobs * self.start / (os.cpu_count() or 1)
+        return (starts + sum(self.whole[kind] / rates[kind] for kind in self.whole)) / 3600
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What jobs ask for whose size hardly depends on the grid.
+
+    Attributes
+    ----------
+    mem_mb, minutes, threads
+        As of `Cost`.
+    """
+
+    mem_mb: int
+    minutes: int
+    threads: int = 1
+
+
+# Rules that take little of anything.
+FIXED = {
+    "tokenizer": Fixed(2000, 30, 2),
+    "fetch_tokenizer": Fixed(1000, 30),
+    "corpus": Fixed(4000, 240, 2),
+    "selection": Fixed(1000, 5),
+    "score": Fixed(4000, 60),
+    "persistence": Fixed(4000, 30),
+    "trajectories": Fixed(8000, 30),
+    "concatenate": Fixed(4000, 30),
+    "concatenate_seeds": Fixed(2000, 30),
+    "neurons": Fixed(4000, 30),
+    "subsets": Fixed(8000, 30),
+    "models": Fixed(1000, 10),
+    "figures": Fixed(8000, 30),
+    "report": Fixed(8000, 30),
+}
+
+
+def _times(work: Work, number: float) -> Work:
+    return {kind: number * operations for kind, operations in work.items()}
+
+
+def _fetch(s: Sizes) -> Cost:
+    # Pickled weights and their copy.
+    return Cost(s.models, {}, {}, 2 * s.weights, s.models * s.weights, least_minutes=120)
+
+
+def _train(s: Sizes) -> Cost:
+    train = s.grid.config["models"]["train"]
+    tokens = train["total_steps"] * train["batch_size"] * s.grid.config["corpus"]["context_length"]
+    head = train["vocab_size"] * train["width"]
+    forward = s.grid.forward_operations()
+    # A step back costs two forward ones.
+    job = {"model": 3 * (forward + 2 * head) * tokens}
+    seeds = len(s.grid.seeds)
+    stored = s.models * 4 * (forward / 2 + head)
+    return Cost(seeds, job, _times(job, seeds), 2.5e9, stored, START_TORCH, 720)
+
+
+def _capture(s: Sizes) -> Cost:
+    token = {"model": s.grid.forward_operations(), s.products: s.layer_products}
+    config = s.grid.config["capture"]
+    kept = ACTIVATION_BYTES[config["encoding"]] * s.scored * s.shape.neurons * config["keep"]
+    return Cost(
+        s.models * len(s.grid.shards),
+        _times(token, s.grid.shard_tokens()),
+        _times(token, s.models * s.scored),
+        2 * s.weights + s.shape.n_layers * 2 * CHUNK_BYTES + 2 * s.square,
+        s.models * (kept + s.sum_bytes * s.shape.d_mlp * s.shape.neurons),
+        START_TORCH,
+    )
+
+
+def _direct(s: Sizes) -> Cost:
+    """All seeds of a step side by side; the sums within layers are made with the first block."""
+    seeds, pairs = len(s.grid.seeds), len(s.grid.pairs)
+    forward, within = s.grid.forward_operations(), s.layer_products
+    passes = s.blocks // s.pairs
+    token = {
+        "model": seeds * forward,
+        s.products: seeds * within + pairs * s.layers * s.layer_products,
+    }
+    whole = {
+        "model": passes * s.models * s.scored * forward,
+        s.products: s.models * s.scored * within + s.pairs * s.pair,
+    }
+    # Codes of all seeds, twice.
+    codes = 2 * s.wide * DIRECT_TOKENS * s.shape.neurons
+    sums = s.pairs * s.shape.neurons**2 + s.models * s.shape.d_mlp * s.shape.neurons
+    return Cost(
+        passes * len(s.grid.steps) * len(s.grid.shards),
+        _times(token, s.grid.shard_tokens()),
+        whole,
+        int(1e9 * s.grid.config["correlate"]["memory_gb"]) + seeds * (2 * s.weights + codes),
+        s.sum_bytes * sums,
+        START_TORCH,
+    )
+
+
+def _correlate(s: Sizes) -> Cost:
+    job = s.grid.shard_tokens() * s.layers * s.layer_products
+    return Cost(
+        s.blocks * len(s.grid.shards),
+        {s.products: job},
+        {s.products: s.pairs * s.pair},
+        s.layer_sums + s.buffers,
+        s.pairs * s.sum_bytes * s.shape.neurons**2,
+    )
+
+
+def _rotations(s: Sizes) -> Cost:
+    rotations = s.draws * len(s.grid.layer_kinds)
+    work = {"float32": DECOMPOSITION * rotations * s.cube}
+    return Cost(1, work, work, 6 * s.square, ROTATION_BYTES * rotations * s.shape.d_mlp**2)
+
+
+def _rotated_std(s: Sizes) -> Cost:
+    job = {"float32": 2 * s.draws * s.shape.n_layers * s.cube}
+    return Cost(s.models, job, _times(job, s.models), 6 * s.square)
+
+
+def _match(s: Sizes) -> Cost:
+    layer = {"float32": s.layer_baseline}
+    layers = s.pairs * s.shape.n_layers
+    # With the sampled neurons of the token budget at some eight points.
+    memory = (9 + s.draws) * s.square
+    return Cost(s.blocks, _times(layer, s.layers), _times(layer, layers), memory)
+
+
+def _screen(s: Sizes) -> Cost:
+    sampled = s.grid.config["correlate"]["sample"] * s.pair / s.shape.n_layers
+    # Of the layer; both may run at one rate.
+    layer = {"float32": s.layer_baseline}
+    layer[s.products] = layer.get(s.products, 0) + sampled
+    memory = s.layer_sums + s.buffers + (4 + s.draws) * s.square
+    layers = s.pairs * s.shape.n_layers
+    return Cost(s.blocks, _times(layer, s.layers), _times(layer, layers), memory)
+
+
+def _refine(s: Sizes) -> Cost:
+    job = {s.products: REFINED_SHARE * s.pair}
+    memory = REFINE_BYTES + s.buffers + 4 * REFINE_TOKENS * s.shape.neurons
+    return Cost(s.pairs, job, _times(job, s.pairs), memory)
+
+
+def _influence(s: Sizes) -> Cost:
+    seeds, pairs, steps = len(s.grid.seeds), len(s.grid.pairs), len(s.grid.steps)
+    # Five sums of every neuron and its match, both ways: here and in memory, by group.
+    job = {"float32": 2 * 2 * 5 * pairs * s.scored * s.shape.neurons}
+    sums = 2 * 8 * INFLUENCE_GROUPS * 5 * pairs
+    memory = s.shape.neurons * (4 * INFLUENCE_TOKENS * seeds + sums)
+    return Cost(steps, job, _times(job, steps), memory)
+
+
+def _permuted(s: Sizes) -> Cost:
+    job = {s.products: PERMUTED_SHARE * len(s.grid.pairs) * s.pair}
+    steps = len(s.grid.steps)
+    return Cost(steps, job, _times(job, steps), s.layer_sums + 2 * s.buffers + s.square)
+
+
+def _untrained(s: Sizes) -> Cost:
+    """Two models captured, compared and held against their rotations in one job."""
+    products = 2 * s.layer_products + s.shape.n_layers * s.layer_products
+    work = {"model": UNTRAINED_TOKENS * 2 * s.grid.forward_operations()}
+    work["float32"] = s.shape.n_layers * s.layer_baseline
+    work[s.products] = work.get(s.products, 0) + UNTRAINED_TOKENS * products
+    memory = 2 * s.weights + s.layer_sums + s.buffers + (6 + s.draws) * s.square
+    return Cost(1, work, work, memory, start=START_TORCH)
+
+
+def _ablate(s: Sizes) -> Cost:
+    model = {"model": s.grid.ablation_operations()}
+    # Activations and gradients of a batch, with its logits.
+    batch = 4 * ABLATION_TOKENS * (8 * s.shape.neurons + 6 * VOCABULARY)
+    return Cost(
+        len(s.grid.ablation_blocks()) * len(s.grid.steps),
+        _times(model, s.seeds_of_block),
+        _times(model, s.models),
+        3 * s.weights + batch,
+        start=START_TORCH,
+    )
+
+
+def _trace(s: Sizes) -> Cost:
+    """Two forward passes of a model's cell and all pairs of its neurons."""
+    config = s.grid.config
+    tokens = s.grid.trace_sequences() * config["corpus"]["context_length"]
+    model = {
+        "model": 2 * tokens * s.grid.forward_operations(),
+        "float32": 2 * tokens * s.shape.neurons**2,
+    }
+    intervals = len(s.grid.steps) - 1
+    return Cost(
+        len(s.grid.ablation_blocks()) * intervals,
+        _times(model, s.seeds_of_block),
+        _times(model, len(s.grid.seeds) * intervals),
+        2 * s.weights + 3 * 4 * config["persistence"]["trace_tokens"] * s.shape.neurons,
+        start=START_TORCH,
+    )
+
+
+RULES: dict[str, Callable[[Sizes], Cost]] = {
+    "fetch": _fetch,
+    "train": _train,
+    "capture": _capture,
+    "direct": _direct,
+    "rotations": _rotations,
+    "rotated_std": _rotated_std,
+    "screen": _screen,
+    "refine": _refine,
+    "correlate": _correlate,
+    "match": _match,
+    "influence": _influence,
+    "permuted": _permuted,
+    "untrained": _untrained,
+    "ablate": _ablate,
+    "trace": _trace,
+}
+
+
+def cost(grid: Grid, rule: str) -> Cost:
+    """Cost of one of `RULES`, whether or not the grid has jobs of it."""
+    return RULES[rule](Sizes(grid))
+
+
+def asked(grid: Grid, rule: str) -> Cost | Fixed:
+    """What a job of any rule asks for: memory, minutes and threads."""
+    return FIXED[rule] if rule in FIXED else cost(grid, rule)
+
+
+def planned(grid: Grid) -> dict[str, Cost]:
+    """Cost by rule of all rules that take time or room and that the grid has jobs of."""
+    config = grid.config
+    stored, screened = config["capture"]["store"], config["correlate"]["mode"] == "screened"
+    there = {
+        "fetch": config["models"]["source"] == "hub",
+        "train": config["models"]["source"] == "train",
+        "capture": stored,
+        "direct": not stored,
+        "screen": screened,
+        "refine": screened,
+        "correlate": stored and not screened,
+        "match": not screened,
+        "influence": stored,
+        "permuted": stored,
+        "untrained": 0 not in grid.steps,
+        "trace": len(grid.steps) > 1,
+    }
+    sizes = Sizes(grid)
+    return {rule: of(sizes) for rule, of in RULES.items() if there.get(rule, True)}
+
+
+def summary(grid: Grid) -> str:
+    """One line for the start of a run; of the whole grid, whatever is done already."""
+    found = planned(grid).values()
+    jobs, operations, stored = (
+        sum(getattr(each, name) for each in found) for name in ("jobs", "operations", "stored")
+    )
+    return (
+        f"The whole grid takes about {jobs} jobs, {operations:.1e} operations and "
+        f"{stored / 1e9:.1f} GB of disk; `make estimate` says how long."
+    )

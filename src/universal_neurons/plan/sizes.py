@@ -1,0 +1,135 @@
+"""The amounts that the costs of several rules are made of: operations, bytes, numbers of cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from universal_neurons.plan.grid import Grid, parse_layers
+from universal_neurons.shape import Shape
+
+# Stored bytes per summed product, after compression; docs/performance.md.
+SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}
+
+# Tokens that a tokenizer knows, about; embeddings and logits are as wide.
+VOCABULARY = 50_000
+
+# Numbers of other modules, which import too much to be asked here: tests/test_cost.py holds them
+# in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`), and of a file of
+# a store (`store.CHUNK_BYTES`).
+BLOCK_BYTES = 64 << 20
+CHUNK_BYTES = 8 << 20
+# Tokens at a time of capture without stores, of influences and of ablation.
+DIRECT_TOKENS, INFLUENCE_TOKENS, ABLATION_TOKENS = 8192, 2048, 1024
+# Groups of sequences that influences are taken of.
+INFLUENCE_GROUPS = 64
+# Tokens that two untrained models are compared on, and the share that is compared permuted.
+UNTRAINED_TOKENS, PERMUTED_SHARE = 65536, 0.1
+# What the screened mode refines at a time: tokens, and bytes of sums in full.
+REFINE_TOKENS, REFINE_BYTES = 4096, 1 << 30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the formulas share, of the grid's largest model."""
+
+    grid: Grid
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Size of the largest model."""
+        return self.grid.largest
+
+    @property
+    def models(self) -> int:
+        """Number of models."""
+        return len(self.grid.seeds) * len(self.grid.steps)
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of models."""
+        return len(self.grid.pairs) * len(self.grid.steps)
+
+    @cached_property
+    def blocks(self) -> int:
+        """Number of blocks of layers of all pairs."""
+        of_a_step = sum(len(self.grid.layer_blocks(a, b)) for a, b in self.grid.pairs)
+        return of_a_step * len(self.grid.steps)
+
+    @cached_property
+    def layers(self) -> int:
+        """Layers of the largest block."""
+        return max(
+            len(parse_layers(block)) for block in self.grid.layer_blocks(*self.grid.pairs[0])
+        )
+
+    @property
+    def seeds_of_block(self) -> int:
+        """Seeds of the largest block of them."""
+        return max(block.count("+") + 1 for block in self.grid.ablation_blocks())
+
+    @property
+    def scored(self) -> int:
+        """Scored tokens."""
+        return self.grid.config["corpus"]["tokens"]
+
+    @property
+    def draws(self) -> int:
+        """Rotations of a layer."""
+        return self.grid.config["baseline"]["draws"]
+
+    @property
+    def products(self) -> str:
+        """Rate that products of codes run at."""
+        return "int8" if self.grid.config["capture"]["encoding"] == "int8" else "float32"
+
+    @property
+    def layer_products(self) -> float:
+        """Operations per token of a layer with a model, or of a model's layers with themselves."""
+        return 2.0 * self.shape.d_mlp * self.shape.neurons
+
+    @property
+    def pair(self) -> float:
+        """Operations of comparing all neurons of two models on all tokens."""
+        return 2.0 * self.scored * self.shape.neurons**2
+
+    @property
+    def cube(self) -> float:
+        """A matrix of a layer times another, half its operations."""
+        return float(self.shape.d_mlp) ** 3
+
+    @property
+    def layer_baseline(self) -> float:
+        """Operations of one layer's rotated best matches in a model, both ways."""
+        return 4 * self.draws * self.shape.n_layers * self.cube
+
+    @property
+    def square(self) -> int:
+        """Bytes of the sums of a layer with a layer."""
+        return 8 * self.shape.d_mlp**2
+
+    @property
+    def layer_sums(self) -> int:
+        """Bytes of the sums of a layer with a model."""
+        return 8 * self.shape.d_mlp * self.shape.neurons
+
+    @property
+    def weights(self) -> float:
+        """Bytes of a model in float32: blocks and embedding."""
+        width = self.shape.d_mlp / 4
+        return 4 * (12 * self.shape.n_layers * width**2 + VOCABULARY * width)
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a code in memory."""
+        return 1 if self.products == "int8" else 4
+
+    @property
+    def buffers(self) -> int:
+        """Bytes of two buffers per model and of the int32 product."""
+        return 4 * self.wide * BLOCK_BYTES + self.square
+
+    @property
+    def sum_bytes(self) -> float:
+        """Stored bytes of one sum, in all shards."""
+        return SUM_BYTES[self.grid.config["capture"]["encoding"]] * len(self.grid.shards)

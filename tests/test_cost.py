@@ -1,0 +1,79 @@
+"""One cost model: what a job asks for and what the whole grid takes come from the same formulas."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import pytest
+from test_grid import GPT2_SMALL, SMALL, grid
+from test_profiles import RULES, rule_names
+
+from universal_neurons import (
+    ablation,
+    direct,
+    influence,
+    permuted,
+    products,
+    screening,
+    store,
+    untrained,
+)
+from universal_neurons.plan import cost, sizes
+
+# What the costs copy, as importing the modules would cost the Snakefile seconds.
+COPIES = {
+    "BLOCK_BYTES": products.BLOCK_BYTES,
+    "CHUNK_BYTES": store.CHUNK_BYTES,
+    "DIRECT_TOKENS": direct.BLOCK_TOKENS,
+    "INFLUENCE_TOKENS": influence.BLOCK_TOKENS,
+    "INFLUENCE_GROUPS": influence.GROUPS,
+    "ABLATION_TOKENS": inspect.signature(ablation.ablate).parameters["batch_tokens"].default,
+    "UNTRAINED_TOKENS": untrained.TOKENS,
+    "PERMUTED_SHARE": permuted.SAMPLE,
+    "REFINE_TOKENS": screening.DOT_TOKENS,
+    "REFINE_BYTES": screening.EXACT_BYTES,
+}
+GRIDS = {
+    "small": grid(SMALL),
+    "GPT-2 Small": grid(GPT2_SMALL, tokens=5_000_000, heldout_tokens=50_000, shards=8),
+    "uneven shards": grid(SMALL, tokens=1000, shards=3),
+}
+GRIDS["direct"] = copy.deepcopy(GRIDS["GPT-2 Small"])
+GRIDS["direct"].config["capture"]["store"] = False
+GRIDS["screened"] = copy.deepcopy(GRIDS["GPT-2 Small"])
+GRIDS["screened"].config["correlate"]["mode"] = "screened"
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_the_costs_know_the_numbers_of_the_code(name):
+    assert getattr(sizes, name) == COPIES[name]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_largest_jobs_together_do_at_least_the_work_of_the_grid(name):
+    for rule, found in cost.planned(GRIDS[name]).items():
+        for kind, operations in found.whole.items():
+            assert found.job[kind] <= operations * (1 + 1e-9), rule
+            assert found.jobs * found.job[kind] >= operations * (1 - 1e-9), rule
+
+
+def test_every_rule_has_a_cost():
+    derived = {"all", "capture_first", "restore", "direct_first", "direct_more"}
+    assert rule_names(RULES) - derived == {*cost.RULES, *cost.FIXED}
+    assert not set(cost.RULES) & set(cost.FIXED)
+
+
+def test_jobs_of_gpt2_small_ask_for_threads_and_hours_those_of_a_small_model_do_not():
+    small, large = (cost.cost(GRIDS[name], "correlate") for name in ("small", "GPT-2 Small"))
+    assert (small.threads, small.minutes) == (1, 10)
+    assert large.threads == cost.THREADS
+    assert large.minutes == 10 + int(2 * 625_000 * 3072 * 36864 / 50e9 / 60)
+    # Sums of a layer with a model, four buffers of codes, and a product.
+    sums, product = 8 * 3072 * 36864, 8 * 3072**2
+    assert large.mem_mb == 1500 + int((sums + 4 * sizes.BLOCK_BYTES + product) / 1e6)
+
+
+def test_a_rotation_costs_the_same_for_a_job_and_for_the_grid():
+    found = cost.cost(GRIDS["GPT-2 Small"], "rotations")
+    assert found.job == found.whole == {"float32": 20 * 5 * 12 * 3072**3}

@@ -1,0 +1,114 @@
+# Scores of every neuron at a step: standard errors, nulls, tables.
+
+
+# One job for all pairs at a step: every model's activations are read once.
+rule influence:
+    input:
+        matches=pair_parts,
+        activations=measured_activations,
+        moments=lambda wildcards: expand(
+            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
+        ),
+        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
+    output:
+        directory(INFLUENCE),
+    log:
+        log_of("influence/step{step}"),
+    benchmark:
+        benchmark_of("influence/step{step}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("influence")
+    resources:
+        **asks("influence"),
+    params:
+        seeds=GRID.seeds,
+        context_length=config["corpus"]["context_length"],
+        version=METHOD_VERSION["influence"],
+    script:
+        "../scripts/influence.py"
+
+
+# What models match that read different sequences, on a sample from the first shard.
+rule permuted:
+    input:
+        activations=lambda wildcards: measured_activations(wildcards)[: len(GRID.seeds)],
+        moments=lambda wildcards: expand(
+            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
+        ),
+        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
+    output:
+        directory(PERMUTED),
+    log:
+        log_of("permuted/step{step}"),
+    benchmark:
+        benchmark_of("permuted/step{step}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("permuted")
+    resources:
+        **asks("permuted"),
+    params:
+        seeds=GRID.seeds,
+        context_length=config["corpus"]["context_length"],
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["permuted"],
+    script:
+        "../scripts/permuted.py"
+
+
+# Two models with random weights, for grids without a step 0.
+rule untrained:
+    input:
+        model=MODEL.format(seed=GRID.seeds[0], step=GRID.steps[0]),
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        rotations=ROTATIONS,
+    output:
+        UNTRAINED,
+    log:
+        log_of("untrained"),
+    benchmark:
+        benchmark_of("untrained")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("untrained")
+    resources:
+        **asks("untrained"),
+    params:
+        capture=CAPTURE,
+        draws=config["baseline"]["draws"],
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["untrained"],
+    script:
+        "../scripts/untrained.py"
+
+
+rule score:
+    input:
+        parts=pair_parts,
+        # There are none without activations.
+        influence=INFLUENCE if config["capture"]["store"] else [],
+        permuted=PERMUTED if config["capture"]["store"] else [],
+        untrained=untrained_scores,
+    output:
+        matches=BY_STEP.replace("{table}", "matches"),
+        universality=BY_STEP.replace("{table}", "universality"),
+        fractions=BY_STEP.replace("{table}", "fractions"),
+        groups=BY_STEP.replace("{table}", "groups"),
+        token_budget=BY_STEP.replace("{table}", "token_budget"),
+        nulls=BY_STEP.replace("{table}", "nulls"),
+    log:
+        log_of("score/step{step}"),
+    benchmark:
+        benchmark_of("score/step{step}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("score")
+    resources:
+        **asks("score"),
+    params:
+        threshold=config["universality"]["excess_threshold"],
+        version=METHOD_VERSION["score"],
+    script:
+        "../scripts/score.py"
