@@ -31,6 +31,7 @@ from universal_neurons.calibration import Calibration, write_calibration
 from universal_neurons.candidates import Screens
 from universal_neurons.codes import Codes, Escapes
 from universal_neurons.encoding import ranges
+from universal_neurons.forward import forward
 from universal_neurons.jobs import keep_memory
 from universal_neurons.match import match
 from universal_neurons.neurons import Neurons
@@ -116,9 +117,8 @@ def calibration_of(x: torch.Tensor) -> Calibration:
 
 def write_escapes(group: zarr.Group, layer: int, escapes: Escapes) -> None:
     """As `capture.capture` stores them."""
-    for name, values in vars(escapes).items():
-        array = create_array(group, f"escape_{name}{layer}", values.shape, values.dtype)
-        array[:] = values
+    for name, values in escapes.arrays().items():
+        create_array(group, f"{name}{layer}", values.shape, values.dtype)[:] = values
 
 
 def synthetic(where: Path, n_tokens: int, n_layers: int, shards: int) -> list[dict]:
@@ -325,28 +325,30 @@ def capture_job(where: str) -> None:
         tokens = np.random.default_rng(0).integers(0, 50257, (n_sequences, CONTEXT))
         module = module.to(getattr(torch, name))
         model = models.Model(module, blocks, tuple(b.mlp.c_proj for b in blocks), CPU)
-        options = {"exclude": (), "encoding": "int8", "batch_tokens": 4096}
         calibration = capture.calibrate(
-            model, tokens[:2], seed="0", step=0, headroom=0.5, **options
+            model,
+            tokens[:2],
+            name="0",
+            exclude=(),
+            encoding="int8",
+            headroom=0.5,
+            batch_tokens=4096,
         )
+        encoder = capture.Encoder("0", 0, calibration, "int8", (), 4096)
         bare, whole = [], []
         for _ in range(repeats):  # the first of each warms up
             start = time.perf_counter()
-            for _ in capture.forward(model, tokens, 4096):
+            for _ in forward(model, tokens, 4096):
                 pass
             middle = time.perf_counter()
             capture.capture(
                 model,
                 tokens,
-                seed="0",
-                step=0,
-                start=0,
-                stop=len(tokens),
-                calibration=calibration,
-                activations=f"{where}/a.zarr",
-                moments=f"{where}/m.zarr",
+                (0, len(tokens)),
+                encoder,
+                f"{where}/a.zarr",
+                f"{where}/m.zarr",
                 attributes={},
-                **options,
             )
             bare.append(middle - start)
             whole.append(time.perf_counter() - middle)

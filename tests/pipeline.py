@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from universal_neurons import capture, models, products, rotations
 from universal_neurons.activations import Activations
+from universal_neurons.calibration import write_calibration
 from universal_neurons.match import match_pair
 from universal_neurons.neurons import Captured, Neurons
 from universal_neurons.rotations import Baseline
@@ -65,17 +66,17 @@ def run_capture(
     sample: int = 200,
 ) -> list[Path]:
     """Capture all tokens in shards cut at `splits`; returns the shards' directories."""
-    options: dict[str, Any] = {"exclude": exclude, "encoding": encoding}
     calibration = capture.calibrate(
         model,
         tokens[:sample],
-        seed=seed,
-        step=3,
+        name=f"seed {seed}, step 3",
         headroom=0.5,
         batch_tokens=batch_tokens,
-        **options,
+        exclude=exclude,
+        encoding=encoding,
     )
-    capture.write_calibration(where / "calibration.zarr", calibration, {})
+    write_calibration(where / "calibration.zarr", calibration, {})
+    encoder = capture.Encoder(seed, 3, calibration, encoding, exclude, batch_tokens)
     edges = [0, *splits, len(tokens)]
     shards = []
     for start, stop in pairwise(edges):
@@ -83,16 +84,11 @@ def run_capture(
         capture.capture(
             model,
             tokens,
-            seed=seed,
-            step=3,
-            start=start,
-            stop=stop,
-            calibration=calibration,
-            activations=shard / "activations.zarr",
-            moments=shard / "moments.zarr",
+            (start, stop),
+            encoder,
+            shard / "activations.zarr",
+            shard / "moments.zarr",
             attributes={"corpus_sha256": "x"},
-            batch_tokens=batch_tokens,
-            **options,
         )
         within = products.within_sums(Activations(shard / "activations.zarr"))
         write_arrays(shard / "within.zarr", within, {})

@@ -19,8 +19,9 @@ from pipeline import gpt2
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from universal_neurons import capture, corpus
+from universal_neurons import corpus
 from universal_neurons.errors import UserError
+from universal_neurons.forward import forward
 from universal_neurons.models import load
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid
@@ -178,12 +179,12 @@ def test_negative_token_ids_are_refused(right):
 def test_token_ids_beyond_the_vocabulary_are_refused():
     model = gpt2(0)
     with pytest.raises(UserError, match="corpus.path: token id 61 is beyond .* vocabulary of 61"):
-        list(capture.forward(model, np.full((2, 16), 61), 64))
+        list(forward(model, np.full((2, 16), 61), 64))
 
 
 def test_sequences_longer_than_the_models_context_are_refused():
     with pytest.raises(UserError, match="corpus.context_length: 33 is more than the model's 32"):
-        list(capture.forward(gpt2(0), np.zeros((2, 33), int), 64))
+        list(forward(gpt2(0), np.zeros((2, 33), int), 64))
 
 
 class Bomb:

@@ -14,6 +14,7 @@ from pipeline import baseline, neurons, run_capture, run_match
 from universal_neurons import influence, products
 from universal_neurons.activations import Activations
 from universal_neurons.calibration import read_calibration
+from universal_neurons.capture import Encoder
 from universal_neurons.direct import direct_sums
 from universal_neurons.matches import StepMatches
 from universal_neurons.moments import merge, rounding_se
@@ -158,30 +159,34 @@ def tiles(a, b):
 
 def test_sums_straight_from_the_models_have_the_same_bits(shards, activations):
     models = {name: planted.model(layers) for name, layers in activations.items()}
-    cross, within, moments = direct_sums(
+    encoders = {
+        name: Encoder(
+            name,
+            3,
+            read_calibration(shards[name][0].parent / "calibration.zarr"),
+            "int8",
+            (),
+            4000,
+        )
+        for name in NAMES
+    }
+    found = direct_sums(
         models,
+        encoders,
         planted.tokens(),
-        step=3,
-        start=400,
-        stop=len(planted.tokens()),
-        exclude=(),
-        calibrations={
-            name: read_calibration(shards[name][0].parent / "calibration.zarr") for name in NAMES
-        },
-        encoding="int8",
-        batch_tokens=4000,
+        (400, len(planted.tokens())),
         pairs=[NAMES],
         layers=[0, 1],
         within=True,
     )
     last = {name: stores(shards, name)[-1] for name in NAMES}
     for name, sums in products.cross_sums(last["a"], last["b"], [0, 1]):
-        np.testing.assert_array_equal(cross[NAMES][name], sums)
+        np.testing.assert_array_equal(found.cross[NAMES][name], sums)
     for seed in NAMES:
         for name, sums in read_arrays(shards[seed][-1] / "within.zarr").items():
-            np.testing.assert_array_equal(within[seed][name], sums)
+            np.testing.assert_array_equal(found.within[seed][name], sums)
         for name, sums in read_arrays(shards[seed][-1] / "moments.zarr").items():
-            np.testing.assert_array_equal(moments[seed][name], sums)
+            np.testing.assert_array_equal(found.moments[seed][name], sums)
 
 
 def test_screened_matches_are_those_of_the_exact_mode(shards, matches):

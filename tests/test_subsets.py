@@ -101,31 +101,25 @@ def test_statistics_of_subsets_are_those_of_their_tokens(tmp_path, encoding):
     calibration = capture.calibrate(
         model,
         tokens,
-        seed="a",
-        step=7,
+        name="a",
         exclude=EXCLUDED,
         encoding=encoding,
         headroom=0.5,
         batch_tokens=100,
     )
+    subsets = Subsets(["b", "none", "a"], labels)
+    encoder = capture.Encoder("a", 7, calibration, encoding, EXCLUDED, 100, subsets)
     stores = []
     for start, stop in ((0, 15), (15, 40)):
         stores.append(tmp_path / f"moments{start}.zarr")
         capture.capture(
             model,
             tokens,
-            seed="a",
-            step=7,
-            start=start,
-            stop=stop,
-            exclude=EXCLUDED,
-            calibration=calibration,
-            encoding=encoding,
-            batch_tokens=100,
-            activations=tmp_path / f"activations{start}.zarr",
-            moments=stores[-1],
+            (start, stop),
+            encoder,
+            tmp_path / f"activations{start}.zarr",
+            stores[-1],
             attributes={},
-            subsets=Subsets(["b", "none", "a"], labels),
         )
     table = subsets_table(stores, ["b", "none", "a"])
     assert list(table["subset"][:3]) == ["a", "b", "none"]

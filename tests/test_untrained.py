@@ -10,6 +10,7 @@ from pipeline import baseline, gpt2, random_tokens, run_capture, run_match
 
 from universal_neurons import models, nulls, untrained
 from universal_neurons.matches import StepMatches
+from universal_neurons.run import CaptureOptions
 from universal_neurons.universality import matches_table, universality_table
 
 OPTIONS = {
@@ -19,6 +20,7 @@ OPTIONS = {
     "headroom": 0.5,
     "batch_tokens": 128,
     "calibration_tokens": 200 * 16,
+    "exclude_token_ids": [0, 7],
 }
 
 
@@ -37,7 +39,7 @@ def scores(model, room, tokens):
         model,
         tokens,
         exclude=(0, 7),
-        options=OPTIONS,
+        options=CaptureOptions(**OPTIONS),
         rotations=rotations,
         draws=2,
         kernel="auto",

@@ -90,8 +90,7 @@ class Activations:
     def escapes(self, layer: int) -> Escapes:
         """A layer's codes beyond int8's."""
         if layer not in self._escapes:
-            parts = (self._whole(f"escape_{name}{layer}") for name in ("row", "neuron", "code"))
-            self._escapes[layer] = Escapes(*parts)
+            self._escapes[layer] = Escapes.of(lambda name: self._whole(f"{name}{layer}"))
         return self._escapes[layer]
 
     def activations(self, layer: int, rows: slice = slice(None)) -> NDArray[np.float32]:

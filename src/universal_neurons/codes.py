@@ -7,7 +7,7 @@ adds up codes adds the difference, so sums stay exact integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,15 @@ class Escapes:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """By the names in a store, to which the layer's number is added; `of` reads them."""
+        return {"escape_row": self.row, "escape_neuron": self.neuron, "escape_code": self.code}
+
+    @classmethod
+    def of(cls, read: Callable[[str], NDArray]) -> Escapes:
+        """From what reads an array of a store by its name."""
+        return cls(read("escape_row"), read("escape_neuron"), read("escape_code"))
 
     @property
     def rest(self) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ activations on the same device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from universal_neurons import capture
-from universal_neurons.calibration import Calibration
+from universal_neurons.calibration import read_calibration
+from universal_neurons.capture import Encoder, EscapeList, moment_arrays, warn_of_escapes
 from universal_neurons.codes import Codes
 from universal_neurons.kernels import add_products, choose_kernel
 from universal_neurons.models import Model
 from universal_neurons.products import tile_name
+from universal_neurons.run import Cell
 from universal_neurons.store import write_arrays
-from universal_neurons.subsets import Subsets
 
 # Tokens whose codes are multiplied at a time; five GPT-2 Small have 1.5 GB of them.
 BLOCK_TOKENS = 8192
@@ -33,13 +34,11 @@ Pair = tuple[str, str]
 class _Codes:
     """Codes of one model's layers, until there are enough for a product."""
 
-    def __init__(
-        self, model: Model, calibration: Sequence[Calibration], encoding: str, tokens: int
-    ) -> None:
-        self._encoding = encoding
-        dtype = torch.int8 if encoding == "int8" else torch.float32
+    def __init__(self, model: Model, encoder: Encoder, tokens: int) -> None:
+        self._int8 = encoder.encoding == "int8"
+        dtype = torch.int8 if self._int8 else torch.float32
         self._offset = [
-            torch.from_numpy(layer.ranges.offset).to(model.device) for layer in calibration
+            torch.from_numpy(layer.ranges.offset).to(model.device) for layer in encoder.calibration
         ]
         self._layers = [
             torch.empty(tokens, d_mlp, dtype=dtype, device=model.device) for d_mlp in model.d_mlp
@@ -50,14 +49,14 @@ class _Codes:
     def clear(self) -> None:
         """Forget what was taken."""
         self.filled = 0
-        self._escapes = [capture.EscapeList(d_mlp) for d_mlp in self._d_mlp]
+        self._escapes = [EscapeList(d_mlp) for d_mlp in self._d_mlp]
 
     def take(self, layer: int, codes: Codes) -> None:
         """Take a layer's batch, see `LayerPass.add`; the last layer's completes the batch."""
         dense = codes.dense
         stop = self.filled + len(dense)
         self._layers[layer][self.filled : stop] = (
-            dense if self._encoding == "int8" else dense.float() - self._offset[layer]
+            dense if self._int8 else dense.float() - self._offset[layer]
         )
         self._escapes[layer].append(codes)
         if layer == len(self._layers) - 1:
@@ -67,25 +66,36 @@ class _Codes:
         return Codes(self._layers[layer][: self.filled], self._escapes[layer].joined())
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What `direct_sums` adds up.
+
+    Attributes
+    ----------
+    cross
+        Per pair the arrays of `products.cross_sums`, by name.
+    within
+        Per seed those of `products.within_sums`; empty unless asked for.
+    moments
+        Per seed the parts that `moments.merge` takes.
+    """
+
+    cross: dict[Pair, dict[str, NDArray]]
+    within: dict[str, dict[str, NDArray]]
+    moments: dict[str, dict[str, NDArray]]
+
+
 def direct_sums(
     models: Mapping[str, Model],
+    encoders: Mapping[str, Encoder],
     tokens: NDArray[np.integer],
+    sequences: tuple[int, int],
     *,
-    step: int,
-    start: int,
-    stop: int,
-    exclude: Sequence[int],
-    calibrations: Mapping[str, Sequence[Calibration]],
-    encoding: str,
-    batch_tokens: int,
     pairs: Sequence[Pair],
     layers: Sequence[int],
     within: bool,
     kernel: str = "auto",
-    subsets: Subsets | None = None,
-) -> tuple[
-    dict[Pair, dict[str, NDArray]], dict[str, dict[str, NDArray]], dict[str, dict[str, NDArray]]
-]:
+) -> Sums:
     """Run several models over one shard and add up the products of their codes.
 
     All sums are held on the models' device.
@@ -94,20 +104,10 @@ def direct_sums(
     ----------
     models
         By seed, on one device.
-    tokens
-        The whole corpus, shape (sequences, context length).
-    step
-        The models' step.
-    start, stop
-        The shard: sequences start to stop - 1.
-    exclude
-        Token ids that are not scored.
-    calibrations
-        By seed, one per layer.
-    encoding
-        One of `encoding.ENCODINGS`.
-    batch_tokens
-        Tokens per forward pass of one model.
+    encoders
+        By seed, how their activations become codes.
+    tokens, sequences
+        See `capture.Encoder.run`.
     pairs
         Pairs of seeds to correlate.
     layers
@@ -116,46 +116,20 @@ def direct_sums(
         Also make the within-layer sums.
     kernel
         See `kernels.choose_kernel`.
-    subsets
-        Of the corpus, to take sums of each.
-
-    Returns
-    -------
-    cross
-        Per pair the arrays of `products.cross_sums`, by name.
-    within
-        Per seed those of `products.within_sums`; empty unless asked for.
-    moments
-        Per seed the parts that `moments.merge` takes.
 
     Raises
     ------
     UserError
         See `capture.capture`.
     """
-    sequences = tokens[start:stop]
+    first = next(iter(encoders.values()))
+    size = BLOCK_TOKENS + first.batch_tokens
+    codes = {seed: _Codes(model, encoders[seed], size) for seed, model in models.items()}
+    passes = {seed: encoders[seed].passes(model) for seed, model in models.items()}
+    sums = _empty(models, pairs, layers, first.encoding, within)
     device = next(iter(models.values())).device
-    codes = {
-        seed: _Codes(model, calibrations[seed], encoding, BLOCK_TOKENS + batch_tokens)
-        for seed, model in models.items()
-    }
-    passes = {
-        seed: capture.layer_passes(
-            model, calibrations[seed], encoding, seed=seed, step=step, subsets=subsets
-        )
-        for seed, model in models.items()
-    }
-    kinds = [(a, b, i, j) for a, b in pairs for i in layers for j in range(len(models[b].d_mlp))]
-    if within:
-        kinds += [(seed, seed, i, i) for seed in models for i in range(len(models[seed].d_mlp))]
-    dtype = torch.int64 if encoding == "int8" else torch.float64
-    sums = {
-        (a, b, i, j): torch.zeros(
-            models[a].d_mlp[i], models[b].d_mlp[j], dtype=dtype, device=device
-        )
-        for a, b, i, j in kinds
-    }
-    operations = 2 * sequences.size * sum(total.numel() for total in sums.values())
+    positions = (sequences[1] - sequences[0]) * tokens.shape[1]
+    operations = 2 * positions * sum(total.numel() for total in sums.values())
     kernel = choose_kernel(kernel, operations, device.type)
 
     def multiply() -> None:
@@ -168,17 +142,7 @@ def direct_sums(
             buffer.clear()
 
     runs = [
-        capture.values(
-            model,
-            sequences,
-            passes[seed],
-            codes[seed].take,
-            start=start,
-            exclude=exclude,
-            batch_tokens=batch_tokens,
-            name=f"seed {seed}, step {step}",
-            subsets=subsets,
-        )
+        encoders[seed].run(model, tokens, sequences, passes[seed], codes[seed].take)
         for seed, model in models.items()
     ]
     n_tokens = 0
@@ -187,108 +151,155 @@ def direct_sums(
         if next(iter(codes.values())).filled >= BLOCK_TOKENS:
             multiply()
     multiply()
-
-    found = {seed: capture.moment_arrays(layers_of, n_tokens) for seed, layers_of in passes.items()}
-    for seed, own in found.items():
-        capture.warn_of_escapes(f"seed {seed}, step {step}", own, models[seed].d_mlp)
-
-    def arrays(a: str, b: str) -> dict[str, NDArray]:
-        return {
-            tile_name(i, j): total.cpu().numpy()
-            for (one, other, i, j), total in sums.items()
-            if (one, other) == (a, b)
-        }
-
-    return (
-        {(a, b): arrays(a, b) for a, b in pairs},
-        {seed: arrays(seed, seed) for seed in models} if within else {},
-        found,
+    moments = {seed: moment_arrays(own, n_tokens) for seed, own in passes.items()}
+    for seed, own in moments.items():
+        warn_of_escapes(encoders[seed].name, own, models[seed].d_mlp)
+    return Sums(
+        {(a, b): _of_pair(sums, a, b) for a, b in pairs},
+        {seed: _of_pair(sums, seed, seed) for seed in models} if within else {},
+        moments,
     )
 
 
-def run(
-    *,
-    inputs: Mapping[str, Any],
-    outputs: Mapping[str, Any],
-    seeds: Sequence[str],
+def _empty(
+    models: Mapping[str, Model],
     pairs: Sequence[Pair],
-    step: int,
     layers: Sequence[int],
-    sequences: tuple[int, int],
-    options: Mapping[str, Any],
-    kernel: str,
-    config: Mapping[str, Any],
+    encoding: str,
+    within: bool,
+) -> dict[tuple[str, str, int, int], torch.Tensor]:
+    """Sums by seed, other seed and their layers."""
+    kinds = [(a, b, i, j) for a, b in pairs for i in layers for j in range(len(models[b].d_mlp))]
+    if within:
+        kinds += [(seed, seed, i, i) for seed in models for i in range(len(models[seed].d_mlp))]
+    dtype = torch.int64 if encoding == "int8" else torch.float64
+    return {
+        (a, b, i, j): torch.zeros(
+            models[a].d_mlp[i], models[b].d_mlp[j], dtype=dtype, device=models[a].device
+        )
+        for a, b, i, j in kinds
+    }
+
+
+def _of_pair(
+    sums: Mapping[tuple[str, str, int, int], torch.Tensor], a: str, b: str
+) -> dict[str, NDArray]:
+    return {
+        tile_name(i, j): total.cpu().numpy()
+        for (one, other, i, j), total in sums.items()
+        if (one, other) == (a, b)
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """All seeds of a step, and what is to be added up of them over one shard.
+
+    Attributes
+    ----------
+    cells
+        The models.
+    calibrations
+        Their stores, in the same order.
+    sequences
+        First sequence of the shard and the one after its last.
+    pairs, layers, kernel
+        See `direct_sums`.
+    """
+
+    cells: Sequence[Cell]
+    calibrations: Sequence[str | Path]
+    sequences: tuple[int, int]
+    pairs: Sequence[Pair]
+    layers: Sequence[int]
+    kernel: str
+
+    def add_up(self, *, within: bool) -> Sums:
+        """See `direct_sums`."""
+        tokens = self.cells[0].tokens
+        encoders = {
+            cell.seed: cell.encoder(read_calibration(path))
+            for cell, path in zip(self.cells, self.calibrations, strict=True)
+        }
+        return direct_sums(
+            {cell.seed: cell.model for cell in self.cells},
+            encoders,
+            tokens,
+            self.sequences,
+            pairs=self.pairs,
+            layers=self.layers,
+            within=within,
+            kernel=self.kernel,
+        )
+
+    def write_cross(self, sums: Sums, paths: Sequence[str | Path]) -> None:
+        """Store the sums of every pair."""
+        by_seed = {cell.seed: cell for cell in self.cells}
+        for pair, path in zip(self.pairs, paths, strict=True):
+            both = {
+                f"{seed}/{by_seed[seed].step}": by_seed[seed].attributes["model_sha256"]
+                for seed in pair
+            }
+            about = {**self._attributes(by_seed[pair[0]], sums), "models": both}
+            write_arrays(path, sums.cross[pair].items(), about)
+
+    def write_own(
+        self, sums: Sums, moments: Sequence[str | Path], within: Sequence[str | Path]
+    ) -> None:
+        """Store the moments and within-layer sums of every seed."""
+        for cell, one, other in zip(self.cells, moments, within, strict=True):
+            about = self._attributes(cell, sums)
+            write_arrays(one, sums.moments[cell.seed].items(), about)
+            write_arrays(other, sums.within[cell.seed].items(), about)
+
+    def _attributes(self, cell: Cell, sums: Sums) -> dict[str, Any]:
+        n_tokens = int(sums.moments[cell.seed]["n_tokens"][0])
+        encoder = cell.encoder([])
+        return {
+            **cell.attributes,
+            **encoder.attributes(cell.model, self.sequences, n_tokens),
+        }
+
+
+def sum_shard(
+    step: Step,
+    *,
+    sums: Sequence[str | Path],
+    moments: Sequence[str | Path],
+    within: Sequence[str | Path],
 ) -> None:
-    """One job: load all seeds of a step, calibrate if this is the first shard, add up.
+    """Store the sums of all pairs and seeds of a step over one shard, for a first block of layers.
 
     Parameters
     ----------
-    inputs
-        ``model``: directories of the seeds; ``tokens``, ``about``; ``calibration`` of the seeds for
-        all but the first shard; ``subsets`` if the corpus has any. See `capture.run`.
-    outputs
-        ``sums``: stores of the pairs; for the first block of layers ``moments`` and ``within`` of
-        the seeds; for the first shard also ``calibration`` and ``model`` of the seeds.
-    seeds, pairs
-        In the order of the paths.
-    step, layers, sequences, options, kernel
-        See `direct_sums` and `capture.run`.
-    config
-        The whole configuration, for provenance.
+    step
+        The models and the shard.
+    sums
+        Stores to make, by pair; see `products.cross_sums`.
+    moments, within
+        Stores to make, by seed; see `moments.merge` and `products.within_sums`.
 
     Raises
     ------
     UserError
-        See `capture.run`.
+        See `capture.capture` and `run.Cell.tokens`.
     """
-    tokens = np.load(inputs["tokens"], mmap_mode="r")
-    prepared = {}
-    for i, seed in enumerate(seeds):
-        one = {name: outputs[name][i] for name in ("calibration", "model") if name in outputs}
-        given = {name: inputs[name] for name in ("about", "subsets") if name in inputs}
-        given["model"] = inputs["model"][i]
-        if "calibration" in inputs:
-            given["calibration"] = inputs["calibration"][i]
-        prepared[seed] = capture.prepare(
-            given, one, tokens, seed=seed, step=step, options=options, config=config
-        )
-    first = next(iter(prepared.values()))
-    exclude = first.exclude
-    cross, within, moments = direct_sums(
-        {seed: each.model for seed, each in prepared.items()},
-        tokens,
-        step=step,
-        start=sequences[0],
-        stop=sequences[1],
-        exclude=exclude,
-        calibrations={seed: each.calibration for seed, each in prepared.items()},
-        encoding=options["encoding"],
-        batch_tokens=options["batch_tokens"],
-        pairs=pairs,
-        layers=layers,
-        within="within" in outputs,
-        kernel=kernel,
-        subsets=first.subsets,
-    )
-    attributes = {
-        seed: {
-            **each.attributes,
-            **capture.shard_attributes(
-                each.model,
-                seed,
-                step,
-                *sequences,
-                exclude=exclude,
-                encoding=options["encoding"],
-                n_tokens=int(moments[seed]["n_tokens"][0]),
-            ),
-        }
-        for seed, each in prepared.items()
-    }
-    for pair, path in zip(pairs, outputs["sums"], strict=True):
-        both = {f"{seed}/{step}": attributes[seed]["model_sha256"] for seed in pair}
-        write_arrays(Path(path), cross[pair].items(), {**attributes[pair[0]], "models": both})
-    for name, arrays in (("moments", moments), ("within", within)):
-        if name in outputs:
-            for seed, path in zip(seeds, outputs[name], strict=True):
-                write_arrays(Path(path), arrays[seed].items(), attributes[seed])
+    found = step.add_up(within=True)
+    step.write_cross(found, sums)
+    step.write_own(found, moments, within)
+
+
+def sum_more_layers(step: Step, *, sums: Sequence[str | Path]) -> None:
+    """Store the sums of all pairs over one shard, for a further block of layers.
+
+    Parameters
+    ----------
+    step, sums
+        See `sum_shard`.
+
+    Raises
+    ------
+    UserError
+        See `sum_shard`.
+    """
+    step.write_cross(step.add_up(within=False), sums)

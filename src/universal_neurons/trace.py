@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from universal_neurons.capture import scored
 from universal_neurons.errors import UserError
+from universal_neurons.forward import forward, scored
 from universal_neurons.models import Model, load
 
 logger = logging.getLogger(__name__)
@@ -42,18 +42,13 @@ def standardised_activations(
         Per layer a float32 tensor of shape (scored tokens, d_mlp); a dead neuron is 0 throughout.
     """
     parts: list[list[torch.Tensor]] = [[] for _ in model.d_mlp]
-    size = max(1, BATCH_TOKENS // sequences.shape[1])
-    base = model.module.base_model  # stops before the unembedding
 
     def keep(layer: int, x: torch.Tensor) -> None:
         parts[layer].append(x.flatten(0, -2)[rows].float())
 
-    with model.tap(keep), torch.inference_mode():
-        for start in range(0, len(sequences), size):
-            batch = sequences[start : start + size]
+    with model.tap(keep):
+        for batch in forward(model, sequences, BATCH_TOKENS):
             rows = torch.from_numpy(scored(batch, exclude).ravel()).to(model.device)
-            ids = torch.from_numpy(batch.astype(np.int64)).to(model.device)
-            base(input_ids=ids, use_cache=False)
     layers = []
     for part in parts:
         x = torch.cat(part)

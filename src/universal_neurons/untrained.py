@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons import capture, models
+from universal_neurons import models
 from universal_neurons.activations import Activations
+from universal_neurons.calibration import write_calibration
+from universal_neurons.capture import Encoder, calibrate, capture
 from universal_neurons.match import match_pair
 from universal_neurons.matches import StepMatches
 from universal_neurons.neurons import Captured
 from universal_neurons.products import sum_pair, within_sums
 from universal_neurons.rotations import write_rotated_std
+from universal_neurons.run import CaptureOptions
 from universal_neurons.store import write_arrays
 from universal_neurons.universality import matches_table, universality_table
 
@@ -32,7 +34,7 @@ def untrained_scores(
     tokens: NDArray[np.integer],
     *,
     exclude: Sequence[int],
-    options: Mapping[str, Any],
+    options: CaptureOptions,
     rotations: str | Path,
     draws: int,
     kernel: str,
@@ -49,7 +51,7 @@ def untrained_scores(
     exclude
         Token ids that are not scored.
     options
-        The resolved section ``capture``.
+        How to capture them.
     rotations, draws
         The run's rotations, and how many of each.
     kernel
@@ -67,7 +69,7 @@ def untrained_scores(
         folders = [Path(name, seed) for seed in SEEDS]
         for i, (seed, where) in enumerate(zip(SEEDS, folders, strict=True)):
             _run(
-                models.untrained(model, i, dtype=options["dtype"], device=options["device"]),
+                models.untrained(model, i, dtype=options.dtype, device=options.device),
                 tokens,
                 seed,
                 exclude,
@@ -106,32 +108,29 @@ def _run(
     tokens: NDArray[np.integer],
     seed: str,
     exclude: Sequence[int],
-    options: Mapping[str, Any],
+    options: CaptureOptions,
     where: Path,
 ) -> None:
     """Store a model's calibration, activations, moments and within-layer sums."""
-    how = {
-        "exclude": exclude,
-        "encoding": options["encoding"],
-        "batch_tokens": options["batch_tokens"],
-    }
-    sample = tokens[: -(-options["calibration_tokens"] // tokens.shape[1])]
-    calibration = capture.calibrate(
-        model, sample, seed=seed, step=0, headroom=options["headroom"], **how
+    calibration = calibrate(
+        model,
+        tokens[: -(-options.calibration_tokens // tokens.shape[1])],
+        name=seed,
+        exclude=exclude,
+        encoding=options.encoding,
+        headroom=options.headroom,
+        batch_tokens=options.batch_tokens,
     )
-    capture.write_calibration(where / "calibration.zarr", calibration, {})
-    capture.capture(
+    write_calibration(where / "calibration.zarr", calibration, {})
+    encoder = Encoder(seed, 0, calibration, options.encoding, exclude, options.batch_tokens)
+    activations = where / "activations.zarr"
+    capture(
         model,
         tokens,
-        seed=seed,
-        step=0,
-        start=0,
-        stop=len(tokens),
-        calibration=calibration,
-        activations=where / "activations.zarr",
-        moments=where / "moments.zarr",
+        (0, len(tokens)),
+        encoder,
+        activations,
+        where / "moments.zarr",
         attributes={"corpus_sha256": ""},
-        **how,
     )
-    sums = within_sums(Activations(where / "activations.zarr"))
-    write_arrays(where / "within.zarr", sums, {})
+    write_arrays(where / "within.zarr", within_sums(Activations(activations)), {})

@@ -30,10 +30,10 @@ rule capture_first:
         capture=CAPTURE,
         version=METHOD_VERSION["capture"],
     script:
-        "../scripts/capture.py"
+        "../scripts/capture_first.py"
 
 
-use rule capture_first as capture with:
+rule capture:
     input:
         **CORPUS_SUBSETS,
         model=model_directories,
@@ -50,14 +50,21 @@ use rule capture_first as capture with:
         benchmark_of("capture/seed{seed}/step{step}/shard{shard}")
     wildcard_constraints:
         shard=r"[1-9]\d*",
+    conda:
+        ENVIRONMENT
+    threads: threads_of("capture")
+    resources:
+        **asks("capture"),
     params:
         sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
         capture=CAPTURE,
         version=METHOD_VERSION["capture"],
+    script:
+        "../scripts/capture.py"
 
 
 # Dropped activations, made once more for a seed that came later.
-use rule capture_first as restore with:
+rule restore:
     input:
         model=model_directories,
         tokens=f"{CORPUS}/tokens.npy",
@@ -69,7 +76,14 @@ use rule capture_first as restore with:
         log_of("restore/seed{seed}/step{step}/shard{shard}"),
     benchmark:
         benchmark_of("restore/seed{seed}/step{step}/shard{shard}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("capture")
+    resources:
+        **asks("capture"),
     params:
         sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
         capture=CAPTURE,
         version=METHOD_VERSION["capture"],
+    script:
+        "../scripts/restore.py"

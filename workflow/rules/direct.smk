@@ -47,10 +47,10 @@ rule direct_first:
         kernel=config["correlate"]["kernel"],
         version=[METHOD_VERSION["capture"], METHOD_VERSION["correlate"]],
     script:
-        "../scripts/direct.py"
+        "../scripts/direct_first.py"
 
 
-use rule direct_first as direct with:
+rule direct:
     input:
         **CORPUS_SUBSETS,
         model=lambda wildcards: model_directories(wildcards, GRID.seeds),
@@ -65,6 +65,11 @@ use rule direct_first as direct with:
         log_of("direct/step{step}/shard{shard}"),
     benchmark:
         benchmark_of("direct/step{step}/shard{shard}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("direct")
+    resources:
+        **asks("direct"),
     wildcard_constraints:
         shard=r"[1-9]\d*",
     params:
@@ -75,15 +80,28 @@ use rule direct_first as direct with:
         capture=CAPTURE,
         kernel=config["correlate"]["kernel"],
         version=[METHOD_VERSION["capture"], METHOD_VERSION["correlate"]],
+    script:
+        "../scripts/direct.py"
 
 
-use rule direct as direct_more with:
+rule direct_more:
+    input:
+        **CORPUS_SUBSETS,
+        model=lambda wildcards: model_directories(wildcards, GRID.seeds),
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        calibration=of_all_seeds(CALIBRATION),
     output:
         sums=list(map(directory, sums_of_pairs())),
     log:
         log_of("direct/step{step}/shard{shard}_layers{layers}"),
     benchmark:
         benchmark_of("direct/step{step}/shard{shard}_layers{layers}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("direct")
+    resources:
+        **asks("direct"),
     wildcard_constraints:
         layers="|".join(BLOCKS[1:]) or "none",
     params:
@@ -94,3 +112,5 @@ use rule direct as direct_more with:
         capture=CAPTURE,
         kernel=config["correlate"]["kernel"],
         version=[METHOD_VERSION["capture"], METHOD_VERSION["correlate"]],
+    script:
+        "../scripts/direct_more.py"

@@ -1,13 +1,24 @@
-from universal_neurons import capture
+from universal_neurons.corpus import selection_options
 from universal_neurons.jobs import job
+from universal_neurons.run import CaptureOptions, Cell, CorpusFiles, capture_shard
+from universal_neurons.store import provenance
 
 with job(snakemake.log[0]):
-    capture.run(
-        inputs={**snakemake.input, "model": snakemake.input.model[0]},
-        outputs=dict(snakemake.output),
-        seed=snakemake.wildcards.seed,
-        step=int(snakemake.wildcards.step),
-        sequences=snakemake.params.sequences,
-        options=snakemake.params.capture,
-        config=snakemake.config,
+    given, made, params = snakemake.input, snakemake.output, snakemake.params
+    cell = Cell(
+        snakemake.wildcards.seed,
+        int(snakemake.wildcards.step),
+        given.model[0],
+        CorpusFiles(given.tokens, given.about, given.get("subsets", "")),
+        CaptureOptions(**params.capture),
+        selection_options(snakemake.config),
+        provenance(snakemake.config, "corpus", "capture"),
+    )
+    capture_shard(
+        cell,
+        params.sequences,
+        calibration=given.calibration,
+        activations=made.activations,
+        moments=made.moments,
+        within=made.within,
     )

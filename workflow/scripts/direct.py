@@ -1,17 +1,23 @@
-from universal_neurons import direct
+from universal_neurons.corpus import selection_options
+from universal_neurons.direct import Step, sum_shard
 from universal_neurons.jobs import job
+from universal_neurons.run import CaptureOptions, Cell, CorpusFiles
+from universal_neurons.store import provenance
 
 with job(snakemake.log[0]):
-    params = snakemake.params
-    direct.run(
-        inputs=dict(snakemake.input),
-        outputs=dict(snakemake.output),
-        seeds=params.seeds,
-        pairs=[(a, b) for a, b in params.pairs],
-        step=int(snakemake.wildcards.step),
-        layers=params.layers,
-        sequences=params.sequences,
-        options=params.capture,
-        kernel=params.kernel,
-        config=snakemake.config,
-    )
+    given, made, params = snakemake.input, snakemake.output, snakemake.params
+    cells = [
+        Cell(
+            seed,
+            int(snakemake.wildcards.step),
+            directory,
+            CorpusFiles(given.tokens, given.about, given.get("subsets", "")),
+            CaptureOptions(**params.capture),
+            selection_options(snakemake.config),
+            provenance(snakemake.config, "corpus", "capture"),
+        )
+        for seed, directory in zip(params.seeds, given.model, strict=True)
+    ]
+    pairs = [(a, b) for a, b in params.pairs]
+    step = Step(cells, given.calibration, params.sequences, pairs, params.layers, params.kernel)
+    sum_shard(step, sums=made.sums, moments=made.moments, within=made.within)

@@ -4,6 +4,7 @@ import numpy as np
 
 from universal_neurons import corpus
 from universal_neurons.jobs import job
+from universal_neurons.run import CaptureOptions
 from universal_neurons.store import provenance, read_json
 from universal_neurons.tables import write_table
 from universal_neurons.untrained import untrained_scores
@@ -17,7 +18,7 @@ with job(snakemake.log[0]):
         given.model,
         tokens,
         exclude=corpus.excluded(params.capture["exclude_token_ids"], about),
-        options=params.capture,
+        options=CaptureOptions(**params.capture),
         rotations=given.rotations,
         draws=params.draws,
         kernel=params.kernel,
