@@ -20,7 +20,7 @@ test-slurm: $(READY)
 	$(BIN)/pytest -m slurm tests/test_slurm.py
 
 kill-test: $(READY)
-	$(BIN)/python tests/kill.py --kills $(N)
+	$(BIN)/python tests/support/kill.py --kills $(N)
 
 # Jobs, operations, bytes and hours of a configuration on this machine: make estimate CONFIG=my.yaml
 CONFIG ?= config.yaml

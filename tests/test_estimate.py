@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from pipeline import gpt2
-from test_workflow import ROOT, configure, planned, snakemake
+from tiny import ROOT, configure, planned, snakemake
 
 from universal_neurons import estimate
 from universal_neurons.config import resolve

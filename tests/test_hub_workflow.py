@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from pipeline import gpt2
-from test_workflow import ROOT, configure, planned, snakemake
+from tiny import ROOT, configure, planned, snakemake
 from transformers import AutoModelForCausalLM
 
 from universal_neurons.config import resolve

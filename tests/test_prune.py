@@ -9,7 +9,6 @@ import sys
 import pandas as pd
 import pytest
 import tiny
-from test_workflow import planned
 
 from universal_neurons import prune
 
@@ -54,14 +53,14 @@ def test_a_pruned_run_plans_nothing_and_a_seed_added_later_gives_the_same_tables
         done = make_prune(where, kind)
         assert done.returncode == 0, done.stderr
         assert not (where / "results/tiny" / kind).exists()
-        assert planned(where) == {}
+        assert tiny.planned(where) == {}
     tiny.configure(where, config)
-    jobs = planned(where)
+    jobs = tiny.planned(where)
     expected = {"restore": 4, "capture_first": 1, "capture": 1, "correlate": 4, "match": 2}
     assert {rule: jobs.get(rule, 0) for rule in expected} == expected
     result = tiny.snakemake(where, "--cores", "2")
     assert result.returncode == 0, result.stdout
-    assert planned(where) == {}
+    assert tiny.planned(where) == {}
     assert not list((where / "results/tiny").glob("restored/*/*/*")), "restored for a time only"
 
     whole = tmp_path / "whole"
