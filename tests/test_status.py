@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -62,31 +61,23 @@ def test_the_page_shows_where_to_look_and_what_takes_room(results):
     assert "0.03 GB  activations" in page
 
 
-@pytest.mark.slow
 def test_the_status_of_a_run_that_failed_and_of_one_that_is_done(tmp_path):
     config = tiny.make(tmp_path)
 
     def page() -> str:
-        dry = tiny.snakemake(tmp_path, "--dry-run", "--cores", "1")
-        done = subprocess.run(
-            [sys.executable, "-m", "universal_neurons.status", "config.yaml"],
-            cwd=tmp_path,
-            input=dry.stdout,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-        return done.stdout + done.stderr
+        dry = tiny.snakemake(tmp_path, "--dry-run")
+        command = [sys.executable, "-m", "universal_neurons.status", "config.yaml"]
+        return tiny.run(tmp_path, command, input=dry.stdout).stdout
 
     weights = tmp_path / "models/b/10/model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-100])
-    assert tiny.snakemake(tmp_path, "--cores", "2").returncode != 0
+    assert tiny.snakemake(tmp_path).returncode != 0
     said = page()
     assert "Failed:\n  results/tiny/logs/capture/seedb/step10/shard0.log:" in said
     assert said.split("capture")[1].split()[:4] == ["1", "0", "0", "1"]
     weights.write_bytes(content)
-    assert tiny.snakemake(tmp_path, "--cores", "2").returncode == 0
+    assert tiny.snakemake(tmp_path).returncode == 0
     said = page()
     assert "Failed" not in said
     assert said.split("capture")[1].split()[:4] == ["2", "0", "0", "0"]

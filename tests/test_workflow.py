@@ -47,7 +47,6 @@ def tables(local):
     return {name: pd.read_parquet(where / f"results/exact/{name}.parquet") for name in COLUMNS}
 
 
-@pytest.mark.slow
 def test_tables_have_the_columns_and_one_row_per_cell(local, tables):
     for name, columns in COLUMNS.items():
         assert set(columns.split()) <= set(tables[name].columns), name
@@ -69,7 +68,6 @@ def test_tables_have_the_columns_and_one_row_per_cell(local, tables):
     assert (sets == 21).all()
 
 
-@pytest.mark.slow
 def test_matches_equal_a_plain_float64_computation_on_the_models(local, tables):
     where, _ = local
     tokens = np.load(where / "tokens.npy")[:60]
@@ -91,7 +89,6 @@ def test_matches_equal_a_plain_float64_computation_on_the_models(local, tables):
     np.testing.assert_allclose(moments["std"], truth["a"].std(0), rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_heldout_loss_is_the_models_own_on_the_sequences_after_the_scored_ones(local, tables):
     import torch
 
@@ -102,7 +99,6 @@ def test_heldout_loss_is_the_models_own_on_the_sequences_after_the_scored_ones(l
         assert row.heldout_loss == pytest.approx(model(heldout, labels=heldout).loss.item(), 1e-5)
 
 
-@pytest.mark.slow
 def test_equal_weights_under_two_names_are_flagged(local, tables):
     models = tables["models"].set_index(["seed", "step"])
     assert models.duplicate_of[("1", 20)] == "1/10"
@@ -110,7 +106,6 @@ def test_equal_weights_under_two_names_are_flagged(local, tables):
     assert "same weights" in (local[0] / "results/exact/logs/models.log").read_text()
 
 
-@pytest.mark.slow
 def test_every_table_and_store_says_where_it_comes_from(local):
     where, _ = local
     hashes = set()
@@ -125,7 +120,6 @@ def test_every_table_and_store_says_where_it_comes_from(local):
     assert {about["config_hash"]} == hashes
 
 
-@pytest.mark.slow
 def test_the_report_is_there_and_whole(local):
     where, _ = local
     report = (where / "results/exact/report.html").read_text()
@@ -174,7 +168,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
     where, config = local
@@ -186,7 +179,6 @@ def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
         configure(where, config)
 
 
-@pytest.mark.slow
 def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(local):
     where, _ = local
     for folder in ("workflow", "src"):
@@ -207,7 +199,6 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
         os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "expected"), [("report", DRAWN), ("match", {"match": 6, "influence": 2, **SCORED})]
 )
@@ -303,7 +294,6 @@ def test_forked_jobs_make_the_tables_of_real_processes_to_the_bit(tmp_path):
     assert found[0] == found[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
@@ -326,7 +316,6 @@ def test_a_mistake_is_named_before_any_job_without_a_traceback(
     assert "rule " not in result.stdout
 
 
-@pytest.mark.slow
 def test_models_are_trained_on_text_and_lose_nothing_to_an_added_step(tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(3):

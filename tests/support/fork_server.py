@@ -1,10 +1,10 @@
 """A process that has imported all that jobs import, and forks for each of them.
 
 Most of a tiny run's time goes into starting Python and importing torch. A process whose environment
-comes from `environment` hands its work to this server as soon as it starts (site/sitecustomize.py),
-where it is Snakemake, one of its script jobs or a command of the package: it sends its folder,
-arguments, environment and its standard streams, and ends as the fork ends. Killed, it takes the fork
-with it.
+comes from `environment` hands its work to this server as soon as it starts
+(site/sitecustomize.py), where it is Snakemake, one of its script jobs or a command of the package:
+it sends its folder, arguments, environment and standard streams, and ends as the fork ends. Killed,
+it takes the fork with it.
 
 The server imports and never computes, so that no thread is lost in a fork. It ends with the process
 that started it.

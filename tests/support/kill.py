@@ -1,8 +1,8 @@
 """Kill a run again and again at random moments: its tables must be those of an undisturbed run.
 
-``python tests/support/kill.py --kills 50`` (or ``make kill-test N=50``) starts the tiny grid, sends SIGKILL
-to its whole process group after a random time, and starts it again, until it is done; and so on
-until there were as many kills as asked for.
+``python tests/support/kill.py --kills 50`` (or ``make kill-test N=50``) starts the tiny grid, sends
+SIGKILL to its whole process group after a random time, and starts it again, until it is done; and
+so on until there were as many kills as asked for.
 """
 
 from __future__ import annotations
