@@ -60,8 +60,8 @@ class Server:
     def __init__(self, environment: dict[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fork")
         self.address = str(Path(self._folder.name, "socket"))
-        # Neither BLAS nor Arrow's allocator may start threads.
-        single = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+        # Neither libraries of arrays nor Arrow's allocator may start threads.
+        single = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
         single["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
         self._process = subprocess.Popen(
             [sys.executable, __file__, self.address],
