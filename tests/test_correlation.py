@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline import (
+    corr,
     gpt2,
     module_activations,
     random_tokens,
@@ -30,13 +31,6 @@ from universal_neurons.rotations import covariance_within, rotation
 from universal_neurons.store import Added, read_arrays
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3, "int8": 2e-3}
-
-
-def corr(x, y):
-    """Pearson correlation of all columns, float64; 0 for a constant one."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    norm = np.outer(np.linalg.norm(x, axis=0), np.linalg.norm(y, axis=0))
-    return np.divide(x.T @ y, norm, out=np.zeros_like(norm), where=norm > 1e-9)
 
 
 def oracle(mine, theirs, draws):

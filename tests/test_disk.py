@@ -38,19 +38,19 @@ def test_a_full_and_a_read_only_disk_stop_a_run_with_a_message_and_it_goes_on_af
     tmp_path, small_disk
 ):
     tiny.make(tmp_path, shards=2)
-    full = tiny.snakemake(tmp_path, "--cores", "2")
+    full = tiny.snakemake(tmp_path, real=True)
     assert full.returncode != 0
     assert "the disk is full or the quota used up" in full.stdout
     assert "run the same command again" in full.stdout
     assert "Traceback" not in full.stdout
     assert small_disk("size=100m")
     assert small_disk("ro")
-    read_only = tiny.snakemake(tmp_path, "--cores", "2")
+    read_only = tiny.snakemake(tmp_path, real=True)
     assert read_only.returncode != 0
     assert f"{tmp_path}/results/tiny: can't be written; make it writable" in read_only.stdout
     assert "rule " not in read_only.stdout
     assert small_disk("rw")
-    again = tiny.snakemake(tmp_path, "--cores", "2")
+    again = tiny.snakemake(tmp_path, real=True)
     assert again.returncode == 0, again.stdout
     assert "rule corpus:" not in again.stdout, "what was finished stays"
     assert len(pd.read_parquet(tmp_path / "results/tiny/universality.parquet")) == 2 * 80
@@ -64,14 +64,14 @@ def test_a_second_run_in_the_same_folder_is_told_and_disturbs_nothing(tmp_path):
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=tiny.environment(),
+        env=tiny.environment(real=True),
         start_new_session=True,
     )
     try:
         until = time.monotonic() + 120
         while not list(tmp_path.glob("results/tiny/corpus/*")) and time.monotonic() < until:
             time.sleep(0.2)
-        second = tiny.snakemake(tmp_path, "--cores", "1")
+        second = tiny.snakemake(tmp_path, real=True)
         assert second.returncode != 0
         assert "Directory cannot be locked" in second.stdout
         assert "rule " not in second.stdout

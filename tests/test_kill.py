@@ -1,4 +1,4 @@
-"""A run that is killed goes on to the same tables: the short form of tests/kill.py."""
+"""A run that is killed goes on to the same tables: the short form of support/kill.py."""
 
 from __future__ import annotations
 

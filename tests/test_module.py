@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
-import pytest
 import tiny
 import yaml
 
@@ -17,22 +14,10 @@ EXAMPLE = tiny.ROOT / "docs/module"
 
 def snakemake(where, *arguments):
     """Run the example on the tiny grid in `where`."""
-    config = {"rows": 3, "universal_neurons": tiny.make(where)}
-    tiny.configure(where, config)
-    snakefile = str(EXAMPLE / "Snakefile")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
-    return subprocess.run(
-        [*command, "--configfile", "config.yaml", "--cores", "2", *arguments],
-        cwd=where,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=tiny.environment(),
-        check=False,
-    )
+    tiny.configure(where, {"rows": 3, "universal_neurons": tiny.make(where)})
+    return tiny.snakemake(where, "--snakefile", str(EXAMPLE / "Snakefile"), *arguments)
 
 
-@pytest.mark.slow
 def test_another_workflow_plans_what_its_own_rules_need(tmp_path):
     result = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
     assert result.returncode == 0, result.stdout
@@ -42,7 +27,6 @@ def test_another_workflow_plans_what_its_own_rules_need(tmp_path):
     assert not {"un_report", "un_ablate", "un_all", "all"} & set(planned)
 
 
-@pytest.mark.slow
 def test_its_jobs_see_their_own_part_of_the_configuration(tmp_path):
     result = snakemake(tmp_path, "results/tiny/calibration/seeda/step10.json")
     assert result.returncode == 0, result.stdout

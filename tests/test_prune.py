@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 
 import pandas as pd
-import pytest
 import tiny
-from test_workflow import planned
+from grids import SEEDS
 
 from universal_neurons.commands import prune
 from universal_neurons.plan import pruned
@@ -35,36 +33,36 @@ def make_prune(where, kind):
     return tiny.universal_neurons(where, "prune", "--what", kind)
 
 
-@pytest.mark.slow
-def test_a_pruned_run_plans_nothing_and_a_seed_added_later_gives_the_same_tables(tmp_path):
-    where = tmp_path / "pruned"
-    config = tiny.make(where, ("a", "b", "c"), shards=2)
-    two = {**config, "models": {**config["models"], "seeds": ["a", "b"]}}
-    tiny.configure(where, two)
-    refused = make_prune(where, "activations")
+def test_a_pruned_run_plans_nothing_and_a_seed_added_later_gives_the_same_tables(local, tmp_path):
+    """The tables are those of the shared run at one of its steps, of which each has its own."""
+    whole, config = local
+    for name in ("my models", "tokens.npy"):
+        (tmp_path / name).symlink_to(whole / name)
+    config = {**config, "run": "pruned", "models": {**config["models"], "steps": [20]}}
+    two = {**config, "models": {**config["models"], "seeds": SEEDS[:2]}}
+    tiny.configure(tmp_path, two)
+    refused = make_prune(tmp_path, "activations")
     assert refused.returncode != 0
-    assert "nothing was dropped" in refused.stderr
-    assert tiny.snakemake(where, "--cores", "2").returncode == 0
+    assert "nothing was dropped" in refused.stdout
+    tiny.finish(tmp_path)
     for kind in prune.KINDS:
-        done = make_prune(where, kind)
-        assert done.returncode == 0, done.stderr
-        assert not (where / "results/tiny" / kind).exists()
-        assert planned(where) == {}
-    tiny.configure(where, config)
-    jobs = planned(where)
+        done = make_prune(tmp_path, kind)
+        assert done.returncode == 0, done.stdout
+        assert not (tmp_path / "results/pruned" / kind).exists()
+        assert tiny.planned(tmp_path) == {}
+    tiny.configure(tmp_path, config)
+    jobs = tiny.planned(tmp_path)
     expected = {"restore": 4, "capture_first": 1, "capture": 1, "correlate": 4, "match": 2}
     assert {rule: jobs.get(rule, 0) for rule in expected} == expected
-    result = tiny.snakemake(where, "--cores", "2")
-    assert result.returncode == 0, result.stdout
-    assert planned(where) == {}
-    assert not list((where / "results/tiny").glob("restored/*/*/*")), "restored for a time only"
-
-    whole = tmp_path / "whole"
-    tiny.make(whole, ("a", "b", "c"), shards=2)
-    assert tiny.snakemake(whole, "--cores", "2").returncode == 0
+    tiny.finish(tmp_path)
+    assert tiny.planned(tmp_path) == {}
+    assert not list((tmp_path / "results/pruned").glob("restored/*/*/*")), (
+        "restored for a time only"
+    )
     for name in ("matches", "universality", "ablation", "neurons"):
         mine, theirs = (
-            pd.read_parquet(run / f"results/tiny/{name}.parquet") for run in (where, whole)
+            pd.read_parquet(results / f"{name}.parquet")
+            for results in (tmp_path / "results/pruned", whole / "results/exact")
         )
+        theirs = theirs[theirs["step"] == 20].reset_index(drop=True)
         pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
-    shutil.rmtree(whole)

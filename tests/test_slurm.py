@@ -38,7 +38,7 @@ class Cluster:
     def __init__(self, where: Path) -> None:
         conf = where / "etc/slurm.conf"
         path = f"{where}/bin:{os.environ['PATH']}"
-        self.environment = tiny.environment(SLURM_CONF=str(conf), PATH=path)
+        self.environment = tiny.environment(real=True, SLURM_CONF=str(conf), PATH=path)
 
     def call(self, *command: str) -> str:
         """What a SLURM command prints."""

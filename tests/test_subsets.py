@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from pipeline import EXCLUDED, gpt2, random_tokens
-from test_corpus import TEXTS, gpt2_tokenizer  # noqa: F401
-from tiny import CONTEXT, configure, make, snakemake
+from tiny import CONTEXT
 
 from universal_neurons import capture, corpus, summaries
 from universal_neurons.errors import UserError
 from universal_neurons.subsets import Subsets
 from universal_neurons.universality import subsets_table
 
+TEXTS = ["Call me Ishmael.", "It was the best of times,\nit was the worst of times."]
 
-def test_every_token_keeps_the_subset_of_its_document(tmp_path, gpt2_tokenizer):  # noqa: F811
+
+def test_every_token_keeps_the_subset_of_its_document(tmp_path, gpt2_tokenizer):
     """The two subsets use different words, so a token tells where it is from."""
     lines = [
         {"text": "cat " * 9, "meta": {"set": "animals"}},
@@ -48,7 +48,7 @@ def test_every_token_keeps_the_subset_of_its_document(tmp_path, gpt2_tokenizer):
         assert colour.any()
 
 
-def test_several_corpora_are_subsets_by_name_in_equal_parts(tmp_path, gpt2_tokenizer):  # noqa: F811
+def test_several_corpora_are_subsets_by_name_in_equal_parts(tmp_path, gpt2_tokenizer):
     def endless(text):
         while True:
             yield corpus.Document(text)
@@ -64,7 +64,7 @@ def test_several_corpora_are_subsets_by_name_in_equal_parts(tmp_path, gpt2_token
         enough=100,
     )
     assert names == ["short", "long"]
-    lengths = [len(gpt2_tokenizer.encode(text)) + 1 for text in TEXTS[:2]]
+    lengths = [len(gpt2_tokenizer.encode(text)) + 1 for text in TEXTS]
     found = np.bincount(np.load(tmp_path / "subsets.npy").ravel()) / corpus.BATCH
     np.testing.assert_allclose(found, lengths, atol=0.1)
 
@@ -83,7 +83,7 @@ def test_a_document_without_a_subset_is_named(tmp_path, line, message):
         list(corpus.documents([tmp_path / "a.jsonl"], subset_key="meta.set"))
 
 
-def test_a_field_of_unique_values_is_refused_as_subset(tmp_path, gpt2_tokenizer):  # noqa: F811
+def test_a_field_of_unique_values_is_refused_as_subset(tmp_path, gpt2_tokenizer):
     documents = (corpus.Document("a", str(i)) for i in range(1000))
     with pytest.raises(UserError, match="corpus.subset_key: more than 256 subsets"):
         corpus.tokenise({None: documents}, gpt2_tokenizer, 8, seed=0, out=tmp_path / "tokens.npy")
@@ -155,25 +155,10 @@ def test_the_report_counts_where_neurons_are_most_active(tmp_path):
     assert found["n_universal"].to_dict() == {"code": 1, "law": 0}
 
 
-@pytest.mark.slow
-def test_a_workflow_over_two_corpora_has_a_table_of_subsets(tmp_path):
-    config = make(tmp_path)
-    rng = np.random.default_rng(0)
-    words = [chr(ord("a") + i) for i in range(26)]
-    for name in ("one", "two"):
-        text = " ".join(rng.choice(words, 3000))
-        (tmp_path / f"{name}.txt").write_text(text)
-    from test_bad_input import tokenizer
-
-    for model in Path(tmp_path, "models").glob("*/*"):
-        tokenizer(words).save_pretrained(model)
-    config["corpus"].update(source="text", path={"x": "one.txt", "y": "two.txt"})
-    configure(tmp_path, config)
-    done = snakemake(tmp_path, "--cores", "2", "--quiet")
-    assert done.returncode == 0, done.stdout
-    table = pd.read_parquet(tmp_path / "results/tiny/subsets.parquet")
+def test_a_workflow_over_two_corpora_has_a_table_of_subsets(subsets):
+    table = pd.read_parquet(subsets / "subsets.parquet")
     assert set(table["subset"]) == {"x", "y"}
-    neurons = pd.read_parquet(tmp_path / "results/tiny/neurons.parquet")
+    neurons = pd.read_parquet(subsets / "neurons.parquet")
     assert len(table) == 2 * len(neurons)
     assert table.groupby(["seed", "neuron", "layer"])["n_tokens"].sum().iloc[0] > 0.9 * 40 * CONTEXT
-    assert "Subsets of the corpus" in (tmp_path / "results/tiny/report.html").read_text()
+    assert "Subsets of the corpus" in (subsets / "report.html").read_text()

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from pipeline import gpt2, module_activations
-from test_correlation import corr
+from digest import digests
+from grids import SEEDS, STEPS
+from pipeline import corr, gpt2, module_activations
+from tiny import ROOT, configure, finish, jobs_in, make, planned, snakemake
 
-ROOT = Path(__file__).parent.parent
-SEEDS, STEPS = ["a", "b-x21", "1"], [10, 20]
 COLUMNS = {
     "matches": "step seed other_seed layer neuron best_corr best_corr_se best_layer best_neuron "
     "baseline_corr baseline_se min_corr mutual assigned_corr assigned_layer assigned_neuron",
@@ -45,77 +41,12 @@ COLUMNS = {
 }
 
 
-def snakemake(where: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in `where` with its config.yaml; without network, if `env` does not say so."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--configfile", "config.yaml", "--cores", "2", *arguments]
-    return subprocess.run(
-        command,
-        cwd=where,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
-        check=False,
-    )
-
-
-def planned(where: Path, *arguments: str, **env: str) -> dict[str, int]:
-    """Jobs that a dry run lists, by rule."""
-    result = snakemake(where, "--dry-run", *arguments, **env)
-    assert result.returncode == 0, result.stdout
-    table = result.stdout.partition("Job stats:")[2].partition("total")[0]
-    jobs = dict(re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE))
-    return {rule: int(count) for rule, count in jobs.items() if rule != "all"}
-
-
-def configure(where: Path, config: dict) -> None:
-    (where / "config.yaml").write_text(yaml.safe_dump(config))
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    """A finished run over random local models and token ids; its folder and its config."""
-    where = tmp_path_factory.mktemp("local")
-    for i, seed in enumerate([*SEEDS, "late"]):
-        for step in [*STEPS, 30]:
-            # Seed 1 serves the same weights at two steps, as some published revisions do.
-            number = 100 * i + (10 if seed == "1" else step)
-            gpt2(number).module.save_pretrained(where / f"my models/{seed}/{step}")
-    np.save(where / "tokens.npy", np.random.default_rng(0).integers(0, 61, (120, 16)))
-    config = {
-        "run": "tiny",
-        "models": {
-            "source": "local",
-            "seeds": ["a", "b-x21", 1],
-            "steps": STEPS,
-            "path": "my models/{seed}/{step}",
-        },
-        "corpus": {
-            "source": "tokens",
-            "path": "tokens.npy",
-            "tokens": 60 * 16,
-            "heldout_tokens": 20 * 16,
-            "context_length": 16,
-            "exclude_token_ids": [3, 7],
-            "shards": 2,
-        },
-        "universality": {"excess_threshold": 0.0},
-        "ablation": {"kinds": ["mean", "zero", "resample"]},
-    }
-    configure(where, config)
-    result = snakemake(where)
-    assert result.returncode == 0, result.stdout
-    return where, config
-
-
 @pytest.fixture
 def tables(local):
     where, _ = local
-    return {name: pd.read_parquet(where / f"results/tiny/{name}.parquet") for name in COLUMNS}
+    return {name: pd.read_parquet(where / f"results/exact/{name}.parquet") for name in COLUMNS}
 
 
-@pytest.mark.slow
 def test_tables_have_the_columns_and_one_row_per_cell(local, tables):
     for name, columns in COLUMNS.items():
         assert set(columns.split()) <= set(tables[name].columns), name
@@ -137,7 +68,6 @@ def test_tables_have_the_columns_and_one_row_per_cell(local, tables):
     assert (sets == 21).all()
 
 
-@pytest.mark.slow
 def test_matches_equal_a_plain_float64_computation_on_the_models(local, tables):
     where, _ = local
     tokens = np.load(where / "tokens.npy")[:60]
@@ -159,7 +89,6 @@ def test_matches_equal_a_plain_float64_computation_on_the_models(local, tables):
     np.testing.assert_allclose(moments["std"], truth["a"].std(0), rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_heldout_loss_is_the_models_own_on_the_sequences_after_the_scored_ones(local, tables):
     import torch
 
@@ -170,33 +99,30 @@ def test_heldout_loss_is_the_models_own_on_the_sequences_after_the_scored_ones(l
         assert row.heldout_loss == pytest.approx(model(heldout, labels=heldout).loss.item(), 1e-5)
 
 
-@pytest.mark.slow
 def test_equal_weights_under_two_names_are_flagged(local, tables):
     models = tables["models"].set_index(["seed", "step"])
     assert models.duplicate_of[("1", 20)] == "1/10"
     assert models.duplicate_of.drop(("1", 20)).isna().all()
-    assert "same weights" in (local[0] / "results/tiny/logs/models.log").read_text()
+    assert "same weights" in (local[0] / "results/exact/logs/models.log").read_text()
 
 
-@pytest.mark.slow
 def test_every_table_and_store_says_where_it_comes_from(local):
     where, _ = local
     hashes = set()
     for name in COLUMNS:
-        metadata = pq.read_schema(where / f"results/tiny/{name}.parquet").metadata
+        metadata = pq.read_schema(where / f"results/exact/{name}.parquet").metadata
         about = json.loads(metadata[b"universal_neurons"])
         hashes.add(about["config_hash"])
         assert about["universal_neurons"]
-    store = where / "results/tiny/activations/seeda/step10/shard0.zarr/zarr.json"
+    store = where / "results/exact/activations/seeda/step10/shard0.zarr/zarr.json"
     about = json.loads(store.read_text())["attributes"]
     assert len(about["model_sha256"]) == len(about["corpus_sha256"]) == 64
     assert {about["config_hash"]} == hashes
 
 
-@pytest.mark.slow
 def test_the_report_is_there_and_whole(local):
     where, _ = local
-    report = (where / "results/tiny/report.html").read_text()
+    report = (where / "results/exact/report.html").read_text()
     assert report.count("<svg") + report.count("data:image/svg") >= 9
     assert report.rstrip().endswith("</html>")
     result = snakemake(where, "--report", "snakemake-report.zip")
@@ -242,7 +168,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
     where, config = local
@@ -254,7 +179,6 @@ def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
         configure(where, config)
 
 
-@pytest.mark.slow
 def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(local):
     where, _ = local
     for folder in ("workflow", "src"):
@@ -275,7 +199,6 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
         os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "expected"), [("report", DRAWN), ("match", {"match": 6, "influence": 2, **SCORED})]
 )
@@ -287,70 +210,90 @@ def test_a_new_version_of_the_method_runs_what_depends_on_it_and_says_why(
         f"from universal_neurons import method\nmethod.METHOD_VERSION[{kind!r}] += 1\n"
     )
     env = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    assert planned(where, **env) == expected
-    said = snakemake(where, "--dry-run", **env).stdout
+    said = finish(where, "--dry-run", real=True, **env).stdout
+    assert jobs_in(said) == expected
     rule = {"report": "figures"}.get(kind, kind)
     assert "Params have changed since last execution" in said.partition(f"rule {rule}:")[2]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("memory_gb", [8, 1e-6])
-def test_sums_straight_from_the_models_give_the_same_tables_to_the_bit(local, memory_gb):
-    """In one pass, and in one per layer where the sums of all layers don't fit."""
+def same_as_stored(where, results, names=("matches", "neurons", "token_budget")):
+    for name in names:
+        mine = pd.read_parquet(results / f"{name}.parquet")
+        stored = pd.read_parquet(where / f"results/exact/{name}.parquet")
+        if "best_corr_se" in mine:
+            assert mine.pop("best_corr_se").isna().all(), "errors take stored activations"
+            del stored["best_corr_se"]
+        pd.testing.assert_frame_equal(mine, stored, check_exact=True)
+    assert not (results / "activations").exists()
+
+
+def test_sums_straight_from_the_models_give_the_same_tables_to_the_bit(local, direct):
     where, config = local
-    name = f"direct{memory_gb}"
-    other = {
-        **config,
-        "run": name,
-        "capture": {"store": False},
-        "correlate": {"memory_gb": memory_gb},
-    }
-    configure(where, other)
+    same_as_stored(where, direct)
+    assert set(pd.read_parquet(direct / "nulls.parquet")["null"]) == {"rotated", "untrained"}
+    assert (direct / "report.html").exists()
+    configure(where, {**config, "run": "direct", "capture": {"store": False}})
     try:
-        jobs = planned(where, f"results/{name}/matches.parquet")
+        assert planned(where) == {}
+        (where / "results/direct").rename(where / "results/away")
+        try:
+            jobs = planned(where)
+        finally:
+            (where / "results/away").rename(where / "results/direct")
         assert jobs["direct_first"] == jobs["direct"] == len(STEPS)
-        assert jobs.get("direct_more", 0) == (0 if memory_gb == 8 else 2 * len(STEPS))
+        assert "direct_more" not in jobs
+    finally:
+        configure(where, config)
+
+
+def test_sums_of_one_layer_per_pass_are_the_same_where_those_of_all_do_not_fit(local):
+    where, config = local
+    small = {"capture": {"store": False}, "correlate": {"memory_gb": 1e-6}}
+    configure(where, {**config, "run": "small", **small})
+    try:
         names = ("matches", "neurons", "token_budget")
-        tables = [f"results/{name}/{table}.parquet" for table in names]
-        result = snakemake(where, *tables)
-        assert result.returncode == 0, result.stdout
-        for table in tables:
-            mine = pd.read_parquet(where / table)
-            stored = pd.read_parquet(where / table.replace(name, "tiny"))
-            if "best_corr_se" in mine:
-                assert mine.pop("best_corr_se").isna().all(), "errors take stored activations"
-                del stored["best_corr_se"]
-            pd.testing.assert_frame_equal(mine, stored, check_exact=True)
-        assert not (where / f"results/{name}/activations").exists()
+        tables = [f"results/small/{name}.parquet" for name in names]
+        jobs = planned(where, *tables)
+        assert jobs["direct_first"] == jobs["direct"] == len(STEPS)
+        assert jobs["direct_more"] == 2 * len(STEPS)
+        finish(where, *tables)
+        same_as_stored(where, where / "results/small")
         assert planned(where, *tables) == {}
     finally:
         configure(where, config)
 
 
-@pytest.mark.slow
-def test_screened_matches_are_the_exact_ones(local):
+def test_screened_matches_are_the_exact_ones(local, screened):
     where, config = local
+    mine = pd.read_parquet(screened / "matches.parquet")
+    exact = pd.read_parquet(where / "results/exact/matches.parquet")
+    same = ["step", "seed", "other_seed", "layer", "neuron"]
+    same += ["best_corr", "best_layer", "best_neuron"]
+    pd.testing.assert_frame_equal(mine[same], exact[same], check_exact=True)
+    assert set(mine.best_by) <= {"comparison", "certificate"}
+    assert set(exact.best_by) == {"comparison"}
+    assert set(mine.baseline_by) == {"sample"}
+    assert set(exact.baseline_by) == {"all tokens"}
+    assert pd.read_parquet(screened / "token_budget.parquet").empty
     configure(where, {**config, "run": "screened", "correlate": {"mode": "screened"}})
     try:
-        tables = [f"results/screened/{table}.parquet" for table in ("matches", "token_budget")]
-        result = snakemake(where, *tables)
-        assert result.returncode == 0, result.stdout
-        mine = pd.read_parquet(where / "results/screened/matches.parquet")
-        exact = pd.read_parquet(where / "results/tiny/matches.parquet")
-        same = ["step", "seed", "other_seed", "layer", "neuron"]
-        same += ["best_corr", "best_layer", "best_neuron"]
-        pd.testing.assert_frame_equal(mine[same], exact[same], check_exact=True)
-        assert set(mine.best_by) <= {"comparison", "certificate"}
-        assert set(exact.best_by) == {"comparison"}
-        assert set(mine.baseline_by) == {"sample"}
-        assert set(exact.baseline_by) == {"all tokens"}
-        assert pd.read_parquet(where / "results/screened/token_budget.parquet").empty
-        assert planned(where, *tables) == {}
+        assert planned(where) == {}
     finally:
         configure(where, config)
 
 
-@pytest.mark.slow
+def test_forked_jobs_make_the_tables_of_real_processes_to_the_bit(tmp_path):
+    """What the other tests of the workflow rest on (support/fork_server.py)."""
+    found = []
+    for real in (True, False):
+        where = tmp_path / str(real)
+        make(where)
+        finish(where, real=real)
+        found.append(digests(where / "results/tiny"))
+    assert set(COLUMNS) <= set(found[0])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
@@ -373,7 +316,6 @@ def test_a_mistake_is_named_before_any_job_without_a_traceback(
     assert "rule " not in result.stdout
 
 
-@pytest.mark.slow
 def test_models_are_trained_on_text_and_lose_nothing_to_an_added_step(tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(3):

@@ -1,8 +1,8 @@
 """Kill a run again and again at random moments: its tables must be those of an undisturbed run.
 
-``python tests/kill.py --kills 50`` (or ``make kill-test N=50``) starts the tiny grid, sends SIGKILL
-to its whole process group after a random time, and starts it again, until it is done; and so on
-until there were as many kills as asked for.
+``python tests/support/kill.py --kills 50`` (or ``make kill-test N=50``) starts the tiny grid, sends
+SIGKILL to its whole process group after a random time, and starts it again, until it is done; and
+so on until there were as many kills as asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tiny
 
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
 TABLES += ["fractions", "groups", "nulls", "trajectories", "doses", "effects", "token_budget"]
-ARGUMENTS = ("--cores", "2", "--quiet", "all", "--nolock", "--rerun-incomplete")
+ARGUMENTS = ("--quiet", "all", "--nolock", "--rerun-incomplete")
 
 
 def start(where: Path) -> subprocess.Popen[bytes]:
@@ -35,7 +35,7 @@ def start(where: Path) -> subprocess.Popen[bytes]:
             cwd=where,
             stdout=log,
             stderr=log,
-            env=tiny.environment(),
+            env=tiny.environment(real=True),
             start_new_session=True,
         )
 

@@ -188,3 +188,10 @@ def module_activations(
             x = block.mlp.act(block.mlp.c_fc(block.ln_2(attended)))
             result.append(x.flatten(0, 1).numpy().astype(np.float64)[scored])
     return result
+
+
+def corr(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+    """Pearson correlation of all columns, float64; 0 for a constant one."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    norm = np.outer(np.linalg.norm(x, axis=0), np.linalg.norm(y, axis=0))
+    return np.divide(x.T @ y, norm, out=np.zeros_like(norm), where=norm > 1e-9)
