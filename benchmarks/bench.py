@@ -194,7 +194,7 @@ def synthetic(where: Path, n_tokens: int, n_layers: int, shards: int) -> list[di
                     LayerPass(layer, Dither("ab"[which], 0, i, WIDTH, CPU), "int8", CPU)
                     for i, layer in enumerate(run["layers"])
                 ]
-                escapes = [capture.EscapeList(WIDTH) for _ in passes]
+                escapes = [capture.EscapeList(WIDTH, n_layers) for _ in passes]
                 open_runs.append((group, writers, passes, escapes))
             for start in range(0, size, 8192):
                 rows = torch.arange(8192)

@@ -138,8 +138,8 @@ def test_a_step_is_a_small_part_of_the_standard_deviation_and_zero_is_a_code(
     assert (found.scale >= 0.999 * std / encoding.LIMIT).all()
     zero = -found.offset / found.scale
     assert np.abs(zero - np.rint(zero)).max() < 1e-3
-    # The bulk is within: not even a hundredth part of the sample escapes.
-    assert (np.abs(x - found.offset) > 128 * found.scale).mean(0).max() < 0.016
+    # The bulk is within, as Chebyshev says.
+    assert (np.abs(x - found.offset) > 128 * found.scale).mean(0).max() < 0.028
 
 
 def test_a_neurons_range_does_not_depend_on_its_neighbours():
@@ -165,11 +165,11 @@ def test_a_neuron_that_is_constant_in_the_sample_has_its_value_for_a_code_and_fi
 
 
 def test_long_tails_on_one_side_are_held_where_the_other_is_short():
-    """Squared ReLU: eight standard deviations either way would lose what is beyond the eighth."""
+    """Squared ReLU: six standard deviations either way would lose what is beyond the sixth."""
     x = np.maximum(np.random.default_rng(0).standard_normal((50_000, 1)) - 1, 0) ** 2
     found = ranges_of(x)
     assert found.offset[0] - 127.5 * found.scale[0] <= 0
-    assert found.offset[0] + 127 * found.scale[0] > 15 * x.std()
+    assert found.offset[0] + 127 * found.scale[0] > 11 * x.std()
 
 
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=20))

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from pipeline import gpt2
-from tiny import ROOT, configure, planned, snakemake
+from tiny import configure, planned, snakemake
 
 from universal_neurons.commands import estimate
 from universal_neurons.plan.config import resolve

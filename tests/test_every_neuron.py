@@ -16,6 +16,7 @@ from universal_neurons.activations import Activations
 from universal_neurons.calibration import read_calibration
 from universal_neurons.capture import Encoder
 from universal_neurons.direct import direct_sums
+from universal_neurons.errors import UserError
 from universal_neurons.matches import StepMatches
 from universal_neurons.moments import merge, rounding_se
 from universal_neurons.permuted import permuted_best, sample_of
@@ -181,12 +182,23 @@ def test_sums_straight_from_the_models_have_the_same_bits(shards, activations):
     )
     last = {name: stores(shards, name)[-1] for name in NAMES}
     for name, sums in products.cross_sums(last["a"], last["b"], [0, 1]):
-        np.testing.assert_array_equal(found.cross[NAMES][name], sums)
+        check_bits(found.cross[NAMES][name], sums, activations, NAMES, name)
     for seed in NAMES:
         for name, sums in read_arrays(shards[seed][-1] / "within.zarr").items():
-            np.testing.assert_array_equal(found.within[seed][name], sums)
+            check_bits(found.within[seed][name], sums, activations, (seed, seed), name)
         for name, sums in read_arrays(shards[seed][-1] / "moments.zarr").items():
             np.testing.assert_array_equal(found.moments[seed][name], sums)
+
+
+def check_bits(found, sums, activations, seeds, tile):
+    """Equal, but for sums of more than 53 bits: of two neurons that were constant in the sample."""
+    one, other = (
+        np.ptp(activations[seed][int(layer)][: planted.SAMPLE], axis=0) == 0
+        for seed, layer in zip(seeds, tile.split("x"), strict=True)
+    )
+    both = np.outer(one, other)
+    np.testing.assert_array_equal(found[~both], sums[~both])
+    np.testing.assert_allclose(found, sums, rtol=1e-13)
 
 
 def test_screened_matches_are_those_of_the_exact_mode(shards, matches):
@@ -239,8 +251,54 @@ def test_results_do_not_depend_on_a_neurons_unit(exponents, activations, tmp_pat
     for layer, c in enumerate(units):
         # A neuron that is constant in the sample has no unit to go by, and finer steps than any.
         live = np.ptp(layers[layer][: planted.SAMPLE], axis=0) > 0
+        assert (one.ranges(layer).scale[~live] == other.ranges(layer).scale[~live]).all()
         mine, theirs = (store.codes(layer).whole()[:, live] for store in (one, other))
         ratio = (other.ranges(layer).scale / one.ranges(layer).scale)[live]
         np.testing.assert_allclose(ratio, c[live], rtol=1e-5)
         different = (mine != theirs).mean()
         assert different == 0 if exponents == "powers of two" else different < 1e-3
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1e-3, 1, 1e5])
+def test_a_neuron_constant_in_the_sample_is_right_beside_neurons_of_any_unit(unit, tmp_path):
+    """Its neighbours' activations are in the hundred thousands, and say nothing of its own."""
+    rng = np.random.default_rng(3)
+    n_tokens = 30_000
+    shards, layers = {}, {}
+    fires = rng.integers(planted.SAMPLE, n_tokens, 3)
+    for name in NAMES:
+        x = 1e5 * rng.standard_normal((n_tokens, 12))
+        x[:, 0] = 0
+        x[fires, 0] = unit * (1 + rng.random(3))
+        layers[name] = [x.astype(np.float32)]
+        shards[name] = capture(layers[name], tmp_path / name, name, (250,))
+    found = StepMatches.read(run_match(shards["a"], shards["b"], tmp_path, blocks=((0,),))).found
+    a, b = (standardised(layers[name]) for name in NAMES)
+    expected = a.T @ b / n_tokens
+    assert np.abs(found[NAMES].best - expected.max(1)).max() <= 1e-3
+    assert np.abs(found[NAMES].lowest - expected.min(1)).max() <= 1e-3
+
+
+def test_a_neuron_far_from_zero_that_hardly_moves_in_the_sample_is_right(tmp_path):
+    """One token one step of float32 off: sums of squares about 0 would see no spread."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((20_000, 5)).astype(np.float32)
+    x[:, 1] = 1000
+    x[7, 1] = np.nextafter(np.float32(1000), np.float32(2000))
+    x[18_000:, 1] = 1600 + 100 * x[18_000:, 0]
+    (shard,) = capture([x], tmp_path, "a", ())
+    own, sums = neurons([shard]), read_arrays(shard / "within.zarr")["0x0"]
+    corr = (sums - np.outer(own.code_sum, own.code_sum) / len(x)) / len(x)
+    corr *= np.outer(own.factor, own.factor)
+    off = ~np.eye(5, dtype=bool)
+    np.testing.assert_allclose(corr[off], np.corrcoef(x.T.astype(float))[off], atol=2e-3)
+
+
+def test_codes_that_no_float_holds_stop_the_job_with_the_layers_name(tmp_path):
+    x = np.zeros((3000, 3), np.float32)
+    x[:, 1] = np.random.default_rng(5).standard_normal(3000)
+    x[2500, 0] = 3e38
+    with pytest.raises(UserError, match="seed a, step 3, layer 0: activations 1e38 times as large"):
+        run_capture(
+            planted.model([x]), planted.tokens(3000), tmp_path, seed="a", exclude=(), sample=20
+        )

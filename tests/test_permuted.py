@@ -143,3 +143,22 @@ def test_models_that_share_their_neurons_are_discovered(tmp_path):
     null = nulls.permuted_null({("a", "b"): ahead, ("b", "a"): back}, scores)
     found = nulls.with_p_values(scores, {"permuted": null})
     assert (found["q_value"] < 0.05).all()
+
+
+def test_sequences_with_fewer_scored_tokens_are_paired_with_fuller_ones(tmp_path):
+    """Rows of the second model may be more than those of the first: both have room."""
+    tokens = random_tokens(41, CONTEXT)
+    tokens[:20, ::2] = 0  # not scored
+    tokens[20:] = np.where(tokens[20:] == 0, 1, tokens[20:])
+    shards = {
+        name: run_capture(gpt2(i), tokens, tmp_path / name, seed=name, exclude=(0,))
+        for i, name in enumerate("ab")
+    }
+    pairings = permuted.pair_sequences(
+        Activations(shards["a"][0] / "activations.zarr").token_index(), CONTEXT, 10**6, 10**6
+    )
+    assert any(p.rows_b.stop - p.rows_b.start > p.rows_a.stop - p.rows_a.start for p in pairings)
+    longest = max(p.rows_a.stop - p.rows_a.start for p in pairings)
+    assert any(p.rows_b.stop - p.rows_b.start > longest for p in pairings)
+    for best in best_of(shards.values(), pairings):
+        assert np.isfinite(best).all()

@@ -95,6 +95,8 @@ class Activations:
 
     def activations(self, layer: int, rows: slice = slice(None)) -> NDArray[np.float32]:
         """A layer's activations, decoded, shape (tokens, d_mlp)."""
+        if self.encoding != "int8":
+            return values_of(self.stored(layer, rows), self.encoding)
         ranges = self.ranges(layer)
         return self.codes(layer, rows).whole() * ranges.scale + ranges.offset
 

@@ -29,8 +29,8 @@ from universal_neurons.subsets import Subsets
 # A neuron that escapes in more of a shard's tokens than this is told of.
 OFTEN = 0.01
 
-# Escapes of a layer that a job holds: 16 bytes each.
-MOST_ESCAPES = 1 << 26
+# Escapes that a job holds of all layers: 16 bytes each.
+MOST_ESCAPES = 1 << 27
 
 
 def calibrate(
@@ -184,7 +184,12 @@ class Encoder:
         """
 
         def on_layer(layer: int, x: torch.Tensor) -> None:
-            taken = layers[layer].add(x.reshape(-1, x.shape[-1]), rows, index, labels)
+            try:
+                taken = layers[layer].add(x.reshape(-1, x.shape[-1]), rows, index, labels)
+            except OverflowError as error:
+                raise UserError(
+                    f"{self.name}, layer {layer}: {error}; raise capture.calibration_tokens"
+                ) from error
             if taken is None:
                 raise _not_finite(self.name, layer)
             on_codes(layer, taken)
@@ -254,7 +259,7 @@ def capture(
         writers = _layer_writers(group, model, encoder, n_tokens)
         token_ids = RowWriter(create_array(group, "token_id", (n_tokens,), np.int32))
         token_index = RowWriter(create_array(group, "token_index", (n_tokens,), np.int64))
-        escapes = [EscapeList(d_mlp) for d_mlp in model.d_mlp]
+        escapes = [EscapeList(d_mlp, len(model.d_mlp)) for d_mlp in model.d_mlp]
 
         def on_codes(layer: int, codes: Codes) -> None:
             writers[layer].append(bits(codes.dense))
@@ -294,11 +299,14 @@ class EscapeList:
     ----------
     d_mlp
         Number of neurons of the layer.
+    n_layers
+        Number of layers that share the memory.
     """
 
-    def __init__(self, d_mlp: int) -> None:
+    def __init__(self, d_mlp: int, n_layers: int) -> None:
         self._parts: list[Escapes] = []
         self._d_mlp, self._rows, self._n = d_mlp, 0, 0
+        self._most = MOST_ESCAPES // n_layers
 
     def append(self, codes: Codes) -> None:
         """Take the codes of further tokens.
@@ -311,7 +319,7 @@ class EscapeList:
         self._parts.append(codes.escapes.moved(self._rows))
         self._rows += len(codes)
         self._n += len(codes.escapes)
-        if self._n > MOST_ESCAPES:
+        if self._n > self._most:
             share = self._n / (self._rows * self._d_mlp)
             raise UserError(
                 f"capture.calibration_tokens: the sample is unlike the corpus: {share:.0%} of a "
@@ -337,9 +345,8 @@ def warn_of_escapes(name: str, sums: Mapping[str, NDArray], d_mlp: Sequence[int]
         if (many := own > OFTEN).any():
             logger.warning(
                 "%s, layer %d: %d of %d neurons lie beyond their int8 range in more than %.0f %% "
-                "of the tokens (neuron %d in %.0f %%): they were silent in the first "
-                "capture.calibration_tokens. Nothing is cut: what they do is kept exactly, in more "
-                "room",
+                "of the tokens (neuron %d in %.0f %%): the first capture.calibration_tokens say "
+                "little of them. Nothing is cut: what they do is kept whole, in more room and time",
                 *(name, layer, many.sum(), d, 100 * OFTEN, own.argmax(), 100 * own.max()),
             )
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from universal_neurons.encoding import LIMIT
 
-# Whole codes keep so many significant bits: an error of 2⁻¹⁷, below that of any code in a byte, and
-# products of two of them then add up in float64 without rounding.
+# Whole codes keep so many significant bits: an error of at most 2⁻¹⁶, below that of any code in a
+# byte; and products of two leave float64 room to add up many without rounding.
 SIGNIFICANT_BITS = 16
 
 

@@ -49,7 +49,7 @@ class _Codes:
     def clear(self) -> None:
         """Forget what was taken."""
         self.filled = 0
-        self._escapes = [EscapeList(d_mlp) for d_mlp in self._d_mlp]
+        self._escapes = [EscapeList(d_mlp, len(self._d_mlp)) for d_mlp in self._d_mlp]
 
     def take(self, layer: int, codes: Codes) -> None:
         """Take a layer's batch, see `LayerPass.add`; the last layer's completes the batch."""

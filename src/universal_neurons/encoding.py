@@ -22,15 +22,15 @@ LIMIT = 127
 TAIL = 1 / 2000
 
 # Half of the int8 range in standard deviations, at most. A correlation's rounding error is then
-# 8 / 127 / √(6 n) for either neuron: 1.2e-4 of 50,000 tokens.
-WIDEST = 8.0
+# 6 / 127 / √(6 n) for either neuron: 8.6e-5 of 50,000 tokens.
+WIDEST = 6.0
 
-# Step of a neuron that is constant in the sample, in units of its layer's median: fine enough for
-# one whose activations are a hundred thousand times smaller than those of the others.
-FINEST = 2.0**-24
+# Step of a neuron that is constant in the sample, where nothing tells its unit: fine enough for
+# activations of 1e-12, coarse enough for codes of 1e22 to be float32.
+FINEST = 2.0**-50
 
 # No step is smaller: its inverse must be a float32.
-SMALLEST = 2.0**-120
+SMALLEST = 2.0**-126
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def ranges(sample: Sample, *, encoding: str, headroom: float) -> Ranges:
     can't hold both tails it holds the bulk and as much as it can of the longer one.
 
     0 is the exact value of a code, so that what a ReLU gives most of the time is not rounded. A
-    neuron that is constant in the sample has steps so fine that whatever it does later is exact to
-    about 16 bits: that is an escape, and rare.
+    neuron that is constant in the sample has steps so fine that whatever it does later escapes and
+    is exact to 16 bits, whatever its unit.
     """
     if encoding != "int8":
         return Ranges(np.ones(len(sample.mean), np.float32), sample.mean.astype(np.float32))
@@ -105,9 +105,7 @@ def ranges(sample: Sample, *, encoding: str, headroom: float) -> Ranges:
         np.maximum(sample.mean, sample.low_tail + half),
     )
     constant = sample.low == sample.high
-    steps = half / LIMIT
-    finest = FINEST * (np.median(steps[~constant]) if not constant.all() else 1.0)
-    scale = np.maximum(np.where(constant, finest, steps), SMALLEST).astype(np.float32)
+    scale = np.where(constant, FINEST, np.maximum(half / LIMIT, SMALLEST)).astype(np.float32)
     snapped = scale * np.rint(offset / scale)
     return Ranges(scale, np.where(constant, sample.low, snapped).astype(np.float32))
 

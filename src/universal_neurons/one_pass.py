@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from universal_neurons.calibration import Calibration
 from universal_neurons.codes import Codes, Escapes, significant
 from universal_neurons.encoding import LIMIT
-from universal_neurons.errors import UserError
 from universal_neurons.power_sums import PowerSums
 from universal_neurons.rounding import MULTIPLIER, Dither, encode_int8, stored
 from universal_neurons.subsets import SubsetSums
@@ -91,6 +90,11 @@ class LayerPass:
         Codes or None
             Of shape (scored, d_mlp), valid until the next call; in the float encodings the
             activations as they are stored. None if an activation is not finite.
+
+        Raises
+        ------
+        OverflowError
+            If a code is.
         """
         if self._subsets is not None and labels is not None:
             self._subsets.update(x[rows], labels)
@@ -111,10 +115,7 @@ class LayerPass:
         """Take the escapes of a batch into the sums."""
         found = codes.escapes
         if not np.isfinite(found.code).all():
-            raise UserError(
-                "activations 1e38 times as large as the steps of their codes; raise "
-                "capture.calibration_tokens"
-            )
+            raise OverflowError("activations 1e38 times as large as the steps of their codes")
         self._escapes += np.bincount(found.neuron, minlength=len(self._escapes))
         self._rest_sum += np.bincount(found.neuron, found.rest, len(self._rest_sum))
         return codes

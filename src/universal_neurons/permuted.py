@@ -132,7 +132,7 @@ def permuted_best(
     n_tokens = sum(len(p.kept_a) for p in pairings)
     kernel = choose_kernel(kernel, 2 * n_tokens * len(a.std) * len(b.std))
     forward, backward = np.full(len(a.std), -np.inf), np.full(len(b.std), -np.inf)
-    read = Reader(max(p.rows_a.stop - p.rows_a.start for p in pairings))
+    read = Reader(max(r.stop - r.start for p in pairings for r in (p.rows_a, p.rows_b)))
     room = np.empty((max(a.d_mlp), max(b.d_mlp)))
     of_a, of_b = _Sample(a, n_tokens), _Sample(b, n_tokens)
     for layer, own in enumerate(a.layers):

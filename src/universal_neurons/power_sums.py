@@ -72,7 +72,7 @@ class SampleSums:
 
     def __init__(self, d_mlp: int, n_tokens: int, device: torch.device) -> None:
         self._n_tokens = n_tokens
-        self._sums = PowerSums(torch.zeros(d_mlp, dtype=torch.float64, device=device))
+        self._sums: PowerSums | None = None
         # Largest and smallest activations, one more than may lie beyond the tails.
         self._kept = 1 + int(TAIL * n_tokens)
         self._largest = torch.empty(d_mlp, 0, device=device)
@@ -80,6 +80,11 @@ class SampleSums:
 
     def update(self, x: torch.Tensor) -> bool:
         """Add activations of shape (tokens, d_mlp); False if one of them is not finite."""
+        if not len(x):
+            return True
+        if self._sums is None:
+            # Near the mean, so that the spread of a neuron far from 0 loses no digits.
+            self._sums = PowerSums(x.double().mean(0).nan_to_num(0.0, 0.0, 0.0))
         by_neuron = x.float().T.contiguous()
         self._largest = self._extreme(self._largest, by_neuron, largest=True)
         self._smallest = self._extreme(self._smallest, by_neuron, largest=False)
@@ -91,14 +96,15 @@ class SampleSums:
 
     def sample(self) -> Sample:
         """Statistics of all that was added."""
+        assert self._sums is not None, "no token of the sample is scored"
         arrays = self._sums.arrays()
-        mean, square = arrays["powers"][:2] / self._n_tokens
+        first, square = arrays["powers"][:2] / self._n_tokens
         low, high = arrays["low"].astype(np.float64), arrays["high"].astype(np.float64)
         return Sample(
             low=low,
             high=high,
             low_tail=self._smallest.amax(1).double().cpu().numpy(),
             high_tail=self._largest.amin(1).double().cpu().numpy(),
-            mean=mean,
-            std=np.where(low == high, 0.0, np.sqrt(np.maximum(square - mean**2, 0))),
+            mean=arrays["centre"] + first,
+            std=np.where(low == high, 0.0, np.sqrt(np.maximum(square - first**2, 0))),
         )
