@@ -13,9 +13,9 @@ import synthetic
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from universal_neurons import figures
 from universal_neurons.errors import UserError
-from universal_neurons.summaries import read_tables
+from universal_neurons.report.figures import draw as figures
+from universal_neurons.report.summaries import read_tables
 
 THRESHOLD = 0.3
 MANY_STEPS = [0, 100, 200, 400, 1000, 2000, 4000, 10_000, 20_000, 40_000, 60_000, 80_000]

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 import synthetic
 
-from universal_neurons import figures, report, summaries
 from universal_neurons.errors import UserError
+from universal_neurons.report import page as report
+from universal_neurons.report import summaries
+from universal_neurons.report.figures import draw as figures
 
 THRESHOLD = 0.3
 CAPTIONS = Path(__file__).parents[1] / "workflow" / "report"

@@ -13,8 +13,9 @@ from pipeline import EXCLUDED, gpt2, random_tokens
 from test_corpus import TEXTS, gpt2_tokenizer  # noqa: F401
 from tiny import CONTEXT, configure, make, snakemake
 
-from universal_neurons import capture, corpus, summaries
+from universal_neurons import capture, corpus
 from universal_neurons.errors import UserError
+from universal_neurons.report import summaries
 from universal_neurons.subsets import Subsets
 from universal_neurons.universality import subsets_table
 

@@ -36,7 +36,7 @@ from matplotlib.ticker import (
 from universal_neurons.budget import ENOUGH
 from universal_neurons.errors import UserError
 from universal_neurons.nulls import BIN_WIDTH
-from universal_neurons.summaries import (
+from universal_neurons.report.summaries import (
     ALL_LAYERS,
     ablation_contrasts,
     ablation_over_seeds,

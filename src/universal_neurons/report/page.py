@@ -24,8 +24,8 @@ from scipy.stats import spearmanr
 
 from universal_neurons.budget import ENOUGH
 from universal_neurons.errors import UserError
-from universal_neurons.figures import FIGURES, MAY_BE_EMPTY
-from universal_neurons.summaries import (
+from universal_neurons.report.figures.draw import FIGURES, MAY_BE_EMPTY
+from universal_neurons.report.summaries import (
     ALL_LAYERS,
     ablation_contrasts,
     ablation_over_seeds,
@@ -141,7 +141,7 @@ def write_report(
             raise UserError(f"report: the table {name} has no rows")
     threshold = float(config["universality"]["excess_threshold"])
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("universal_neurons", "."),
+        loader=jinja2.PackageLoader("universal_neurons.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
