@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from universal_neurons.jobs import job
-from universal_neurons.report.page import read_benchmarks, write_report
-from universal_neurons.report.summaries import read_tables, subset_preferences
+from universal_neurons.report.page import write_report
+from universal_neurons.report.results import read_benchmarks, read_tables, subset_preferences
 from universal_neurons.store import attributes_of, provenance, read_json
 
 with job(snakemake.log[0]):
