@@ -25,7 +25,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from universal_neurons import corpus
-from universal_neurons.report import read_benchmarks
+from universal_neurons.report.results import read_benchmarks
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

@@ -13,9 +13,11 @@ import synthetic
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from universal_neurons import figures
 from universal_neurons.errors import UserError
-from universal_neurons.summaries import read_tables
+from universal_neurons.report.figures import registry
+from universal_neurons.report.figures.draw import draw, save, write_figures
+from universal_neurons.report.findings import Findings
+from universal_neurons.report.results import read_tables
 
 THRESHOLD = 0.3
 MANY_STEPS = [0, 100, 200, 400, 1000, 2000, 4000, 10_000, 20_000, 40_000, 60_000, 80_000]
@@ -56,6 +58,10 @@ def render(figure: Figure) -> None:
     figure.savefig(BytesIO(), format="svg")
 
 
+def drawn(name: str, tables: dict[str, pd.DataFrame], threshold: float = THRESHOLD) -> Figure:
+    return draw(name, Findings(tables, threshold))
+
+
 def texts(figure: Figure) -> str:
     return " ".join(text.get_text() for ax in figure.axes for text in ax.texts).replace("\n", " ")
 
@@ -64,8 +70,13 @@ def texts(figure: Figure) -> str:
 @pytest.mark.parametrize("case", CASES)
 def test_every_figure_can_be_drawn(case):
     tables = synthetic.tables(**CASES[case])
-    for name in figures.FIGURES:
-        render(figures.draw(name, tables, THRESHOLD))
+    for name in registry.FIGURES:
+        render(drawn(name, tables))
+
+
+def test_every_figure_is_drawn_from_the_tables_it_names(demo):
+    for name, spec in registry.FIGURES.items():
+        drawn(name, {table: demo[table] for table in spec.tables})
 
 
 @pytest.mark.filterwarnings("error")
@@ -73,11 +84,11 @@ def test_negative_excess_alone_can_be_drawn(demo):
     universality = demo["universality"].assign(excess_corr=-0.01, universal=False)
     tables = {**demo, "universality": universality}
     for name in ("emergence", "excess_histogram", "threshold_curve"):
-        render(figures.draw(name, tables, THRESHOLD))
+        render(drawn(name, tables))
 
 
 def test_figures_say_when_nothing_is_universal(nothing):
-    said = {name: texts(figures.draw(name, nothing, THRESHOLD)) for name in figures.FIGURES}
+    said = {name: texts(drawn(name, nothing)) for name in registry.FIGURES}
     assert "no neuron has excess correlation above 0.3 at any step" in said["emergence"]
     assert "nothing can persist" in said["persistence"]
     assert "no universal neurons to ablate" in said["ablation"]
@@ -87,12 +98,12 @@ def test_figures_say_when_nothing_is_universal(nothing):
 
 def test_one_step_has_no_persistence_and_says_so():
     tables = synthetic.tables(steps=[10])
-    assert "one step only" in texts(figures.draw("persistence", tables, THRESHOLD))
+    assert "one step only" in texts(drawn("persistence", tables))
 
 
 def test_emergence_shows_seeds_and_their_mean(demo):
     universality = demo["universality"]
-    figure = figures.emergence(universality, demo["fractions"], THRESHOLD)
+    figure = drawn("emergence", demo)
     lines = [line.get_ydata() for line in figure.axes[0].lines]
     by_seed = universality.pivot_table(
         index="step", columns="seed", values="universal", aggfunc="mean"
@@ -104,7 +115,7 @@ def test_emergence_shows_seeds_and_their_mean(demo):
 
 def test_emergence_shows_every_layer(demo):
     universality = demo["universality"]
-    figure = figures.emergence(universality, demo["fractions"], THRESHOLD)
+    figure = drawn("emergence", demo)
     for layer, line in enumerate(figure.axes[1].lines):
         mine = universality[universality["layer"] == layer]
         expected = mine.groupby("step")["universal"].mean()
@@ -113,7 +124,7 @@ def test_emergence_shows_every_layer(demo):
 
 def test_bands_of_emergence_are_the_intervals_over_tokens_and_seeds(demo):
     fractions = demo["fractions"]
-    figure = figures.emergence(demo["universality"], fractions, THRESHOLD)
+    figure = drawn("emergence", demo)
     bands = [ax.collections for ax in figure.axes[:2]]
     for layer, band in zip((-1, 0, 1), [*bands[0], *bands[1]], strict=True):
         mean = fractions[(fractions["seed"] == "") & (fractions["layer"] == layer)]
@@ -123,7 +134,7 @@ def test_bands_of_emergence_are_the_intervals_over_tokens_and_seeds(demo):
 
 
 def test_histogram_counts_every_neuron_once(demo):
-    ax = figures.excess_histogram(demo["universality"], demo["nulls"], THRESHOLD).axes[0]
+    ax = drawn("excess_histogram", demo).axes[0]
     stairs = [patch.get_data() for patch in ax.patches]
     assert len(stairs) == len(synthetic.STEPS)
     for data in stairs:
@@ -132,7 +143,7 @@ def test_histogram_counts_every_neuron_once(demo):
 
 def test_histogram_draws_no_more_steps_than_can_be_told_apart():
     tables = synthetic.tables(steps=MANY_STEPS, d_mlp=20)
-    figure = figures.excess_histogram(tables["universality"], tables["nulls"], THRESHOLD)
+    figure = drawn("excess_histogram", tables)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert len(labels) == 6
     assert labels[0] == "0"
@@ -141,7 +152,7 @@ def test_histogram_draws_no_more_steps_than_can_be_told_apart():
 
 def test_threshold_curve_is_the_share_above_each_threshold(demo):
     universality = demo["universality"]
-    lines = figures.threshold_curve(universality, demo["nulls"], THRESHOLD).axes[0].lines
+    lines = drawn("threshold_curve", demo).axes[0].lines
     for step, line in zip(synthetic.STEPS, lines, strict=False):
         excess = universality.loc[universality["step"] == step, "excess_corr"].to_numpy()
         x, y = line.get_data()
@@ -152,7 +163,7 @@ def test_threshold_curve_is_the_share_above_each_threshold(demo):
 def test_curves_of_chance_are_those_of_the_last_step(demo):
     nulls = demo["nulls"].copy()
     nulls.loc[nulls["step"] < 1000, "n"] = 10**6
-    lines = figures.threshold_curve(demo["universality"], nulls, THRESHOLD).axes[0].lines
+    lines = drawn("threshold_curve", {**demo, "nulls": nulls}).axes[0].lines
     last = nulls[(nulls["step"] == 1000) & (nulls["null"] == "rotated")]
     x, y = lines[len(synthetic.STEPS)].get_data()
     expected = [last.loc[last["low"] >= low, "n"].sum() / last["n"].sum() for low in x]
@@ -161,8 +172,8 @@ def test_curves_of_chance_are_those_of_the_last_step(demo):
 
 def test_threshold_itself_is_not_above_the_threshold(demo):
     universality = pd.DataFrame({"step": 1, "excess_corr": [0.5, 0.7]})
-    nothing = demo["nulls"][:0]
-    x, y = figures.threshold_curve(universality, nothing, 0.5).axes[0].lines[0].get_data()
+    tables = {"universality": universality, "nulls": demo["nulls"][:0]}
+    x, y = drawn("threshold_curve", tables, 0.5).axes[0].lines[0].get_data()
     assert y[np.searchsorted(x, 0.5)] == 0.5
 
 
@@ -174,7 +185,7 @@ def test_best_match_map_counts_the_last_step_without_dead_neurons():
             "best_layer": [1, 0, 0, 1, -1, -1],
         }
     )
-    figure = figures.best_match_layers(matches)
+    figure = drawn("best_match_layers", {"matches": matches})
     shown = np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)
     np.testing.assert_allclose(shown, [[2 / 3, 1 / 3], [np.nan, np.nan]])
 
@@ -188,25 +199,26 @@ def test_persistence_map_is_the_mean_over_seeds_that_have_universal_neurons():
             {**row, "seed": "c", "n_from": 0, "n_both": 0, "persistence": np.nan, "chance": 0.9},
         ]
     )
-    observed, chance = (ax.images[0].get_array() for ax in figures.persistence(table).axes[:2])
+    panels = drawn("persistence", {"persistence": table}).axes[:2]
+    observed, chance = (ax.images[0].get_array() for ax in panels)
     np.testing.assert_allclose(observed, [[0.625]])
     np.testing.assert_allclose(chance, [[0.15]])
 
 
 def test_ablation_panels_show_universal_and_controls(demo):
     table = demo["ablation"]
-    figure = figures.ablation(table)
+    figure = drawn("ablation", demo)
     whole = table[(table["layer"] == -1) & (table["n_neurons"] > 0)]
     last = whole[whole["step"] == 1000]
     mean = last.groupby("neuron_set")["delta_loss"].mean()
-    drawn = [bars.lines[0].get_ydata()[-1] for bars in figure.axes[0].containers]
-    np.testing.assert_allclose(drawn, [1e3 * mean["control"], 1e3 * mean["universal"]])
+    shown = [bars.lines[0].get_ydata()[-1] for bars in figure.axes[0].containers]
+    np.testing.assert_allclose(shown, [1e3 * mean["control"], 1e3 * mean["universal"]])
 
 
 def test_step_labels_never_touch():
     tables = synthetic.tables(steps=MANY_STEPS, n_layers=12, d_mlp=30, controls=2)
     for name in ("emergence", "persistence_layers", "ablation_layers", "loss"):
-        figure = figures.draw(name, tables, THRESHOLD)
+        figure = drawn(name, tables)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         for ax in figure.axes:
@@ -222,7 +234,7 @@ def test_step_labels_never_touch():
 def test_same_tables_give_the_same_files(demo, tmp_path):
     for folder in ("first", "second"):
         for name in ("emergence", "persistence"):
-            figures.save(figures.draw(name, demo, THRESHOLD), tmp_path / folder / name)
+            save(drawn(name, demo), tmp_path / folder / name)
     first = sorted((tmp_path / "first").iterdir())
     assert [path.name for path in first] == [
         *("emergence.png", "emergence.svg", "persistence.png", "persistence.svg")
@@ -234,8 +246,8 @@ def test_same_tables_give_the_same_files(demo, tmp_path):
 
 def test_write_figures_draws_all_from_the_files_of_a_run(tmp_path):
     synthetic.write(synthetic.tables(d_mlp=50, controls=2), tmp_path)
-    figures.write_figures(tmp_path, tmp_path / "figures", threshold=THRESHOLD)
-    for name in figures.FIGURES:
+    write_figures(tmp_path, tmp_path / "figures", threshold=THRESHOLD)
+    for name in registry.FIGURES:
         assert (tmp_path / "figures" / f"{name}.svg").stat().st_size > 0
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 0
 
@@ -259,21 +271,21 @@ def test_missing_column_is_named(demo, tmp_path):
 
 def test_unknown_figure_and_empty_table_are_refused(demo):
     with pytest.raises(UserError, match="no figure named 'pie'"):
-        figures.draw("pie", demo, THRESHOLD)
+        drawn("pie", demo)
     with pytest.raises(UserError, match="needs the table models"):
-        figures.draw("loss", {}, THRESHOLD)
+        drawn("loss", {})
     with pytest.raises(UserError, match="models has no rows"):
-        figures.draw("loss", {"models": demo["models"].iloc[:0]}, THRESHOLD)
+        drawn("loss", {"models": demo["models"].iloc[:0]})
 
 
 def test_every_figure_has_a_caption():
     captions = Path(__file__).parents[1] / "workflow" / "report"
-    assert {path.stem for path in captions.glob("*.rst")} == {*figures.FIGURES, "workflow"}
+    assert {path.stem for path in captions.glob("*.rst")} == {*registry.FIGURES, "workflow"}
 
 
 def test_token_budget_shows_means_over_seeds_and_reliability_at_all_tokens(demo):
     table = demo["token_budget"]
-    left, right = figures.token_budget(table).axes
+    left, right = drawn("token_budget", demo).axes
     last = table[(table["step"] == 1000) & (table["part"] != "second half")]
     means = last.groupby("n_tokens")[["jaccard", "rank_corr"]].mean()
     for ax, column in ((left, "jaccard"), (right, "rank_corr")):
@@ -287,4 +299,4 @@ def test_token_budget_shows_means_over_seeds_and_reliability_at_all_tokens(demo)
 
 def test_one_shard_has_no_token_budget_and_says_so(demo):
     tables = {"token_budget": demo["token_budget"].iloc[:0]}
-    assert "one shard" in texts(figures.draw("token_budget", tables, THRESHOLD))
+    assert "one shard" in texts(drawn("token_budget", tables))

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import synthetic
 
-from universal_neurons import figures, report, summaries
 from universal_neurons.errors import UserError
+from universal_neurons.report import summaries
+from universal_neurons.report.figures.draw import draw as figure
+from universal_neurons.report.figures.draw import save
+from universal_neurons.report.figures.registry import FIGURES
+from universal_neurons.report.findings import Findings
+from universal_neurons.report.headlines import headlines
+from universal_neurons.report.page import write_report
+from universal_neurons.report.results import read_benchmarks
+from universal_neurons.report.tables import short_tables
+from universal_neurons.report.trust import trust, warnings
 
 THRESHOLD = 0.3
 CAPTIONS = Path(__file__).parents[1] / "workflow" / "report"
@@ -38,19 +50,24 @@ def nothing() -> dict[str, pd.DataFrame]:
 @pytest.fixture(scope="module")
 def drawn(demo, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("figures")
-    for name in figures.FIGURES:
-        figures.save(figures.draw(name, demo, THRESHOLD), folder / name)
+    found = findings(demo)
+    for name in FIGURES:
+        save(figure(name, found), folder / name)
     return folder
+
+
+def findings(tables, threshold: float = THRESHOLD) -> Findings:
+    return Findings(tables, threshold)
 
 
 def page_of(tables, drawn, out, **more) -> str:
     options = {"config": CONFIG, "provenance": {"config_hash": "f00 & <b>"}, **more}
-    report.write_report(tables, drawn, CAPTIONS, out=out / "report.html", **options)
+    write_report(tables, drawn, CAPTIONS, out=out / "report.html", **options)
     return (out / "report.html").read_text()
 
 
 def headline(tables, topic: str, threshold: float = THRESHOLD) -> str:
-    found = {h.topic: h.text for h in report.headlines(tables, threshold)}
+    found = {h.topic: h.text for h in headlines(findings(tables, threshold))}
     return found[topic].replace("\u00a0", " ")
 
 
@@ -120,18 +137,18 @@ def test_neurons_beyond_chance_are_counted_beside_those_above_the_papers_thresho
 
 
 def test_the_closest_groups_are_listed_with_their_members(demo):
-    tables = {table.title: table for table in report.short_tables(demo)}
+    tables = {table.title: table for table in short_tables(findings(demo))}
     table = tables["Groups: one neuron of each seed"]
     assert "all groups" in table.note
     assert len(table.rows) == 8
     assert table.rows[0]["mean correlation"] == "0.90"
     assert [table.rows[5][f"seed {i}"] for i in range(5)] == ["1.1"] * 5
     many = synthetic.tables(n_layers=7, d_mlp=20)
-    tables = {table.title: table for table in report.short_tables(many)}
+    tables = {table.title: table for table in short_tables(findings(many))}
     table = tables["Groups: one neuron of each seed"]
     assert "the 20 closest of 28 groups" in table.note
     none = {**demo, "groups": demo["groups"][:0]}
-    assert "Groups: one neuron of each seed" not in {t.title for t in report.short_tables(none)}
+    assert "Groups: one neuron of each seed" not in {t.title for t in short_tables(findings(none))}
 
 
 def test_the_share_by_chance_stands_beside_every_threshold(demo):
@@ -294,9 +311,9 @@ def test_ablation_at_an_earlier_step_is_told_so(demo):
 def test_smaller_control_sets_are_admitted(demo):
     rows = ablation(0.01, [0.004, 0.005], n=4)
     rows[1]["n_neurons"] = 2
-    remarks = " ".join(report.trust({**demo, "ablation": pd.DataFrame(rows)}, CONFIG, {}))
+    remarks = " ".join(trust(findings({**demo, "ablation": pd.DataFrame(rows)}), CONFIG, {}))
     assert "In 1 case (step, seed and layer) more neurons are universal than not" in remarks
-    remarks = " ".join(report.trust(demo, CONFIG, {}))
+    remarks = " ".join(trust(findings(demo), CONFIG, {}))
     assert "control sets are smaller" not in remarks
 
 
@@ -310,11 +327,11 @@ def test_loss_is_told_from_first_to_last_step(demo, end, verb):
 
 def test_copies_are_flagged(demo):
     models = demo["models"].copy()
-    assert report.warnings({**demo, "models": models}) == []
+    assert warnings(findings({**demo, "models": models})) == []
     models.loc[7, "duplicate_of"] = "0/300"
-    (warning,) = report.warnings({**demo, "models": models})
+    (warning,) = warnings(findings({**demo, "models": models}))
     assert "seed 1 step 300 (same as 0/300)" in warning
-    remarks = report.trust({**demo, "models": models}, CONFIG, {})
+    remarks = trust(findings({**demo, "models": models}), CONFIG, {})
     assert not any("No two models" in remark for remark in remarks)
 
 
@@ -331,7 +348,7 @@ def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
             "rounding_se": [0.0, 2e-4, 1e-4, 1e-4],
         }
     )
-    remarks = report.trust({**demo, "neurons": neurons}, CONFIG, {"scored_tokens": 1200})
+    remarks = trust(findings({**demo, "neurons": neurons}), CONFIG, {"scored_tokens": 1200})
     text = " ".join(remarks).replace("\u00a0", " ")
     assert "1 of 4 neurons (25.0 %)" in text
     assert "12 activation values of all models (0.25 %)" in text
@@ -344,9 +361,9 @@ def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
 
 def test_coarse_codes_are_warned_of(demo):
     neurons = demo["neurons"].copy()
-    assert report.warnings({**demo, "neurons": neurons}) == []
+    assert warnings(findings({**demo, "neurons": neurons})) == []
     neurons.loc[7, "rounding_se"] = 0.02
-    (warning,) = report.warnings({**demo, "neurons": neurons})
+    (warning,) = warnings(findings({**demo, "neurons": neurons}))
     assert "The codes of 1 neuron are too coarse" in warning.replace("\u00a0", " ")
     assert "neuron 7)" in warning
     assert "capture.calibration_tokens" in warning
@@ -357,10 +374,26 @@ def test_coarse_codes_are_warned_of(demo):
     [(0.3, "The papers use 0.5, for GPT-2 Small"), (0.5, "It is the one of the papers, for GPT-2")],
 )
 def test_the_threshold_is_held_against_the_papers(demo, threshold, remark):
-    config = {**CONFIG, "universality": {"excess_threshold": threshold}}
-    text = " ".join(report.trust(demo, config, {}))
+    text = " ".join(trust(findings(demo, threshold), CONFIG, {}))
     assert remark in text
     assert ("would pass 0.5" in text) == (threshold != 0.5)
+
+
+def test_sentences_tables_and_figures_share_their_summaries(demo, monkeypatch):
+    shared = ("universal_counts", "pooled_counts", "budget_over_seeds", "moves")
+    shared += ("ablation_contrasts", "ablation_over_seeds", "doses_over_seeds")
+    computed = {name: Mock(wraps=getattr(summaries, name)) for name in shared}
+    for name, counted in computed.items():
+        monkeypatch.setattr(summaries, name, counted)
+    found = findings(demo)
+    headlines(found)
+    trust(found, CONFIG, {})
+    short_tables(found)
+    for name in FIGURES:
+        figure(name, found)
+    assert {name: counted.call_count for name, counted in computed.items()} == dict.fromkeys(
+        shared, 1
+    )
 
 
 class Links(HTMLParser):
@@ -387,9 +420,7 @@ def test_the_page_stands_on_its_own(demo, drawn, tmp_path):
     links = Links()
     links.feed(page)
     assert links.open == []
-    assert len([url for url in links.urls if url.startswith("data:image/svg+xml")]) == len(
-        figures.FIGURES
-    )
+    assert len([url for url in links.urls if url.startswith("data:image/svg+xml")]) == len(FIGURES)
     assert all(url.startswith(("data:", "#")) for url in links.urls)
     assert not {"script", "link", "iframe", "object"}.intersection(links.tags)
     assert not re.search(r"url\(|@import", page)
@@ -401,6 +432,15 @@ def test_every_anchor_leads_somewhere(demo, drawn, tmp_path):
         assert f'id="{anchor}"' in page
 
 
+def test_the_report_is_written_without_matplotlib_and_torch():
+    listed = "import sys, universal_neurons.report.page; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", listed], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "universal_neurons.report.findings" in modules
+    assert not {"matplotlib", "torch", "transformers"}.intersection(modules)
+
+
 def test_names_are_escaped(demo, drawn, tmp_path):
     page = page_of(demo, drawn, tmp_path)
     assert "demo &lt;script&gt;" in page
@@ -410,14 +450,14 @@ def test_names_are_escaped(demo, drawn, tmp_path):
 def test_captions_are_sound(demo, drawn, tmp_path):
     page = page_of(demo, drawn, tmp_path)
     assert "system-message" not in page
-    assert page.count("<figcaption><p><strong>What.</strong>") == len(figures.FIGURES)
+    assert page.count("<figcaption><p><strong>What.</strong>") == len(FIGURES)
     for path in CAPTIONS.glob("*.rst"):
         # Snakemake renders captions as Jinja templates.
         assert not re.search(r"\{[{%#]", path.read_text()), path
 
 
 def test_short_tables_show_every_step_layer_and_model(demo, drawn, tmp_path):
-    titles = {table.title: table for table in report.short_tables(demo)}
+    titles = {table.title: table for table in short_tables(findings(demo))}
     universal = titles["Universal neurons by step and layer"]
     assert [row["step"] for row in universal.rows] == ["50", "150", "300", "600", "1,000"]
     assert {"all layers", "layer 0", "layer 1"} <= set(universal.columns)
@@ -447,15 +487,15 @@ def test_without_groups_and_nulls_there_is_a_report(demo, drawn, tmp_path):
     assert "No p-values" in page
     assert not re.search(r"\b(nan|NaN|None(?! of))\b", re.sub(r'src="[^"]*"', "", page))
     for name in ("excess_histogram", "threshold_curve"):
-        figures.draw(name, tables, 0.3)
+        figure(name, findings(tables))
 
 
 def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
     options = {"config": CONFIG, "provenance": {}, "out": tmp_path / "report.html"}
     with pytest.raises(UserError, match=r"workflow\.rst is missing"):
-        report.write_report(demo, drawn, tmp_path, **options)
+        write_report(demo, drawn, tmp_path, **options)
     with pytest.raises(UserError, match=r"emergence\.svg is missing"):
-        report.write_report(demo, tmp_path, CAPTIONS, **options)
+        write_report(demo, tmp_path, CAPTIONS, **options)
 
 
 def test_benchmarks_are_added_up_by_rule(demo, drawn, tmp_path):
@@ -464,7 +504,7 @@ def test_benchmarks_are_added_up_by_rule(demo, drawn, tmp_path):
     (tmp_path / "capture" / "seed0" / "a.tsv").write_text(header + "1.5\t0:00:01\t100\n")
     (tmp_path / "capture" / "b.tsv").write_text(header + "2.5\t0:00:02\t300\n")
     (tmp_path / "models.tsv").write_text(header + "0.1\t0:00:00\t-\n")
-    costs = report.read_benchmarks(tmp_path)
+    costs = read_benchmarks(tmp_path)
     assert list(costs) == ["capture", "models"]
     assert costs["capture"] == {"jobs": 2, "seconds": 4.0, "memory_mb": 300}
     page = page_of(demo, drawn, tmp_path, benchmarks=costs)
@@ -479,7 +519,7 @@ def test_percentages_are_not_rounded_to_none_or_all(demo):
 
 
 def claims(tables):
-    table = next(t for t in report.short_tables(tables) if t.title == "Published claims")
+    table = next(t for t in short_tables(findings(tables)) if t.title == "Published claims")
     return {row["published claim"].split(" (")[0]: row["this run"] for row in table.rows}
 
 

@@ -11,8 +11,9 @@ import torch
 from pipeline import EXCLUDED, gpt2, random_tokens
 from tiny import CONTEXT
 
-from universal_neurons import capture, corpus, summaries
+from universal_neurons import capture, corpus
 from universal_neurons.errors import UserError
+from universal_neurons.report.results import subset_preferences
 from universal_neurons.subsets import Subsets
 from universal_neurons.universality import subsets_table
 
@@ -149,7 +150,7 @@ def test_the_report_counts_where_neurons_are_most_active(tmp_path):
     ]
     earlier = parts[0].assign(step=1, mean=[9.0, 9.0, 9.0])
     pd.concat([*parts, earlier]).to_parquet(tmp_path / "subsets.parquet")
-    found = summaries.subset_preferences(tmp_path).set_index("subset")
+    found = subset_preferences(tmp_path).set_index("subset")
     # Neuron 2 has the same mean everywhere and prefers nothing.
     assert found["n_neurons"].to_dict() == {"code": 1, "law": 1}
     assert found["n_universal"].to_dict() == {"code": 1, "law": 0}

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from universal_neurons import nulls
-from universal_neurons.summaries import universal_counts
+from universal_neurons.report.summaries import universal_counts
 from universal_neurons.trajectories import trajectories
 
 STEPS = (50, 150, 300, 600, 1000)

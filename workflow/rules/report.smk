@@ -1,5 +1,7 @@
 # The result tables, figures and the report.
 
+from universal_neurons.report.figures import registry
+
 
 rule concatenate:
     input:
@@ -92,7 +94,7 @@ rule models:
 
 rule figures:
     input:
-        expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
+        expand(f"{RESULTS}/{{table}}.parquet", table=registry.TABLES),
     output:
         svg=[
             report(f"{RESULTS}/figures/{name}.svg", caption=f"../report/{name}.rst")

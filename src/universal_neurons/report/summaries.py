@@ -1,4 +1,4 @@
-"""Summaries of the result tables over seeds: what the figures draw and the report says.
+"""Summaries of the result tables over seeds, of which `findings.Findings` keeps those shared.
 
 Every function takes a table of `results/<run>/` (columns as in the README) and returns a small one.
 Tables can have millions of rows, so all of it is done by column.
@@ -6,130 +6,10 @@ Tables can have millions of rows, so all of it is done by column.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
-
-from universal_neurons.errors import UserError
-from universal_neurons.store import reading
-from universal_neurons.tables import read_table
 
 ALL_LAYERS = -1
-
-# The columns used here, by table: the others of a large run are not read.
-COLUMNS = {
-    "matches": ["step", "seed", "other_seed", "layer", "best_layer"],
-    "universality": [
-        *("step", "seed", "layer", "excess_corr", "universal", "q_value"),
-        *("assigned_universal", "n_matched", "n_mutual", "in_group", "leave_one_out"),
-    ],
-    "groups": [
-        *("step", "group", "seed", "layer", "neuron", "excess_corr"),
-        *("group_mean_corr", "group_min_corr"),
-    ],
-    "nulls": ["step", "null", "low", "high", "n"],
-    "fractions": ["step", "seed", "layer", "n_neurons", "fraction", "se", "low", "high"],
-    "persistence": [
-        *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
-        *("persistence", "jaccard", "chance", "p_value", "odds_ratio", "q_value"),
-    ],
-    "ablation": [
-        *("step", "seed", "layer", "kind", "neuron_set", "draw", "n_neurons"),
-        *("clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl"),
-        *("top1_change", "direct_delta_loss", "difference", "difference_se", "permutation_p"),
-    ],
-    "neurons": ["step", "seed", "layer", "neuron", "std"],
-    "trajectories": [
-        *("seed", "layer", "neuron", "step", "universal", "label", "emergence_step"),
-        *("next_layer", "next_neuron", "self_corr"),
-    ],
-    "doses": [
-        *("step", "seed", "dose", "neuron_set", "draw", "n_neurons"),
-        *("delta_loss", "difference", "difference_se"),
-    ],
-    "effects": [
-        *("step", "seed", "layer", "excess_corr", "attributed_delta_loss"),
-        *("delta_loss", "sampled"),
-    ],
-    "token_budget": [
-        *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
-        *("jaccard", "rank_corr", "reliability"),
-    ],
-    "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
-}
-# Read where a table has them.
-OPTIONAL = {"neurons": ["dead", "escapes", "rounding_se", "effective_tokens"]}
-
-
-def read_tables(results: str | Path) -> dict[str, pd.DataFrame]:
-    """Read the result tables of a run, of `matches` and `effects` the last step only.
-
-    Parameters
-    ----------
-    results
-        Directory ``results/<run>`` with the Parquet files of `COLUMNS`.
-
-    Returns
-    -------
-    dict
-        Table name to the columns of `COLUMNS`; seeds as categories, to save memory.
-
-    Raises
-    ------
-    UserError
-        If a table or a column is missing.
-    """
-    tables = {}
-    for name in COLUMNS:
-        path = Path(results) / f"{name}.parquet"
-        if not path.is_file():
-            raise UserError(f"{path} is missing: run the workflow up to {name}.parquet first")
-        with reading(path):
-            present = set(pq.read_schema(path).names)
-        missing = [column for column in COLUMNS[name] if column not in present]
-        if missing:
-            raise UserError(f"{path} has no column {', '.join(missing)}")
-        columns = COLUMNS[name] + [c for c in OPTIONAL.get(name, []) if c in present]
-        filters = None
-        if name in ("matches", "effects"):
-            steps = read_table(path, ["step"])["step"]
-            filters = [("step", "==", steps.max())] if len(steps) else None
-        table = read_table(path, columns, filters)
-        for column in {"seed", "other_seed"}.intersection(columns):
-            table[column] = table[column].astype(str).astype("category")
-        tables[name] = table
-    return tables
-
-
-def subset_preferences(results: str | Path) -> pd.DataFrame:
-    """In which subset of the corpus the neurons of the last step are most active.
-
-    Parameters
-    ----------
-    results
-        Directory ``results/<run>`` of a run whose corpus has subsets.
-
-    Returns
-    -------
-    DataFrame
-        One row per subset with scored tokens, with ``subset, n_tokens`` (of one model),
-        ``n_neurons`` and ``n_universal``: how many neurons, and universal ones, of all seeds have
-        their largest mean activation there.
-    """
-    path = Path(results) / "subsets.parquet"
-    keys = ["seed", "layer", "neuron"]
-    last = [("step", "==", read_table(path, ["step"])["step"].max())]
-    table = read_table(path, [*keys, "subset", "n_tokens", "mean", "std"], last)
-    # A neuron that is the same everywhere prefers no subset.
-    varying = table.groupby(keys)["mean"].transform("std") > 0
-    best = table.loc[table[varying].groupby(keys)["mean"].idxmax(), [*keys, "subset"]]
-    scores = read_table(Path(results) / "universality.parquet", [*keys, "universal"], last)
-    best = best.merge(scores, on=keys)
-    counts = best.groupby("subset")["universal"].agg(n_neurons="size", n_universal="sum")
-    tokens = table.groupby("subset")["n_tokens"].first()
-    return tokens[tokens > 0].to_frame().join(counts).fillna(0).astype(int).reset_index()
 
 
 def chance_curve(universality: pd.DataFrame, nulls: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,67 @@
+"""Drawing the figures of the registry, and writing them as files."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from universal_neurons.errors import UserError
+from universal_neurons.report.figures.registry import FIGURES, TABLES
+from universal_neurons.report.figures.style import styled
+from universal_neurons.report.findings import Findings
+from universal_neurons.report.results import check_rows, read_tables
+
+
+def draw(name: str, findings: Findings) -> Figure:
+    """Draw the figure `name` of `registry.FIGURES`.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    findings
+        Of the tables that it needs, or more.
+
+    Raises
+    ------
+    UserError
+        If there is no such figure or one of its tables is empty or not given.
+    """
+    if name not in FIGURES:
+        raise UserError(f"no figure named {name!r}; there are {', '.join(FIGURES)}")
+    spec = FIGURES[name]
+    for table in spec.tables:
+        if table not in findings.tables:
+            raise UserError(f"figure {name} needs the table {table}")
+    check_rows(findings.tables, spec.tables, f"figure {name}")
+    module = import_module(f"{__package__}.{spec.module}")
+    with styled():
+        return getattr(module, name)(findings)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as ``<path>.svg`` and ``<path>.png``; the same figure gives the same bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with styled():
+        figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None})
+        figure.savefig(path.with_name(f"{path.name}.png"), dpi=150)
+
+
+def write_figures(results: str | Path, out: str | Path, *, threshold: float) -> None:
+    """Draw every figure of `registry.FIGURES` from a run's tables.
+
+    Parameters
+    ----------
+    results
+        Directory ``results/<run>`` with the Parquet tables.
+    out
+        Directory for ``<name>.svg`` and ``<name>.png``.
+    threshold
+        Excess correlation above which a neuron is universal.
+    """
+    findings = Findings(read_tables(results, TABLES), threshold)
+    for name in FIGURES:
+        save(draw(name, findings), Path(out) / name)

@@ -1,0 +1,99 @@
+"""What a run found: its result tables, and their summaries, each computed once.
+
+Sentences, tables and figures all take the same object, so that none can disagree with another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from universal_neurons.report import summaries
+from universal_neurons.report.results import Tables
+from universal_neurons.report.summaries import ALL_LAYERS
+
+# Of 2401.12181: GPT-2 Small after 400,000 steps.
+PAPER_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """The tables of a run and what follows from them, computed when it is first asked for.
+
+    Attributes
+    ----------
+    tables
+        As `results.read_tables` returns them. A summary needs its own tables only.
+    threshold
+        Excess correlation above which a neuron is universal.
+    """
+
+    tables: Tables
+    threshold: float
+
+    @cached_property
+    def last_scores(self) -> pd.DataFrame:
+        """The rows of `universality` at its last step."""
+        universality = self.tables["universality"]
+        return universality[universality["step"] == universality["step"].max()]
+
+    @cached_property
+    def last_effects(self) -> pd.DataFrame:
+        """The rows of `effects` at its last step."""
+        effects = self.tables["effects"]
+        return effects[effects["step"] == effects["step"].max()]
+
+    @cached_property
+    def counts(self) -> pd.DataFrame:
+        """See `summaries.universal_counts`."""
+        return summaries.universal_counts(self.tables["universality"])
+
+    @cached_property
+    def pooled(self) -> pd.DataFrame:
+        """See `summaries.pooled_counts`."""
+        return summaries.pooled_counts(self.counts)
+
+    @cached_property
+    def overall(self) -> pd.DataFrame:
+        """The pooled counts of all layers together, by step."""
+        whole = self.pooled[self.pooled["layer"] == ALL_LAYERS]
+        return whole.set_index("step").sort_index()
+
+    @cached_property
+    def budget(self) -> pd.DataFrame:
+        """See `summaries.budget_over_seeds`."""
+        return summaries.budget_over_seeds(self.tables["token_budget"])
+
+    @cached_property
+    def persistence(self) -> pd.DataFrame:
+        """See `summaries.persistence_over_seeds`."""
+        return summaries.persistence_over_seeds(self.tables["persistence"])
+
+    @cached_property
+    def overlaps(self) -> pd.DataFrame:
+        """The persistence of all layers together."""
+        table = self.tables["persistence"]
+        # Of their own rows: among those of other layers pandas adds up a group to another last bit.
+        return summaries.persistence_over_seeds(table[table["layer"] == ALL_LAYERS])
+
+    @cached_property
+    def moves(self) -> pd.DataFrame:
+        """See `summaries.moves`."""
+        return summaries.moves(self.tables["trajectories"])
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        """See `summaries.ablation_contrasts`."""
+        return summaries.ablation_contrasts(self.tables["ablation"])
+
+    @cached_property
+    def ablation(self) -> pd.DataFrame:
+        """See `summaries.ablation_over_seeds`."""
+        return summaries.ablation_over_seeds(self.contrasts)
+
+    @cached_property
+    def doses(self) -> pd.DataFrame:
+        """See `summaries.doses_over_seeds`."""
+        return summaries.doses_over_seeds(self.tables["doses"])

@@ -1,0 +1,309 @@
+"""The run's main numbers in sentences.
+
+Every sentence follows from the result tables; where they show nothing, the sentence says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from universal_neurons.report.ablation import on_ablation, on_doses, on_single
+from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
+from universal_neurons.report.summaries import ALL_LAYERS, consecutive
+from universal_neurons.report.words import (
+    NULLS,
+    count_seeds,
+    listed,
+    number,
+    out_of,
+    p_value,
+    percent,
+    plural,
+    pooled_over,
+    share_range,
+    times,
+)
+from universal_neurons.token_budget import ENOUGH
+from universal_neurons.trajectories import LABELS
+
+FALSE_DISCOVERY_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A paragraph of the results: what it is about, and the sentences."""
+
+    topic: str
+    text: str
+
+
+def headlines(findings: Findings) -> list[Headline]:
+    """The run's main numbers in plain sentences, computed from its tables.
+
+    Parameters
+    ----------
+    findings
+        Of all tables of `results.COLUMNS`.
+    """
+    texts = {
+        "Universal neurons": _on_emergence(findings),
+        "Beyond chance": _on_chance(findings),
+        "Enough tokens?": _on_budget(findings),
+        "Groups": _on_groups(findings),
+        "Persistence": _on_persistence(findings),
+        "Courses of neurons": _on_courses(findings),
+        **on_ablation(findings),
+        "Doses": on_doses(findings),
+        "Single neurons": on_single(findings),
+        "Held-out loss": _on_loss(findings),
+    }
+    return [Headline(topic, text) for topic, text in texts.items()]
+
+
+def _on_emergence(findings: Findings) -> str:
+    overall, threshold = findings.overall, findings.threshold
+    last, first = overall.index[-1], overall.index[0]
+    now = overall.loc[last]
+    sentences = []
+    if now["n_universal"]:
+        sentences.append(
+            f"At the last step ({last:,}), {percent(now['fraction'])} of neurons "
+            f"({out_of(now['n_universal'], now['n_neurons'])}, "
+            f"{pooled_over(int(now['n_seeds']), now['lowest'], now['highest'])}) have an excess "
+            f"correlation above {threshold:g}."
+        )
+    else:
+        highest = findings.last_scores["excess_corr"].max()
+        sentences.append(
+            f"At the last step ({last:,}), no universal neuron was found: none of "
+            f"{int(now['n_neurons']):,} neurons (pooled over {count_seeds(int(now['n_seeds']))}) "
+            f"has an excess correlation above {threshold:g}; the highest is {number(highest, 3)}."
+        )
+    sentences.append(_interval_of(findings.tables["fractions"]))
+    if first != last:
+        then = overall.loc[first]
+        sentences.append(
+            f"At the first step ({first:,}) it was {percent(then['fraction'])} "
+            f"({out_of(then['n_universal'], then['n_neurons'])})."
+        )
+    most = overall.iloc[int(overall["fraction"].to_numpy().argmax())]
+    peak = most.name
+    if peak not in (first, last):
+        sentences.append(
+            f"The share was highest at step {peak:,}: {percent(most['fraction'])} "
+            f"({out_of(most['n_universal'], most['n_neurons'])})."
+        )
+    pooled = findings.pooled
+    by_layer = pooled[(pooled["layer"] != ALL_LAYERS) & (pooled["step"] == last)]
+    by_layer = by_layer.set_index("layer")["fraction"]
+    if len(by_layer) > 1 and now["n_universal"]:
+        sentences.append(
+            f"Of the layers at the last step, layer {by_layer.idxmax()} has the largest share "
+            f"({percent(by_layer.max())}), layer {by_layer.idxmin()} the smallest "
+            f"({percent(by_layer.min())})."
+        )
+    means = findings.tables["universality"].groupby("step")["excess_corr"].mean()
+    average = f"Whatever the threshold, the mean excess correlation is {number(means[last], 3)}"
+    before = f" at the last step and was {number(means[first], 3)} at the first"
+    sentences.append(average + (before if first != last else "") + ".")
+    return " ".join(sentences)
+
+
+def _interval_of(fractions: pd.DataFrame) -> str:
+    mean = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
+    mean = mean.sort_values("step")
+    now, then = mean.iloc[-1], mean.iloc[0]
+    if np.isnan(now["se"]):
+        return "Its standard error is not known: that takes stored activations (capture.store)."
+    said = (
+        f"The mean over seeds has a 95 % interval of {percent(now['low'])} to "
+        f"{percent(now['high'])}, for the choice of tokens and of seeds"
+    )
+    if len(mean) > 1:
+        apart = now["low"] > then["high"] or now["high"] < then["low"]
+        if apart:
+            said += "; it does not overlap that of the first step"
+        else:
+            said += "; it overlaps that of the first step: the two are not clearly distinguishable"
+    return said + "."
+
+
+def _on_chance(findings: Findings) -> str:
+    now, nulls = findings.last_scores, findings.tables["nulls"]
+    last = now["step"].max()
+    if now["q_value"].isna().all():
+        return (
+            "No p-values: at step 0 a null takes two rotations at least (baseline.draws) or stored "
+            "activations (capture.store)."
+        )
+    compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
+    known = [name for name in NULLS if name in compared]
+    chance = listed([NULLS[name] for name in known])
+    n, passing = len(now), int((now["q_value"] < FALSE_DISCOVERY_RATE).sum())
+    above = int((now["excess_corr"] > PAPER_THRESHOLD).sum())
+    rate = percent(FALSE_DISCOVERY_RATE)
+    if passing:
+        lowest = now.loc[now["q_value"] < FALSE_DISCOVERY_RATE, "excess_corr"].min()
+        text = (
+            f"At the last step ({last:,}), {out_of(passing, n)} neurons ({percent(passing / n)}) "
+            f"are beyond chance at a false discovery rate of {rate}: matched better than {chance}. "
+            f"The smallest excess correlation among them is {number(lowest, 2)}; "
+        )
+    else:
+        text = (
+            f"At the last step ({last:,}), none of {n:,} neurons is distinguishable from chance "
+            f"({chance}) at a false discovery rate of {rate}; "
+        )
+    return text + f"{out_of(above, n)} exceed the papers' {PAPER_THRESHOLD:g}."
+
+
+def _on_budget(findings: Findings) -> str:
+    """Whether half the tokens would have said the same, and two halves of them agree."""
+    if findings.tables["token_budget"].empty:
+        return (
+            "There are no scores of fewer tokens to compare: they take two shards or more "
+            "(corpus.shards) and correlations of all pairs (correlate.mode: exact)."
+        )
+    summary = findings.budget
+    last = summary[summary["step"] == summary["step"].max()].set_index("part")
+    half, everything = last.loc[["first"]].iloc[-1], last.loc["all"]
+    reliability = last.loc["second half", "reliability"]
+    text = (
+        f"Of {int(everything['n_neurons']):,} sampled neurons (of "
+        f"{count_seeds(int(everything['n_seeds']))}) at the last step, "
+        f"{int(everything['n_universal']):,} are universal with all "
+        f"{int(everything['n_tokens']):,} tokens. With the first {int(half['n_tokens']):,} of them "
+    )
+    if pd.isna(half["jaccard"]):
+        text += "none is either, so there are no sets to compare"
+    else:
+        text += f"the universal set has a Jaccard index of {half['jaccard']:.2f} with that of all"
+    text += (
+        f", excess correlations have a rank correlation of {number(half['rank_corr'], 2)}, and "
+        f"the agreement of two halves gives all tokens a reliability of {number(reliability, 2)}"
+    )
+    if not half["jaccard"] < ENOUGH and reliability >= ENOUGH:
+        return f"{text}: the tokens were enough, more would change little."
+    return (
+        f"{text}: the tokens were not enough (both should be {ENOUGH:g} or more), more could "
+        "change which neurons are universal."
+    )
+
+
+def _on_groups(findings: Findings) -> str:
+    """Neurons that every seed has, without a threshold, and how well matches foretell a seed."""
+    last = findings.last_scores
+    n_seeds, members = last["seed"].nunique(), last[last["in_group"]]
+    n_groups = len(members) // n_seeds
+    if n_groups == 0:
+        text = "At the last step no neurons are each other's best match in all seeds."
+    else:
+        universal = int(members["universal"].sum())
+        text = (
+            f"At the last step {plural(n_groups, 'group', 'groups')} of {n_seeds} neurons, one of "
+            f"each seed, {'is' if n_groups == 1 else 'are'} each other's best match throughout "
+            f"(groups.parquet); {out_of(universal, len(members))} of these neurons are universal."
+        )
+    foretold = last["leave_one_out"].dropna()
+    if len(foretold):
+        text += (
+            f" A neuron called universal by the other seeds has a match in a seed left out in "
+            f"{percent(foretold.mean())} of the cases (mean over {len(foretold):,} neurons)."
+        )
+    return text
+
+
+def _on_persistence(findings: Findings) -> str:
+    if findings.tables["persistence"].empty:
+        return "Persistence needs at least two steps; this run has one."
+    overall = findings.overlaps
+    judged = overall[overall["n_from"] > 0]
+    if judged.empty:
+        return "There is no persistence to judge: no neuron is universal before the last step."
+    step_by_step = consecutive(overall)
+    recent = step_by_step[step_by_step["n_from"] > 0]
+    sentences = [_overlap(recent.iloc[-1])] if len(recent) else []
+    longest = judged[judged["to_step"] == judged["to_step"].max()].iloc[0]
+    if recent.empty or longest["from_step"] != recent.iloc[-1]["from_step"]:
+        sentences.append(_overlap(longest))
+    return " ".join(sentences)
+
+
+def _overlap(row: pd.Series) -> str:
+    n, significant = int(row["n_seeds"]), int(row["n_significant"])
+    seeds = pooled_over(n, row["lowest"], row["highest"])
+    text = (
+        f"Of the neurons universal at step {int(row['from_step']):,}, {percent(row['pooled'])} "
+        f"({out_of(row['n_both'], row['n_from'])}, {seeds}) are universal at step "
+        f"{int(row['to_step']):,}; {percent(row['pooled_chance'])} would be by chance"
+    )
+    few = " These are few neurons." if row["n_from"] < 20 else ""
+    if row["pooled"] <= row["pooled_chance"]:
+        return f"{text}, so they persist no more than chance would have it.{few}"
+    text += f", so they persist {times(row['pooled'] / row['pooled_chance'])} as often.{few}"
+    if significant == n:
+        where = f" in each of {n} seeds" if n > 1 else ""
+        return (
+            f"{text} An overlap as large or larger would be unlikely by chance{where} "
+            f"(hypergeometric test, {'largest ' if n > 1 else ''}p {p_value(row['p_max'])})."
+        )
+    return (
+        f"{text} Seed by seed, so large an overlap would be unlikely by chance (p < 0.05, "
+        f"hypergeometric test) in {significant} of {n}."
+    )
+
+
+def _on_courses(findings: Findings) -> str:
+    """What becomes of neurons, and whether their functions stay at their index."""
+    trajectories = findings.tables["trajectories"]
+    if trajectories["step"].nunique() == 1:
+        return "Courses need at least two steps; this run has one."
+    neurons = trajectories[trajectories["step"] == trajectories["step"].max()]
+    counts = neurons["label"].value_counts().reindex(LABELS, fill_value=0)
+    named = [f"{counts[name]:,} {name}" for name in LABELS[1:]]
+    ever = len(neurons) - counts["never"]
+    sentences = [
+        f"{out_of(ever, len(neurons))} neurons ({percent(ever / len(neurons))}) are universal at "
+        f"some step: {listed(named)}."
+    ]
+    table = findings.moves
+    last = table[table["step"] == table["step"].max()].set_index("universal")
+    if True in last.index:
+        own = last.loc[True]
+        sentences.append(
+            f"Of the neurons universal at step {int(own['step']):,}, {percent(own['stayed'])} "
+            f"({share_range(own['lowest'], own['highest'])} in single seeds) are their own best "
+            f"match in the same seed at the next step, against {percent(own['chance'])} by chance; "
+            f"their median correlation with themselves is {number(own['self_corr'], 2)}."
+        )
+    if {True, False} <= set(last.index):
+        other = last.loc[False]
+        sentences.append(
+            f"Of the other neurons it is {percent(other['stayed'])}, with a median of "
+            f"{number(other['self_corr'], 2)}."
+        )
+    return " ".join(sentences)
+
+
+def _on_loss(findings: Findings) -> str:
+    models = findings.tables["models"]
+    loss = models.dropna(subset=["heldout_loss"]).groupby("step")["heldout_loss"]
+    if not loss.ngroups:
+        return "The held-out loss was not measured."
+    mean, lowest, highest, seeds = loss.mean(), loss.min(), loss.max(), loss.size()
+    first, last = mean.index.min(), mean.index.max()
+    single = f"{lowest[last]:.3f} to {highest[last]:.3f} in single seeds"
+    if first == last:
+        return (
+            f"At step {last:,} the held-out loss is {mean[last]:.3f} nats per token "
+            f"(mean over {count_seeds(seeds[last])}; {single})."
+        )
+    verb = "falls" if mean[last] < mean[first] else "does not fall: it goes"
+    return (
+        f"The held-out loss {verb} from {mean[first]:.3f} nats per token at step {first:,} to "
+        f"{mean[last]:.3f} at step {last:,} (mean over {count_seeds(seeds[last])}; at the last "
+        f"step {single})."
+    )

@@ -1,0 +1,118 @@
+"""The report of a run: its numbers in sentences, how far to trust them, figures and tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+from docutils.core import publish_parts
+from markupsafe import Markup
+
+from universal_neurons.errors import UserError
+from universal_neurons.report.figures.registry import FIGURES
+from universal_neurons.report.findings import Findings
+from universal_neurons.report.headlines import headlines
+from universal_neurons.report.results import Tables, check_rows
+from universal_neurons.report.tables import short_tables
+from universal_neurons.report.trust import trust, warnings
+
+
+def write_report(
+    tables: Tables,
+    figures: str | Path,
+    captions: str | Path,
+    *,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    out: str | Path,
+    benchmarks: Mapping[str, Mapping[str, float]] | None = None,
+    subsets: pd.DataFrame | None = None,
+) -> None:
+    """Write ``report.html``: one file that needs no other and loads nothing.
+
+    Parameters
+    ----------
+    tables
+        As `results.read_tables` returns them.
+    figures
+        Directory with ``<name>.svg`` for every name of `registry.FIGURES`.
+    captions
+        Directory with ``<name>.rst`` for each of these, and ``workflow.rst``.
+    config
+        The run's configuration, defaults filled in.
+    provenance
+        What to list as the run's origin, name to value. ``scored_tokens``, if among it, is the
+        number of token positions behind every correlation.
+    out
+        Path of the HTML file.
+    benchmarks
+        As `results.read_benchmarks` returns them.
+    subsets
+        As `results.subset_preferences` returns them.
+
+    Raises
+    ------
+    UserError
+        If a figure or caption is missing, or a table is empty.
+    """
+    check_rows(tables, tables, "report")
+    findings = Findings(tables, float(config["universality"]["excess_threshold"]))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("universal_neurons.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.j2").render(
+        run=config["run"],
+        warnings=warnings(findings),
+        headlines=headlines(findings),
+        introduction=_caption(Path(captions) / "workflow.rst"),
+        trust=trust(findings, config, provenance),
+        figures=[_figure(name, Path(figures), Path(captions)) for name in FIGURES],
+        tables=short_tables(findings, benchmarks, subsets),
+        configuration=_as_yaml(config),
+        provenance=provenance,
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+
+
+def _figure(name: str, figures: Path, captions: Path) -> dict[str, Any]:
+    path = figures / f"{name}.svg"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: draw the figures first")
+    svg = path.read_bytes()
+    # Matplotlib gives the size in points, of which 72 make 96 CSS pixels.
+    width = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', svg)
+    return {
+        "name": name,
+        "title": FIGURES[name].title,
+        "caption": _caption(captions / f"{name}.rst"),
+        "source": f"data:image/svg+xml;base64,{b64encode(svg).decode()}",
+        "width": round(float(width[1]) * 96 / 72) if width else 900,
+    }
+
+
+def _caption(path: Path) -> Markup:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: every figure needs a caption")
+    parts = publish_parts(
+        path.read_text(encoding="utf-8"),
+        writer="html5",
+        settings_overrides={"file_insertion_enabled": False, "raw_enabled": False},
+    )
+    return Markup(parts["body"])
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    # By way of JSON, because Snakemake's config may hold its own kinds of dict.
+    plain = json.loads(json.dumps(config, default=str))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None)

@@ -1,0 +1,207 @@
+"""How far the numbers can be trusted, and what makes them wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
+from universal_neurons.report.words import listed, out_of, percent, plural
+
+# A rounding error of correlations that the report warns of, and effective tokens too few for a
+# match to mean much (conventions).
+COARSE = 0.005
+FEW_TOKENS = 50
+
+
+def warnings(findings: Findings) -> list[str]:
+    """What makes the results wrong rather than uncertain: same weights, coarse codes."""
+    return [*_on_copies(findings.tables["models"]), *_on_rounding(findings.tables["neurons"])]
+
+
+def _on_rounding(neurons: pd.DataFrame) -> list[str]:
+    if "rounding_se" not in neurons:
+        return []
+    coarse = neurons[neurons["rounding_se"] > COARSE]
+    if coarse.empty:
+        return []
+    worst = coarse.nlargest(1, "rounding_se").iloc[0]
+    return [
+        f"The codes of {plural(len(coarse), 'neuron', 'neurons')} are too coarse: rounding adds a "
+        f"standard error of more than {COARSE} to their correlations ({worst['rounding_se']:.2g} "
+        f"to those of seed {worst['seed']}, step {int(worst['step']):,}, layer "
+        f"{int(worst['layer'])}, neuron {int(worst['neuron'])}). They vary less than the "
+        "calibration sample said, or the tokens are few: score more tokens, raise "
+        "capture.calibration_tokens, or use capture.encoding: bfloat16."
+    ]
+
+
+def _on_copies(models: pd.DataFrame) -> list[str]:
+    copies = models[models["duplicate_of"].notna()]
+    if copies.empty:
+        return []
+    pairs = [
+        f"seed {seed} step {step:,} (same as {original})"
+        for seed, step, original in zip(
+            copies["seed"], copies["step"], copies["duplicate_of"], strict=True
+        )
+    ]
+    return [
+        f"{plural(len(copies), 'model has', 'models have')} the same weights as another one: "
+        f"{listed(pairs)}. Copies are not independent observations: between seeds they make "
+        "neurons look universal, between steps they make them look persistent. The numbers below "
+        "include them."
+    ]
+
+
+def trust(
+    findings: Findings, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> list[str]:
+    """How far the headline numbers can be trusted, one remark each.
+
+    Parameters
+    ----------
+    findings
+        Of the tables universality, neurons, ablation, persistence and models.
+    config
+        corpus.tokens, baseline.draws and capture.encoding are mentioned where given.
+    provenance
+        ``scored_tokens``, if given, replaces the number asked for in the configuration.
+    """
+    tables = findings.tables
+    remarks = [
+        *_on_tokens(config, provenance),
+        _on_threshold(findings.last_scores["excess_corr"], findings.threshold),
+        _on_seeds(tables["universality"]["seed"].nunique(), config),
+        *_on_neurons(tables["neurons"], config, provenance),
+        *_on_controls(findings.contrasts),
+    ]
+    if tables["persistence"]["n_from"].sum():
+        remarks.append(
+            "The p-values of persistence treat neurons as independent of one another. They are "
+            "not, so the p-values are too small; trust the ratio to chance and the agreement "
+            "between seeds more."
+        )
+    if tables["models"]["duplicate_of"].isna().all():
+        remarks.append("No two models have the same weights (SHA-256 of the loaded weights).")
+    return remarks
+
+
+def _on_tokens(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[str]:
+    corpus = config.get("corpus", {})
+    scored = provenance.get("scored_tokens")
+    if scored:
+        count, what = int(scored), f"{int(scored):,} scored tokens"
+    elif "tokens" in corpus:
+        count = int(corpus["tokens"])
+        what = f"at most {count:,} scored tokens (in whole sequences, excluded tokens not counted)"
+    else:
+        return []
+    remark = (
+        f"Correlations rest on {what}. Were tokens independent, a correlation near 0 would have a "
+        f"standard error of {1 / math.sqrt(count):.2g}; tokens of one text are not, so the true "
+        "error is larger."
+    )
+    held_out = corpus.get("heldout_tokens")
+    return [remark + (f" Losses use {held_out:,} other tokens." if held_out else "")]
+
+
+def _on_threshold(excess: pd.Series, threshold: float) -> str:
+    above = int((excess > PAPER_THRESHOLD).sum())
+    text = f"The threshold of this run is {threshold:g}, a convention like any other."
+    if threshold == PAPER_THRESHOLD:
+        text += " It is the one of the papers"
+    else:
+        text += f" The papers use {PAPER_THRESHOLD:g}"
+    text += (
+        ", for GPT-2 Small after 400,000 steps (about 4 % of its neurons pass); small models "
+        "trained for few steps rarely reach it."
+    )
+    if threshold != PAPER_THRESHOLD:
+        text += (
+            f" Here, {out_of(above, len(excess))} neurons ({percent(above / len(excess))}) would "
+            f"pass {PAPER_THRESHOLD:g} at the last step."
+        )
+    return f"{text} Percentages at different thresholds cannot be compared."
+
+
+def _on_seeds(n: int, config: Mapping[str, Any]) -> str:
+    text = (
+        f"{n} seeds were compared, each with the {n - 1} others. Every share is measured within "
+        "this group, so the spread between seeds understates how another group would differ."
+    )
+    if n == 2:
+        text = (
+            "Only two seeds were compared: an excess correlation is that of a single pair, and "
+            "what two seeds share need not be shared by a third."
+        )
+    draws = config.get("baseline", {}).get("draws")
+    if draws:
+        text += f" The baseline averages {plural(int(draws), 'rotation', 'rotations')} per pair."
+    return text
+
+
+def _on_neurons(
+    neurons: pd.DataFrame, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> list[str]:
+    last = neurons[neurons["step"] == neurons["step"].max()]
+    dead = int((last["dead"] if "dead" in last else last["std"] == 0).sum())
+    remarks = [
+        f"Dead at the last step are {out_of(dead, len(last))} neurons "
+        f"({percent(dead / len(last))}): their activation never changes, so they have correlation "
+        "0 and are not universal."
+        if dead
+        else f"None of the {len(last):,} neurons is dead at the last step."
+    ]
+    if "effective_tokens" in last:
+        few = last[(last["effective_tokens"] < FEW_TOKENS) & (last["std"] > 0)]
+        remarks.append(
+            f"{out_of(len(few), len(last))} neurons have all their variance in fewer than "
+            f"{FEW_TOKENS} tokens in effect: their matches mean little, however exact the "
+            "arithmetic (effective_tokens in neurons.parquet)."
+            if len(few)
+            else f"No neuron at the last step has its variance in fewer than {FEW_TOKENS} tokens."
+        )
+    if "rounding_se" in neurons:
+        worst = neurons["rounding_se"].max()
+        remarks.append(
+            f"The encoding adds a standard error of at most {worst:.2g} to a correlation."
+        )
+    int8 = config.get("capture", {}).get("encoding", "int8") == "int8"
+    if int8 and "escapes" in neurons:
+        escapes = int(neurons["escapes"].sum())
+        scored = provenance.get("scored_tokens")
+        share = f" ({percent(escapes / (len(neurons) * int(scored)))})" if scored else ""
+        remarks.append(
+            f"{escapes:,} activation values of all models{share} lay beyond the range of the int8 "
+            "codes and are stored whole: none was cut."
+            if escapes
+            else "No activation value lay beyond the range of the int8 codes."
+        )
+    return remarks
+
+
+def _on_controls(contrasts: pd.DataFrame) -> list[str]:
+    if contrasts.empty:
+        return []
+    fewest, most = contrasts["n_controls"].min(), contrasts["n_controls"].max()
+    number = f"{most}" if fewest == most else f"{fewest} to {most}"
+    remarks = [
+        f"Each ablated set of universal neurons is held against {number} control sets. The "
+        "interval of the difference covers chance in drawing them (independent between seeds) and "
+        "in the held-out sequences (shared by all seeds); it says nothing about other seeds. "
+        "Intervals by layer are not corrected for the number of layers: of those without any "
+        "effect, about one in twenty would still exclude zero."
+    ]
+    smaller = contrasts[contrasts["control_neurons"] < contrasts["n_neurons"]]
+    if len(smaller):
+        keys = smaller[["step", "seed", "layer"]].drop_duplicates()
+        remarks.append(
+            f"In {plural(len(keys), 'case', 'cases')} (step, seed and layer) more neurons are "
+            "universal than not, so that control sets are smaller than the universal set: there, "
+            "a larger loss change of universal neurons may be due to their number."
+        )
+    return remarks
