@@ -1,6 +1,7 @@
 """Settings of the whole test run, and the runs that many tests look at."""
 
 import os
+import time
 
 # Small products on two threads spend their time waiting for each other. Set before NumPy and
 # torch are imported.
@@ -14,6 +15,7 @@ import fork_server
 import grids
 import numba
 import pytest
+import tiny
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -40,6 +42,16 @@ def screened(local):
 def direct(local):
     """Results of the same grid without stored activations."""
     return grids.run(*local, mode="direct")
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    """The folder of a run whose jobs were processes as a user's are, and its seconds."""
+    where = tmp_path_factory.mktemp("real")
+    begun = time.monotonic()
+    tiny.make(where)
+    tiny.finish(where, real=True)
+    return where, time.monotonic() - begun
 
 
 @pytest.fixture(scope="session")

@@ -1,122 +1,27 @@
 """Replacing neurons: the ablated loss is that of edited weights, at a fraction of the work."""
 
-import copy
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import transformers
+from architectures import (
+    CONFIGS,
+    VOCABULARY,
+    edited,
+    hugging_face_loss,
+    layers,
+    make,
+    neurons,
+    tokens,
+)
 from torch import nn
-from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from universal_neurons import ablation
 from universal_neurons.ablation import ablate
 from universal_neurons.controls import contribution, matched_controls
 from universal_neurons.errors import UserError
-from universal_neurons.models import ARCHITECTURES, Model
-
-VOCABULARY = 40
-COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-WIDE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
-HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
-OPT = {
-    "hidden_size": 16,
-    "word_embed_proj_dim": 16,
-    "ffn_dim": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "init_std": 0.3,
-}
-# Larger weights than usual, so that every neuron matters.
-INIT = {"initializer_range": 0.3}
-
-CONFIGS = {
-    "gpt2": ("GPT2Config", {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 24}),
-    "gpt_neox": ("GPTNeoXConfig", {**WIDE, "num_attention_heads": 2}),
-    "gpt_neox sequential": (
-        "GPTNeoXConfig",
-        {**WIDE, "num_attention_heads": 2, "use_parallel_residual": False},
-    ),
-    "opt": ("OPTConfig", OPT),
-    "opt post-norm": ("OPTConfig", {**OPT, "do_layer_norm_before": False}),
-    "llama": ("LlamaConfig", {**WIDE, **HEADS}),
-    "mistral": ("MistralConfig", {**WIDE, **HEADS}),
-    "qwen2": ("Qwen2Config", {**WIDE, **HEADS}),
-    "qwen3": ("Qwen3Config", {**WIDE, **HEADS}),
-    "gemma": ("GemmaConfig", {**WIDE, **HEADS}),
-    "gemma2": ("Gemma2Config", {**WIDE, **HEADS}),
-}
-
-
-def wrap(module):
-    blocks_path, projection_path = ARCHITECTURES[module.config.model_type]
-    blocks = tuple(module.get_submodule(blocks_path))
-    projections = tuple(block.get_submodule(projection_path) for block in blocks)
-    return Model(module, blocks, projections, torch.device("cpu"))
-
-
-def make(name="gpt2"):
-    """A tiny model with random weights; the layers of the GPT-2 differ in width."""
-    class_name, options = CONFIGS[name]
-    torch.manual_seed(0)
-    config = getattr(transformers, class_name)(**COMMON, **INIT, **options)
-    module = transformers.AutoModelForCausalLM.from_config(config)
-    if name == "gpt2":
-        module.transformer.h[1].mlp = GPT2MLP(40, config).apply(module._init_weights)
-    for weight_name, weight in module.named_parameters():
-        if weight_name.endswith("bias"):  # zero at initialisation, which would hide mistakes
-            nn.init.normal_(weight, std=0.3)
-    return wrap(module.eval().requires_grad_(False))
-
-
-def tokens(n=5, length=9):
-    return np.random.default_rng(1).integers(0, VOCABULARY, (n, length))
-
-
-def neurons(model, seed=2):
-    """Random statistics, and 4 universal neurons in each layer."""
-    rng = np.random.default_rng(seed)
-    n = sum(model.d_mlp)
-    universal = np.zeros(n, bool)
-    start = 0
-    for width in model.d_mlp:
-        universal[start + rng.choice(width, 4, replace=False)] = True
-        start += width
-    return {
-        "universal": universal,
-        "mean": rng.normal(size=n),
-        "norm": np.exp(rng.normal(size=n)),
-        "sparsity": rng.uniform(0.1, 0.9, n),
-    }
-
-
-def layers(model):
-    return np.repeat(np.arange(len(model.d_mlp)), model.d_mlp)
-
-
-def edited(model, replaced, values):
-    """A copy whose weights do what replacing activations by constants does."""
-    module = copy.deepcopy(model.module)
-    start = 0
-    for projection in wrap(module).projections:
-        conv1d = not isinstance(projection, nn.Linear)
-        weight = projection.weight if conv1d else projection.weight.T  # (neurons, d_model)
-        own = slice(start, start + len(weight))
-        start = own.stop
-        chosen = torch.from_numpy(np.flatnonzero(replaced[own]))
-        constant = torch.from_numpy(values[own][chosen.numpy()]).float() @ weight[chosen]
-        bias = constant if projection.bias is None else projection.bias + constant
-        projection.bias = nn.Parameter(bias, requires_grad=False)
-        weight[chosen] = 0
-    return module
-
-
-def hugging_face_loss(module, sequences):
-    ids = torch.from_numpy(sequences)
-    with torch.no_grad():
-        return module(input_ids=ids, labels=ids).loss.item()
 
 
 def universal_rows(table, kind="mean"):

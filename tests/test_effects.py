@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from test_ablation import edited, hugging_face_loss, make, neurons, tokens
+from architectures import edited, hugging_face_loss, make, neurons, tokens
 
 from universal_neurons import effects as module
 from universal_neurons.doses import CONTROLS, DOSES, doses

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import kill
 import pandas as pd
@@ -12,15 +11,11 @@ import tiny
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_gives_the_same_tables(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    begun = time.monotonic()
-    for where in (whole, killed):
-        tiny.make(where)
-    kill.run_with_kills(whole, 0, 0, random.Random())
-    seconds = time.monotonic() - begun
-    assert kill.run_with_kills(killed, 3, seconds / 2, random.Random(1)) > 0
-    assert kill.differences(whole, killed) == []
+def test_a_run_killed_at_random_moments_gives_the_same_tables(real, tmp_path):
+    whole, seconds = real
+    tiny.make(tmp_path)
+    assert kill.run_with_kills(tmp_path, 3, seconds / 2, random.Random(1)) > 0
+    assert kill.differences(whole, tmp_path) == []
 
 
 def test_different_tables_are_told_apart(tmp_path):

@@ -131,7 +131,8 @@ def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
     os.closerange(3, 1024)
     os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(request["environment"])
+    # numba reads its settings again whenever it compiles, and refuses another number of threads.
+    os.environ.update({**request["environment"], "NUMBA_NUM_THREADS": "1"})
     random.seed()
     import torch
 
