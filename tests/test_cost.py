@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 
 import pytest
@@ -34,15 +33,15 @@ COPIES = {
     "REFINE_TOKENS": screening.DOT_TOKENS,
     "REFINE_BYTES": screening.EXACT_BYTES,
 }
+LARGE = {"tokens": 5_000_000, "heldout_tokens": 50_000, "shards": 8}
 GRIDS = {
     "small": grid(SMALL),
-    "GPT-2 Small": grid(GPT2_SMALL, tokens=5_000_000, heldout_tokens=50_000, shards=8),
+    "GPT-2 Small": grid(GPT2_SMALL, **LARGE),
     "uneven shards": grid(SMALL, tokens=1000, shards=3),
+    "direct": grid(GPT2_SMALL, sections={"capture": {"store": False}}, **LARGE),
+    "screened": grid(GPT2_SMALL, sections={"correlate": {"mode": "screened"}}, **LARGE),
+    "float32": grid(GPT2_SMALL, sections={"capture": {"encoding": "float32"}}, **LARGE),
 }
-GRIDS["direct"] = copy.deepcopy(GRIDS["GPT-2 Small"])
-GRIDS["direct"].config["capture"]["store"] = False
-GRIDS["screened"] = copy.deepcopy(GRIDS["GPT-2 Small"])
-GRIDS["screened"].config["correlate"]["mode"] = "screened"
 
 
 @pytest.mark.parametrize("name", COPIES)

@@ -71,17 +71,17 @@ class Sizes:
     @property
     def scored(self) -> int:
         """Scored tokens."""
-        return self.grid.config["corpus"]["tokens"]
+        return self.grid.config.corpus.tokens
 
     @property
     def draws(self) -> int:
         """Rotations of a layer."""
-        return self.grid.config["baseline"]["draws"]
+        return self.grid.config.baseline.draws
 
     @property
     def products(self) -> str:
         """Rate that products of codes run at."""
-        return "int8" if self.grid.config["capture"]["encoding"] == "int8" else "float32"
+        return "int8" if self.grid.config.capture.encoding == "int8" else "float32"
 
     @property
     def layer_products(self) -> float:
@@ -132,4 +132,4 @@ class Sizes:
     @property
     def sum_bytes(self) -> float:
         """Stored bytes of one sum, in all shards."""
-        return SUM_BYTES[self.grid.config["capture"]["encoding"]] * len(self.grid.shards)
+        return SUM_BYTES[self.grid.config.capture.encoding] * len(self.grid.shards)
