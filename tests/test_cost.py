@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 from test_grid import GPT2_SMALL, SMALL, grid
@@ -15,7 +17,6 @@ from universal_neurons import (
     permuted,
     products,
     screening,
-    store,
     untrained,
 )
 from universal_neurons.plan import cost, sizes
@@ -23,7 +24,6 @@ from universal_neurons.plan import cost, sizes
 # What the costs copy, as importing the modules would cost the Snakefile seconds.
 COPIES = {
     "BLOCK_BYTES": products.BLOCK_BYTES,
-    "CHUNK_BYTES": store.CHUNK_BYTES,
     "DIRECT_TOKENS": direct.BLOCK_TOKENS,
     "INFLUENCE_TOKENS": influence.BLOCK_TOKENS,
     "INFLUENCE_GROUPS": influence.GROUPS,
@@ -47,6 +47,16 @@ GRIDS = {
 @pytest.mark.parametrize("name", COPIES)
 def test_the_costs_know_the_numbers_of_the_code(name):
     assert getattr(sizes, name) == COPIES[name]
+
+
+def test_a_plan_is_made_without_the_libraries_that_take_seconds():
+    slow = ["torch", "transformers", "pandas", "scipy", "numba", "matplotlib", "datasets"]
+    code = (
+        "import sys, universal_neurons.plan.cost, universal_neurons.plan.config\n"
+        f"sys.exit(set({slow}) & set(sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import (
     ABLATION_TOKENS,
-    CHUNK_BYTES,
     DIRECT_TOKENS,
     INFLUENCE_GROUPS,
     INFLUENCE_TOKENS,
@@ -24,6 +23,7 @@ from universal_neurons.plan.sizes import (
     VOCABULARY,
     Sizes,
 )
+from universal_neurons.store import CHUNK_BYTES
 
 # Stored bytes per activation and per entry of a rotation, after compression; docs/performance.md.
 ACTIVATION_BYTES = {"int8": 0.75, "bfloat16": 1.7, "float32": 3.7}

@@ -15,10 +15,8 @@ SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}
 VOCABULARY = 50_000
 
 # Numbers of other modules, which import too much to be asked here: tests/test_cost.py holds them
-# in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`), and of a file of
-# a store (`store.CHUNK_BYTES`).
+# in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`).
 BLOCK_BYTES = 64 << 20
-CHUNK_BYTES = 8 << 20
 # Tokens at a time of capture without stores, of influences and of ablation.
 DIRECT_TOKENS, INFLUENCE_TOKENS, ABLATION_TOKENS = 8192, 2048, 1024
 # Groups of sequences that influences are taken of.
