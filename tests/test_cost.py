@@ -7,8 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from test_grid import GPT2_SMALL, SMALL, grid
-from test_profiles import RULES, rule_names
+from planning import GPT2_SMALL, RULES, SMALL, grid, rule_names
 
 from universal_neurons import (
     ablation,

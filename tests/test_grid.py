@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planning import GPT2_SMALL, SMALL, grid
 
 from universal_neurons.errors import UserError
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid, parse_layers
-from universal_neurons.plan.sections import Config
 from universal_neurons.shape import Shape, read_shape
-
-SMALL, GPT2_SMALL = Shape(2, 256), Shape(12, 3072)
-
-
-# A configuration to change: its files need not be there.
-PLAIN = Config.of(
-    resolve(
-        {
-            "run": "r",
-            "models": {"seeds": ["0", "1", "2"], "steps": [1, 2]},
-            "corpus": {
-                "source": "bundled", "tokens": 1000, "heldout_tokens": 100, "context_length": 10,
-            },
-            "correlate": {"sample": 0.1},
-            "persistence": {"trace_tokens": 500},
-        }
-    )
-)  # fmt: skip
-
-
-def grid(shape=SMALL, seeds=("0", "1", "2"), sections=None, **corpus):
-    """A grid of models of one size; `sections` and `corpus` change the configuration."""
-    sections = {"models": {"seeds": list(seeds)}, "corpus": corpus, **(sections or {})}
-    changes = {name: replace(getattr(PLAIN, name), **keys) for name, keys in sections.items()}
-    return Grid(replace(PLAIN, **changes), dict.fromkeys(seeds, shape))
 
 
 def planned(models, store=True, **corpus):
