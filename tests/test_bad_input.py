@@ -331,7 +331,7 @@ def test_a_wrong_file_is_named_by_snakemake_without_a_traceback(tmp_path, conten
     result = tiny.snakemake(tmp_path, "--dry-run")
     assert result.returncode != 0
     assert message in result.stdout
-    assert "universal_neurons/config.py" not in result.stdout
+    assert "universal_neurons/plan/config.py" not in result.stdout
 
 
 def test_a_job_ends_with_the_message_alone(tmp_path):

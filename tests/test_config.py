@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import tomllib
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
 
 from universal_neurons.errors import UserError
 from universal_neurons.plan.config import SCHEMA, load_config, resolve
+from universal_neurons.plan.sections import Config
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = {
@@ -205,3 +208,19 @@ def test_the_schema_is_the_packages_and_shown_with_the_workflow():
     ]
     package = SCHEMA.parent.parent
     assert any(SCHEMA in package.glob(pattern) for pattern in data["universal_neurons"])
+
+
+def test_the_typed_sections_have_the_keys_of_the_schema():
+    def names(kind):
+        hints = get_type_hints(kind)
+        return {key: names(of) if is_dataclass(of) else None for key, of in hints.items()}
+
+    def keys(rules):
+        return {
+            key: keys(rule) if "properties" in rule else None
+            for key, rule in rules["properties"].items()
+        }
+
+    assert names(Config) == keys(yaml.safe_load(SCHEMA.read_text()))
+    typed = Config.of(resolve(MINIMAL))
+    assert asdict(typed) == resolve(MINIMAL)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
+import subprocess
+import sys
 
 import pytest
-from test_grid import GPT2_SMALL, SMALL, grid
-from test_profiles import RULES, rule_names
+from planning import GPT2_SMALL, RULES, SMALL, grid, rule_names
 
 from universal_neurons import (
     ablation,
@@ -16,7 +16,6 @@ from universal_neurons import (
     permuted,
     products,
     screening,
-    store,
     untrained,
 )
 from universal_neurons.plan import cost, sizes
@@ -24,7 +23,6 @@ from universal_neurons.plan import cost, sizes
 # What the costs copy, as importing the modules would cost the Snakefile seconds.
 COPIES = {
     "BLOCK_BYTES": products.BLOCK_BYTES,
-    "CHUNK_BYTES": store.CHUNK_BYTES,
     "DIRECT_TOKENS": direct.BLOCK_TOKENS,
     "INFLUENCE_TOKENS": influence.BLOCK_TOKENS,
     "INFLUENCE_GROUPS": influence.GROUPS,
@@ -34,20 +32,30 @@ COPIES = {
     "REFINE_TOKENS": screening.DOT_TOKENS,
     "REFINE_BYTES": screening.EXACT_BYTES,
 }
+LARGE = {"tokens": 5_000_000, "heldout_tokens": 50_000, "shards": 8}
 GRIDS = {
     "small": grid(SMALL),
-    "GPT-2 Small": grid(GPT2_SMALL, tokens=5_000_000, heldout_tokens=50_000, shards=8),
+    "GPT-2 Small": grid(GPT2_SMALL, **LARGE),
     "uneven shards": grid(SMALL, tokens=1000, shards=3),
+    "direct": grid(GPT2_SMALL, sections={"capture": {"store": False}}, **LARGE),
+    "screened": grid(GPT2_SMALL, sections={"correlate": {"mode": "screened"}}, **LARGE),
+    "float32": grid(GPT2_SMALL, sections={"capture": {"encoding": "float32"}}, **LARGE),
 }
-GRIDS["direct"] = copy.deepcopy(GRIDS["GPT-2 Small"])
-GRIDS["direct"].config["capture"]["store"] = False
-GRIDS["screened"] = copy.deepcopy(GRIDS["GPT-2 Small"])
-GRIDS["screened"].config["correlate"]["mode"] = "screened"
 
 
 @pytest.mark.parametrize("name", COPIES)
 def test_the_costs_know_the_numbers_of_the_code(name):
     assert getattr(sizes, name) == COPIES[name]
+
+
+def test_a_plan_is_made_without_the_libraries_that_take_seconds():
+    slow = ["torch", "transformers", "pandas", "scipy", "numba", "matplotlib", "datasets"]
+    code = (
+        "import sys, universal_neurons.plan.cost, universal_neurons.plan.config\n"
+        f"sys.exit(set({slow}) & set(sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -7,27 +7,23 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planning import GPT2_SMALL, SMALL, grid
 
 from universal_neurons.errors import UserError
+from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid, parse_layers
 from universal_neurons.shape import Shape, read_shape
 
-SMALL, GPT2_SMALL = Shape(2, 256), Shape(12, 3072)
 
-
-def grid(shape=SMALL, seeds=("0", "1", "2"), **corpus):
+def planned(models, store=True, **corpus):
+    """The grid of local models that there are."""
     config = {
-        "models": {"source": "local", "seeds": list(seeds), "steps": [1, 2]},
-        "corpus": {
-            "tokens": 1000, "heldout_tokens": 100, "context_length": 10, "shards": 1, **corpus,
-        },
-        "capture": {"store": True, "keep": True, "encoding": "int8"},
-        "correlate": {"mode": "exact", "sample": 0.1, "memory_gb": 8},
-        "baseline": {"draws": 5},
-        "persistence": {"trace_tokens": 500},
-        "ablation": {"kinds": ["mean"], "controls": 20},
-    }  # fmt: skip
-    return Grid(config, dict.fromkeys(seeds, shape))
+        "run": "r",
+        "models": models,
+        "corpus": {"source": "bundled", "tokens": 1000, **corpus},
+        "capture": {"store": store},
+    }
+    return Grid.of(resolve(config))
 
 
 def test_pairs_do_not_depend_on_the_order_of_the_seeds():
@@ -89,18 +85,17 @@ def test_mixtures_of_experts_are_refused_before_any_job(tmp_path, key):
 
 def test_token_ids_need_seeds_of_one_vocabulary_but_not_of_one_size(tmp_path):
     for seed, vocabulary, layers in (("a", 50, 2), ("b", 50, 3), ("c", 51, 2)):
-        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "1").mkdir(parents=True)
         config = {"n_layer": layers, "n_embd": 16, "vocab_size": vocabulary}
-        (tmp_path / seed / "config.json").write_text(json.dumps(config))
-    models = {"source": "local", "steps": [1], "path": f"{tmp_path}/{{seed}}"}
-    rest = {"corpus": {"source": "tokens"}, "capture": {"store": True}}
-    grid = Grid.of({"models": {**models, "seeds": ["a", "b"]}, **rest})
+        (tmp_path / seed / "1/config.json").write_text(json.dumps(config))
+    models = {"source": "local", "steps": [1], "path": f"{tmp_path}/{{seed}}/{{step}}"}
+    grid = planned({**models, "seeds": ["a", "b"]}, source="tokens", path="tokens.npy")
     assert [shape.n_layers for shape in grid.shapes.values()] == [2, 3]
     different = {**models, "seeds": ["a", "c"]}
     with pytest.raises(UserError, match=r"models.seeds: .* vocabularies of \[50, 51\] tokens"):
-        Grid.of({"models": different, **rest})
+        planned(different, source="tokens", path="tokens.npy")
     # Tokenizers, where there are any, are compared themselves: embeddings may be padded.
-    Grid.of({"models": different, **rest, "corpus": {"source": "text"}})
+    planned(different, source="text", path="*.txt")
 
 
 def test_bad_model_directories_are_named(tmp_path):
@@ -121,30 +116,27 @@ def test_a_seed_whose_size_changes_between_steps_is_refused(tmp_path):
             (where / "config.json").write_text(json.dumps({"n_layer": 2, "n_embd": width}))
     models = {"source": "local", "seeds": ["a", "b"], "steps": [1, 2]}
     models["path"] = f"{tmp_path}/{{seed}}/{{step}}"
-    capture = {"store": True}
     with pytest.raises(UserError, match="seed b has different sizes"):
-        Grid.of({"models": models, "capture": capture})
-    one = {**models, "steps": [1]}
-    assert Grid.of({"models": one, "capture": capture}).shapes["b"] == Shape(2, 64)
+        planned(models)
+    assert planned({**models, "steps": [1]}).shapes["b"] == Shape(2, 64)
 
 
 def test_without_stored_activations_all_seeds_need_one_size(tmp_path):
     for seed, width in (("a", 16), ("b", 20)):
-        (tmp_path / seed).mkdir()
-        (tmp_path / seed / "config.json").write_text(json.dumps({"n_layer": 2, "n_embd": width}))
+        where = tmp_path / seed / "1"
+        where.mkdir(parents=True)
+        (where / "config.json").write_text(json.dumps({"n_layer": 2, "n_embd": width}))
     models = {"source": "local", "seeds": ["a", "b"], "steps": [1]}
-    models["path"] = f"{tmp_path}/{{seed}}"
-    assert Grid.of({"models": models, "capture": {"store": True}, "corpus": {"source": "text"}})
+    models["path"] = f"{tmp_path}/{{seed}}/{{step}}"
+    assert planned(models)
     with pytest.raises(UserError, match="capture.store: false .* needs them to have one size"):
-        Grid.of({"models": models, "capture": {"store": False}, "corpus": {"source": "text"}})
+        planned(models, store=False)
 
 
 def test_sums_of_all_pairs_are_made_in_as_many_passes_as_the_memory_asks_for():
-    cells = grid(GPT2_SMALL, seeds=("0", "1", "2", "3", "4"))
-    cells.config["capture"]["store"] = False
     # Ten pairs of 0.9 GB per layer, and 0.9 GB of within-layer sums per seed.
     for memory_gb, passes in ((200, 1), (64, 2), (8, 12)):
-        cells.config["correlate"]["memory_gb"] = memory_gb
-        blocks = cells.layer_blocks("0", "1")
+        sections = {"capture": {"store": False}, "correlate": {"memory_gb": memory_gb}}
+        blocks = grid(GPT2_SMALL, seeds="01234", sections=sections).layer_blocks("0", "1")
         assert len(blocks) == passes
         assert [i for block in blocks for i in parse_layers(block)] == list(range(12))

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import yaml
+from planning import RULES, rule_names
 
 ROOT = Path(__file__).parent.parent
-RULES = {file.name: file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk")}
 
 
 def profile(name):
@@ -19,12 +19,6 @@ def test_the_slurm_profile_repeats_the_default_one():
     """--workflow-profile replaces the default profile, whose settings keep reruns right."""
     default, slurm = profile("default"), profile("slurm")
     assert {key: slurm.get(key) for key in default} == default
-
-
-def rule_names(files):
-    """Names of the rules of rule files' texts, by file."""
-    named = re.findall(r"^ *(?:use )?rule (\w+)(?: as (\w+))?", "\n".join(files.values()), re.M)
-    return {new or name for name, new in named}
 
 
 def test_the_slurm_profile_names_rules_that_there_are():

@@ -18,6 +18,7 @@ import tiny
 import yaml
 
 from universal_neurons.plan.config import resolve
+from universal_neurons.plan.cost import asked
 from universal_neurons.plan.grid import Grid
 
 pytestmark = pytest.mark.slurm
@@ -149,9 +150,10 @@ def test_all_rules_run_where_the_profile_says_with_what_they_ask_for(cluster, tm
         assert ("gpu" in job.get("TresPerJob", "")) == on_gpu, job
     by_rule = {job["rule"]: job for job in jobs}
     for rule in ("capture", "match", "rotations", "ablate"):
-        assert memory_mb(by_rule[rule]) == grid.mem_mb(rule)
-        assert minutes(by_rule[rule]) == grid.minutes(rule)
-        assert int(by_rule[rule]["NumCPUs"]) == grid.threads(rule)
+        asks = asked(grid, rule)
+        assert memory_mb(by_rule[rule]) == asks.mem_mb
+        assert minutes(by_rule[rule]) == asks.minutes
+        assert int(by_rule[rule]["NumCPUs"]) == asks.threads
     assert not {"concatenate", "models", "figures", "report"} & set(by_rule)
     assert sum(job["rule"] == "tables" for job in jobs) == 1, "the joins are one job"
     matches = pd.read_parquet(tmp_path / "results/tiny/matches.parquet")

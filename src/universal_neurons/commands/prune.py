@@ -15,6 +15,7 @@ from universal_neurons.commands.status import bytes_in
 from universal_neurons.errors import UserError
 from universal_neurons.plan.config import load_config
 from universal_neurons.plan.pruned import add_pruned
+from universal_neurons.plan.sections import Config
 
 # What can be dropped.
 KINDS = ("activations", "sums")
@@ -58,18 +59,13 @@ def of_run(config: str | Path, kind: str, snakefile: Path | None = None) -> str:
     UserError
         If something is still to be done: nothing is dropped then.
     """
-    resolved = load_config(config)
+    run = Config.of(load_config(config))
     if left := pending(Path(config), snakefile):
         raise UserError(
-            f"the run {resolved['run']} is not finished: {len(left)} files are still to be made, "
-            f"such as {left[0]}; nothing was dropped"
+            f"the run {run.run} is not finished: {len(left)} files are still to be made, such as "
+            f"{left[0]}; nothing was dropped"
         )
-    results = Path("results", resolved["run"])
-    models = resolved["models"]
-    grid = {
-        "seeds": models["seeds"],
-        "steps": models["steps"],
-        "shards": resolved["corpus"]["shards"],
-    }
+    results, models = Path("results", run.run), run.models
+    grid = {"seeds": models.seeds, "steps": models.steps, "shards": run.corpus.shards}
     freed = prune(results, kind, grid)
     return f"{results / kind}: dropped, {freed / 1e9:.2f} GB freed"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import (
     ABLATION_TOKENS,
-    CHUNK_BYTES,
     DIRECT_TOKENS,
     INFLUENCE_GROUPS,
     INFLUENCE_TOKENS,
@@ -24,6 +23,7 @@ from universal_neurons.plan.sizes import (
     VOCABULARY,
     Sizes,
 )
+from universal_neurons.store import CHUNK_BYTES
 
 # Stored bytes per activation and per entry of a rotation, after compression; docs/performance.md.
 ACTIVATION_BYTES = {"int8": 0.75, "bfloat16": 1.7, "float32": 3.7}
@@ -151,9 +151,9 @@ def _fetch(s: Sizes) -> Cost:
 
 
 def _train(s: Sizes) -> Cost:
-    train = s.grid.config["models"]["train"]
-    tokens = train["total_steps"] * train["batch_size"] * s.grid.config["corpus"]["context_length"]
-    head = train["vocab_size"] * train["width"]
+    train = s.grid.config.models.train
+    tokens = train.total_steps * train.batch_size * s.grid.config.corpus.context_length
+    head = train.vocab_size * train.width
     forward = s.grid.forward_operations()
     # A step back costs two forward ones.
     job = {"model": 3 * (forward + 2 * head) * tokens}
@@ -164,8 +164,8 @@ def _train(s: Sizes) -> Cost:
 
 def _capture(s: Sizes) -> Cost:
     token = {"model": s.grid.forward_operations(), s.products: s.layer_products}
-    config = s.grid.config["capture"]
-    kept = ACTIVATION_BYTES[config["encoding"]] * s.scored * s.shape.neurons * config["keep"]
+    config = s.grid.config.capture
+    kept = ACTIVATION_BYTES[config.encoding] * s.scored * s.shape.neurons * config.keep
     return Cost(
         s.models * len(s.grid.shards),
         _times(token, s.grid.shard_tokens()),
@@ -196,7 +196,7 @@ def _direct(s: Sizes) -> Cost:
         passes * len(s.grid.steps) * len(s.grid.shards),
         _times(token, s.grid.shard_tokens()),
         whole,
-        int(1e9 * s.grid.config["correlate"]["memory_gb"]) + seeds * (2 * s.weights + codes),
+        int(1e9 * s.grid.config.correlate.memory_gb) + seeds * (2 * s.weights + codes),
         s.sum_bytes * sums,
         START_TORCH,
     )
@@ -233,7 +233,7 @@ def _match(s: Sizes) -> Cost:
 
 
 def _screen(s: Sizes) -> Cost:
-    sampled = s.grid.config["correlate"]["sample"] * s.pair / s.shape.n_layers
+    sampled = s.grid.config.correlate.sample * s.pair / s.shape.n_layers
     # Of the layer; both may run at one rate.
     layer = {"float32": s.layer_baseline}
     layer[s.products] = layer.get(s.products, 0) + sampled
@@ -289,7 +289,7 @@ def _ablate(s: Sizes) -> Cost:
 def _trace(s: Sizes) -> Cost:
     """Two forward passes of a model's cell and all pairs of its neurons."""
     config = s.grid.config
-    tokens = s.grid.trace_sequences() * config["corpus"]["context_length"]
+    tokens = s.grid.trace_sequences() * config.corpus.context_length
     model = {
         "model": 2 * tokens * s.grid.forward_operations(),
         "float32": 2 * tokens * s.shape.neurons**2,
@@ -299,7 +299,7 @@ def _trace(s: Sizes) -> Cost:
         len(s.grid.ablation_blocks()) * intervals,
         _times(model, s.seeds_of_block),
         _times(model, len(s.grid.seeds) * intervals),
-        2 * s.weights + 3 * 4 * config["persistence"]["trace_tokens"] * s.shape.neurons,
+        2 * s.weights + 3 * 4 * config.persistence.trace_tokens * s.shape.neurons,
         start=START_TORCH,
     )
 
@@ -336,10 +336,10 @@ def asked(grid: Grid, rule: str) -> Cost | Fixed:
 def planned(grid: Grid) -> dict[str, Cost]:
     """Cost by rule of all rules that take time or room and that the grid has jobs of."""
     config = grid.config
-    stored, screened = config["capture"]["store"], config["correlate"]["mode"] == "screened"
+    stored, screened = config.capture.store, config.correlate.mode == "screened"
     there = {
-        "fetch": config["models"]["source"] == "hub",
-        "train": config["models"]["source"] == "train",
+        "fetch": config.models.source == "hub",
+        "train": config.models.source == "train",
         "capture": stored,
         "direct": not stored,
         "screen": screened,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations, product
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from universal_neurons import hub
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
+from universal_neurons.plan.sections import Config
 from universal_neurons.shape import Shape, read_shape, read_vocabulary
 
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
@@ -48,30 +49,29 @@ class Grid:
     Parameters
     ----------
     config
-        Resolved configuration (`config.resolve`).
+        Of the run.
     shapes
         Size of every seed's models.
     """
 
-    config: Mapping[str, Any]
+    config: Config
     shapes: Mapping[str, Shape]
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Grid:
-        """The grid of a resolved configuration.
+        """The grid of a resolved configuration (`config.resolve`).
 
         Reads the ``config.json`` of models that the workflow does not make, from the Hub where it
         is not at hand (`hub.config_directories`).
         """
-        models = config["models"]
-        if models["source"] == "train":
-            train = models["train"]
-            shape = Shape(train["layers"], train["d_mlp"])
-            return cls(config, dict.fromkeys(models["seeds"], shape))
-        cells = list(product(models["seeds"], models["steps"]))
+        typed = Config.of(config)
+        models, train = typed.models, typed.models.train
+        if models.source == "train":
+            return cls(typed, dict.fromkeys(models.seeds, Shape(train.layers, train.d_mlp)))
+        cells = list(product(models.seeds, models.steps))
         directories = [Path(model_path(config).format(seed=s, step=t)) for s, t in cells]
-        if models["source"] == "hub":
-            names = [hub.name_of(models, seed, step) for seed, step in cells]
+        if models.source == "hub":
+            names = [hub.name_of(config["models"], seed, step) for seed, step in cells]
             directories = hub.config_directories(names, directories)
         shapes: dict[str, Shape] = {}
         vocabularies: set[int] = set()
@@ -82,27 +82,27 @@ class Grid:
             if vocabulary is not None:
                 vocabularies.add(vocabulary)
         # Where text is tokenised, the tokenizers themselves are compared (`corpus`).
-        if len(vocabularies) > 1 and config["corpus"]["source"] == "tokens":
+        if len(vocabularies) > 1 and typed.corpus.source == "tokens":
             raise UserError(
                 f"models.seeds: the models have vocabularies of {sorted(vocabularies)} tokens, so "
                 "the same token ids do not mean the same text; use seeds of one vocabulary"
             )
-        if not config["capture"]["store"] and len(set(shapes.values())) > 1:
+        if not typed.capture.store and len(set(shapes.values())) > 1:
             raise UserError(
                 "capture.store: false runs all seeds side by side and needs them to have one size; "
                 "use true"
             )
-        return cls(config, shapes)
+        return cls(typed, shapes)
 
     @property
     def seeds(self) -> list[str]:
         """Seed labels in the order of the configuration."""
-        return self.config["models"]["seeds"]
+        return self.config.models.seeds
 
     @property
     def steps(self) -> list[int]:
         """Training steps, ascending."""
-        return self.config["models"]["steps"]
+        return self.config.models.steps
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -123,12 +123,13 @@ class Grid:
         files
             The files of the corpus; a changed one has another size or time.
         """
-        corpus = self.config["corpus"]
+        corpus = self.config.corpus
+        keys = ("source", "path", "text_key", "context_length", "seed")
         about = [
             METHOD_VERSION["train"],
             METHOD_VERSION["corpus"],
-            self.config["models"]["train"],
-            {k: corpus[k] for k in ("source", "path", "text_key", "context_length", "seed")},
+            asdict(self.config.models.train),
+            {key: getattr(corpus, key) for key in keys},
             [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files],
         ]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
@@ -136,7 +137,7 @@ class Grid:
     @property
     def shards(self) -> range:
         """Shard numbers."""
-        return range(self.config["corpus"]["shards"])
+        return range(self.config.corpus.shards)
 
     def shard_range(self, shard: int) -> tuple[int, int]:
         """First sequence of a shard and the one after its last.
@@ -144,16 +145,16 @@ class Grid:
         All shards have the same size, the last also takes what is left over: a run with twice the
         tokens and twice the shards has the old ones among them.
         """
-        corpus = self.config["corpus"]
-        size = corpus["tokens"] // corpus["shards"] // corpus["context_length"]
-        last = shard == corpus["shards"] - 1
-        stop = corpus["tokens"] // corpus["context_length"] if last else (shard + 1) * size
+        corpus = self.config.corpus
+        size = corpus.tokens // corpus.shards // corpus.context_length
+        last = shard == corpus.shards - 1
+        stop = corpus.tokens // corpus.context_length if last else (shard + 1) * size
         return shard * size, stop
 
     def shard_tokens(self) -> int:
         """Tokens of the largest shard."""
         start, stop = self.shard_range(len(self.shards) - 1)
-        return (stop - start) * self.config["corpus"]["context_length"]
+        return (stop - start) * self.config.corpus.context_length
 
     def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
         """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``.
@@ -162,10 +163,10 @@ class Grid:
         Small, all of a small model, whose jobs would otherwise be shorter than their start.
         """
         shape, other = self.shapes[seed], self.shapes[other_seed]
-        budget = SUMS_BYTES
-        if not self.config["capture"]["store"]:
+        budget = float(SUMS_BYTES)
+        if not self.config.capture.store:
             # One job holds the sums of all pairs, and the within-layer sums of all seeds.
-            budget = self.config["correlate"]["memory_gb"] * 1e9
+            budget = self.config.correlate.memory_gb * 1e9
             budget -= len(self.seeds) * 8 * shape.d_mlp * shape.neurons
             budget /= len(self.pairs)
         size = max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
@@ -186,8 +187,8 @@ class Grid:
 
     def trace_sequences(self) -> int:
         """Scored sequences that neurons are traced to the next step on."""
-        corpus, wanted = self.config["corpus"], self.config["persistence"]["trace_tokens"]
-        return max(1, min(wanted, corpus["tokens"]) // corpus["context_length"])
+        corpus, wanted = self.config.corpus, self.config.persistence.trace_tokens
+        return max(1, min(wanted, corpus.tokens) // corpus.context_length)
 
     def forward_operations(self) -> float:
         """Operations per token: a block has about 12 weights per squared width, d_mlp = 4 width."""
@@ -200,9 +201,9 @@ class Grid:
         Doses, single neurons and attribution (a backward pass costs two forward ones) take about 28
         passes more, direct effects those of few blocks.
         """
-        ablation = self.config["ablation"]
-        sets = len(ablation["kinds"]) * (1 + ablation["controls"]) * (self.largest.n_layers + 1)
-        tokens = self.config["corpus"]["heldout_tokens"]
+        ablation = self.config.ablation
+        sets = len(ablation.kinds) * (1 + ablation.controls) * (self.largest.n_layers + 1)
+        tokens = self.config.corpus.heldout_tokens
         return tokens * self.forward_operations() * (28 + sets / 2)
 
     @property

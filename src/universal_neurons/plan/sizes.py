@@ -15,10 +15,8 @@ SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}
 VOCABULARY = 50_000
 
 # Numbers of other modules, which import too much to be asked here: tests/test_cost.py holds them
-# in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`), and of a file of
-# a store (`store.CHUNK_BYTES`).
+# in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`).
 BLOCK_BYTES = 64 << 20
-CHUNK_BYTES = 8 << 20
 # Tokens at a time of capture without stores, of influences and of ablation.
 DIRECT_TOKENS, INFLUENCE_TOKENS, ABLATION_TOKENS = 8192, 2048, 1024
 # Groups of sequences that influences are taken of.
@@ -71,17 +69,17 @@ class Sizes:
     @property
     def scored(self) -> int:
         """Scored tokens."""
-        return self.grid.config["corpus"]["tokens"]
+        return self.grid.config.corpus.tokens
 
     @property
     def draws(self) -> int:
         """Rotations of a layer."""
-        return self.grid.config["baseline"]["draws"]
+        return self.grid.config.baseline.draws
 
     @property
     def products(self) -> str:
         """Rate that products of codes run at."""
-        return "int8" if self.grid.config["capture"]["encoding"] == "int8" else "float32"
+        return "int8" if self.grid.config.capture.encoding == "int8" else "float32"
 
     @property
     def layer_products(self) -> float:
@@ -132,4 +130,4 @@ class Sizes:
     @property
     def sum_bytes(self) -> float:
         """Stored bytes of one sum, in all shards."""
-        return SUM_BYTES[self.grid.config["capture"]["encoding"]] * len(self.grid.shards)
+        return SUM_BYTES[self.grid.config.capture.encoding] * len(self.grid.shards)
