@@ -12,7 +12,7 @@ READY_LINT := .venv/ready-lint
 # Kills of `make kill-test`.
 N ?= 50
 
-.PHONY: demo test test-slurm kill-test estimate status prune bench lint format lock clean compare-published
+.PHONY: demo test test-slurm kill-test estimate status prune bench lint format lock rulegraph clean compare-published
 
 demo: $(READY_RUN)
 	$(BIN)/snakemake --cores all
@@ -116,6 +116,10 @@ $(READY_LINT): $(READY_RUN)
 # A run of GPT-2 Small beside the published counts: make compare-published RUN=gpt2-small-gurnee
 compare-published: $(READY_RUN)
 	$(BIN)/python -m universal_neurons.published results/$(RUN)
+
+# The picture of the rules in docs/architecture.md; needs `dot` (Debian's package graphviz).
+rulegraph: $(READY_RUN)
+	$(BIN)/snakemake --rulegraph | $(BIN)/python docs/rulegraph.py | dot -Tsvg > docs/rulegraph.svg
 
 # Newest versions of everything, torch excepted (pyproject.toml); tests/test_environment.py says which of
 # them envs/ needs too. Run the tests before committing the result.
