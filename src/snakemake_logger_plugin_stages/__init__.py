@@ -15,7 +15,7 @@ import shutil
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -68,7 +68,7 @@ class Progress:
     total: int = 0
     planned: Counter[str] = field(default_factory=Counter)
     finished: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     began: dict[str, float] = field(default_factory=dict)
     running: dict[int, Job] = field(default_factory=dict)
 
@@ -102,16 +102,20 @@ class Progress:
 
     def left(self, now: float) -> float | None:
         """Seconds left, if later jobs take what earlier ones of their rule took."""
-        if not self.done or not self.seconds.total():
+        spent = sum(self.seconds.values())
+        if not self.done or not spent:
             return None
-        mean = self.seconds.total() / self.done
         work = sum(
             (count - self.finished[rule])
-            * (self.seconds[rule] / self.finished[rule] if self.finished[rule] else mean)
+            * (
+                self.seconds[rule] / self.finished[rule]
+                if self.finished[rule]
+                else spent / self.done
+            )
             for rule, count in self.planned.items()
         )
-        side_by_side = max(self.seconds.total() / max(now - self.start, 1e-9), 1e-9)
-        return max(0.0, work / side_by_side)
+        side_by_side = spent / max(now - self.start, 1e-9)
+        return work / side_by_side
 
     def line(self, now: float) -> str:
         """The line of progress."""
