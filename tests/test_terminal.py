@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from snakemake_logger_plugin_stages import Job, Progress, duration
+from snakemake_logger_plugin_stages import QUIET, Job, Progress, duration
+from universal_neurons import jobs
 
 SNAKEFILE = """
 rule all:
@@ -100,6 +101,32 @@ def test_a_failed_job_is_named_with_the_end_of_its_log_and_what_to_do(where, how
     assert ("Traceback" in done.stdout) == (how == "bug")
     assert "run the same command again" in done.stdout
     assert "Failed: selection; " in done.stdout
+
+
+def test_what_the_log_may_not_hold_is_printed_too(tmp_path):
+    """A watched job leaves its error to the log, except where the log's disk is the trouble."""
+    assert QUIET == jobs.QUIET
+    said = {}
+    for error in ("UserError('no such thing')", "OSError(errno.ENOSPC, 'full')"):
+        code = (
+            "import errno\n"
+            "from universal_neurons.errors import UserError\n"
+            "from universal_neurons.jobs import job\n"
+            f"with job('job.log'): raise {error}"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            env={**os.environ, QUIET: "1"},
+            check=False,
+        )
+        assert done.returncode == 1
+        said[error[0]] = done.stderr, (tmp_path / "job.log").read_text()
+    assert said["U"][0] == ""
+    assert "error: no such thing" in said["U"][1]
+    assert all("the disk is full" in text for text in said["O"])
 
 
 @pytest.mark.slow

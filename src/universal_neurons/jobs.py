@@ -77,6 +77,8 @@ def job(log: str | Path | None) -> Iterator[None]:
     except Exception as error:
         if why := _disk_trouble(error, Path(log or ".").parent):
             logger.error("error: %s", why)
+            if quiet:  # the log may be on that disk
+                print(f"error: {why}", file=sys.stderr)
             sys.exit(1)
         logger.exception("unexpected error")
         if quiet:
