@@ -47,6 +47,8 @@ CHATTER = re.compile(
 )
 # What it says at the end of a run in which a job failed.
 FAILED = "At least one job did not complete successfully"
+# What it says when somebody interrupts it; the jobs that it ends then count as failed.
+STOPPED = "Terminating processes on user request"
 TAIL = 15  # lines of a failed job's log
 PLAIN_SECONDS = 10  # between lines where there is no terminal
 
@@ -211,6 +213,7 @@ class LogHandler(LogHandlerBase):
         self._failed: dict[tuple[int, float], str] = {}
         self._jobs: dict[int, Job] = {}
         self._said = time.monotonic()
+        self._stopped = False
         self._over = threading.Event()
         if self._printer.terminal:
             threading.Thread(target=self._refresh, daemon=True).start()
@@ -244,15 +247,18 @@ class LogHandler(LogHandlerBase):
                 noun = "job" if jobs == 1 else "jobs"
                 self._printer.say(f"{stage:<10}{jobs:>6} {noun:<4} {took:>7}", 32)
         elif event == LogEvent.JOB_ERROR:
-            self._say_failed(record)
+            if not self._stopped:
+                self._say_failed(record)
         elif event is None and record.levelno < logging.WARNING:
             message = str(record.getMessage())
+            self._stopped |= message.startswith(STOPPED)
             if not CHATTER.match(message):
                 self._printer.say(message.strip("\n"))
         elif event in (None, LogEvent.ERROR, LogEvent.GROUP_ERROR):
             message = self.format(record).strip("\n")
-            if FAILED in message and self._failed:
-                message = f"Failed: {', '.join(self._failed.values())}"
+            if FAILED in message and (self._failed or self._stopped):
+                names = ", ".join(self._failed.values())
+                message = f"Failed: {names}" if names else "Stopped: the same command goes on"
                 if self._progress:
                     message += f"; {self._progress.done} of {self._progress.total} jobs are done"
             if message and not CHATTER.match(message):

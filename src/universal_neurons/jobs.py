@@ -49,7 +49,7 @@ def job(log: str | Path | None) -> Iterator[None]:
 
     A `UserError`, a full disk or a folder that can't be written ends the process with a message and
     exit code 1, without a traceback; any other exception is logged with its traceback and raised
-    again. With `QUIET` in the environment the terminal gets warnings only.
+    again. With `QUIET` in the environment the terminal gets warnings only, and no traceback.
     """
     quiet = log is not None and bool(os.environ.get(QUIET))
     # A full disk takes no log either; the terminal still gets the message.
@@ -74,6 +74,10 @@ def job(log: str | Path | None) -> Iterator[None]:
     except UserError as error:
         logger.error("error: %s", error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        if quiet:
+            sys.exit(130)
+        raise
     except Exception as error:
         if why := _disk_trouble(error, Path(log or ".").parent):
             logger.error("error: %s", why)
