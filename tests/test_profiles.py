@@ -8,6 +8,8 @@ from pathlib import Path
 import yaml
 from planning import RULES, rule_names
 
+from snakemake_logger_plugin_stages import STAGE_OF
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,6 +20,7 @@ def profile(name):
 def test_the_slurm_profile_repeats_the_default_one():
     """--workflow-profile replaces the default profile, whose settings keep reruns right."""
     default, slurm = profile("default"), profile("slurm")
+    del default["logger"]  # a terminal that is watched; submitted runs seldom are
     assert {key: slurm.get(key) for key in default} == default
 
 
@@ -28,6 +31,10 @@ def test_the_slurm_profile_names_rules_that_there_are():
     examples = re.findall(r"^#   (\w+): \{", text, re.MULTILINE)
     assert examples
     assert set(examples) <= rules
+
+
+def test_every_rule_is_of_a_stage_that_the_terminal_shows():
+    assert set(STAGE_OF) == {*rule_names(RULES), "all"}
 
 
 def test_every_rule_asks_for_what_its_jobs_need_and_for_more_at_a_further_attempt():

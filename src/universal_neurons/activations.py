@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.core.buffer.cpu import NDBuffer
 
 from universal_neurons.codes import Codes, Escapes
 from universal_neurons.encoding import Ranges, values_of
 from universal_neurons.errors import UserError
 from universal_neurons.store import open_store, reading
+from universal_neurons.zarr_adapter import read_into
 
 
 class Activations:
@@ -70,9 +70,7 @@ class Activations:
             start, stop, _ = rows.indices(self.n_tokens)
             into = buffer[: max(0, stop - start)]
             if len(into):
-                array.get_basic_selection(  # type: ignore[union-attr]
-                    (slice(start, stop), slice(None)), out=NDBuffer.from_numpy_array(into)
-                )
+                read_into(array, (slice(start, stop), slice(None)), into)  # type: ignore[arg-type]
             return into
 
     def codes(self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None) -> Codes:

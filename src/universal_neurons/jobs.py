@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import os
 import shutil
 import sys
 import time
@@ -16,6 +17,10 @@ from typing import TypeVar
 from universal_neurons.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+# Set where somebody watches the whole run (`snakemake_logger_plugin_stages`): the terminal gets
+# warnings only, and the one who watches tells how the log of a failed job ends.
+QUIET = "UNIVERSAL_NEURONS_QUIET"
 
 # glibc's parameters for `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -44,11 +49,12 @@ def job(log: str | Path | None) -> Iterator[None]:
 
     A `UserError`, a full disk or a folder that can't be written ends the process with a message and
     exit code 1, without a traceback; any other exception is logged with its traceback and raised
-    again.
+    again. With `QUIET` in the environment the terminal gets warnings only, and no traceback.
     """
+    quiet = log is not None and bool(os.environ.get(QUIET))
     # A full disk takes no log either; the terminal still gets the message.
     logging.raiseExceptions = False
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [_Warnings() if quiet else logging.StreamHandler(sys.stderr)]
     if log is not None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log, mode="w"))
@@ -68,13 +74,33 @@ def job(log: str | Path | None) -> Iterator[None]:
     except UserError as error:
         logger.error("error: %s", error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        if quiet:
+            sys.exit(130)
+        raise
     except Exception as error:
         if why := _disk_trouble(error, Path(log or ".").parent):
             logger.error("error: %s", why)
+            if quiet:  # the log may be on that disk
+                print(f"error: {why}", file=sys.stderr)
             sys.exit(1)
         logger.exception("unexpected error")
+        if quiet:
+            sys.exit(1)
         raise
     logger.info("done in %.1f s", time.monotonic() - start)
+
+
+class _Warnings(logging.StreamHandler):
+    """Warnings for the terminal, each in place of the line of progress that is there."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.addFilter(lambda record: record.levelno == logging.WARNING)
+
+    def format(self, record: logging.LogRecord) -> str:
+        clear = "\r\x1b[K" if self.stream.isatty() else ""
+        return f"{clear}warning: {record.getMessage()}"
 
 
 def _disk_trouble(error: BaseException | None, where: Path) -> str | None:

@@ -29,6 +29,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 import universal_neurons
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
+from universal_neurons.zarr_adapter import chunk_file
 
 # About the size of a chunk before compression: large enough for zstd and the file system to run at
 # full speed, small enough that a buffer of one chunk per layer stays within a few hundred MB.
@@ -391,8 +392,7 @@ class RowWriter:
 
     def _chunk_file(self, start: int) -> Path:
         chunk = (start // self._array.chunks[0], *(0 for _ in self._array.shape[1:]))
-        place = self._array.store_path
-        return Path(str(place.store.root), place.path, self._array.metadata.encode_chunk_key(chunk))  # type: ignore[attr-defined]
+        return chunk_file(self._array, chunk)
 
     @staticmethod
     def write_full(writers: Sequence[RowWriter], threads: Executor) -> None:
