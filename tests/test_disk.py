@@ -60,7 +60,7 @@ def test_a_full_and_a_read_only_disk_stop_a_run_with_a_message_and_it_goes_on_af
 def test_a_second_run_in_the_same_folder_is_told_and_disturbs_nothing(tmp_path):
     tiny.make(tmp_path)
     first = subprocess.Popen(
-        tiny.command("results/tiny/universality.parquet"),
+        tiny.command("--cores", "2", "results/tiny/universality.parquet"),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

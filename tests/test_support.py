@@ -53,7 +53,7 @@ def test_a_fork_prints_and_ends_as_the_process_would(tmp_path):
 def test_a_killed_process_takes_its_forks_with_it(tmp_path):
     tiny.make(tmp_path)
     process = subprocess.Popen(
-        tiny.command(), cwd=tmp_path, env=tiny.environment(), start_new_session=True
+        tiny.command("--cores", "2"), cwd=tmp_path, env=tiny.environment(), start_new_session=True
     )
     while not list(tmp_path.glob("results/tiny/logs/**/*.log")):
         assert process.poll() is None, "the run ended before it could be killed"

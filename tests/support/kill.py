@@ -24,7 +24,7 @@ import tiny
 
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
 TABLES += ["fractions", "groups", "nulls", "trajectories", "doses", "effects", "token_budget"]
-ARGUMENTS = ("--quiet", "all", "--nolock", "--rerun-incomplete")
+ARGUMENTS = ("--cores", "2", "--quiet", "all", "--nolock", "--rerun-incomplete")
 
 
 def start(where: Path) -> subprocess.Popen[bytes]:

@@ -63,7 +63,7 @@ def command(*arguments: str) -> list[str]:
     snakefile = str(ROOT / "Snakefile")
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", snakefile),
-        *("--configfile", "config.yaml", "--cores", "2", *arguments),
+        *("--configfile", "config.yaml", *arguments),
     ]
 
 
@@ -98,8 +98,8 @@ def universal_neurons(where: Path, *arguments: str) -> Done:
 
 
 def snakemake(where: Path, *arguments: str, real: bool = False, **env: str) -> Done:
-    """Run Snakemake in `where` to its end."""
-    return run(where, command(*arguments), real=real, **env)
+    """Run Snakemake in `where` to its end, on two cores if `arguments` do not say otherwise."""
+    return run(where, command("--cores", "2", *arguments), real=real, **env)
 
 
 def finish(where: Path, *arguments: str, real: bool = False, **env: str) -> Done:
