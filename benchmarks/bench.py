@@ -25,28 +25,32 @@ import torch
 import zarr
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from universal_neurons import capture, kernels, models, products, refine
-from universal_neurons.activations import Activations
-from universal_neurons.calibration import Calibration, write_calibration
-from universal_neurons.candidates import Screens
-from universal_neurons.codes import Codes, Escapes
-from universal_neurons.encoding import ranges
-from universal_neurons.forward import forward
-from universal_neurons.jobs import keep_memory
-from universal_neurons.match import match
-from universal_neurons.neurons import Neurons
-from universal_neurons.one_pass import LayerPass
-from universal_neurons.power_sums import SampleSums
-from universal_neurons.rotations import Baseline, rotation, write_rotated_std, write_rotations
-from universal_neurons.rounding import Dither, bits, stored
-from universal_neurons.screen import Sampling, Side
-from universal_neurons.screen import screen as screen_layers
-from universal_neurons.store import (
-    RowWriter,
-    create_array,
-    new_store,
-    write_arrays,
+from universal_neurons.activations import kernels, products
+from universal_neurons.activations.calibration import Calibration, write_calibration
+from universal_neurons.activations.codes import Codes, Escapes
+from universal_neurons.activations.encoding import ranges
+from universal_neurons.activations.reader import Activations
+from universal_neurons.activations.rounding import Dither, bits, stored
+from universal_neurons.capture import capture
+from universal_neurons.capture.layer_pass import LayerPass
+from universal_neurons.capture.power_sums import SampleSums
+from universal_neurons.correlate import refine
+from universal_neurons.correlate.candidates import Screens
+from universal_neurons.correlate.match import match
+from universal_neurons.correlate.neurons import Neurons
+from universal_neurons.correlate.rotations import (
+    Baseline,
+    rotation,
+    write_rotated_std,
+    write_rotations,
 )
+from universal_neurons.correlate.screen import Sampling, Side
+from universal_neurons.correlate.screen import screen as screen_layers
+from universal_neurons.jobs import keep_memory
+from universal_neurons.models import load as models
+from universal_neurons.models.forward import forward
+from universal_neurons.store.arrays import create_array, new_store, write_arrays
+from universal_neurons.store.rows import RowWriter
 
 WIDTH = 3072  # neurons per layer of GPT-2 Small
 CONTEXT = 512

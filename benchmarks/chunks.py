@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
-from universal_neurons.activations import Activations
+from universal_neurons.activations.reader import Activations
 from universal_neurons.jobs import keep_memory
-from universal_neurons.store import RowWriter, new_store
+from universal_neurons.store.arrays import new_store
+from universal_neurons.store.rows import RowWriter
 
 WIDTH, TOKENS = 3072, 98304
 CODECS = {

@@ -24,7 +24,7 @@ import yaml
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from universal_neurons import corpus
+from universal_neurons.prepare import text as corpus
 from universal_neurons.report.results import read_benchmarks
 
 ROOT = Path(__file__).parent.parent

@@ -18,9 +18,9 @@ from architectures import (
 )
 from torch import nn
 
-from universal_neurons import ablation
-from universal_neurons.ablation import ablate
-from universal_neurons.controls import contribution, matched_controls
+from universal_neurons.ablate import ablation, measure, predictions
+from universal_neurons.ablate.ablation import ablate
+from universal_neurons.ablate.controls import contribution, matched_controls
 from universal_neurons.errors import UserError
 
 
@@ -119,7 +119,7 @@ def test_the_batch_size_and_the_loss_block_change_nothing(monkeypatch):
         *("clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl", "direct_delta_loss"),
         *("difference", "difference_se"),
     ]
-    monkeypatch.setattr(ablation, "LOSS_BLOCK", 7 * VOCABULARY)
+    monkeypatch.setattr(predictions, "LOSS_BLOCK", 7 * VOCABULARY)
     for batch_tokens in (1, 2 * 9):
         parts = ablate(model, tokens(), batch_tokens=batch_tokens, **options)
         np.testing.assert_allclose(parts[numbers], whole[numbers], atol=2e-6)
@@ -128,7 +128,7 @@ def test_the_batch_size_and_the_loss_block_change_nothing(monkeypatch):
 
 def test_a_resampled_neuron_takes_its_values_at_another_held_out_token(monkeypatch):
     # With one token to sample from, all positions take that token's activations.
-    monkeypatch.setattr(ablation, "RESAMPLE_TOKENS", 1)
+    monkeypatch.setattr(measure, "RESAMPLE_TOKENS", 1)
     model, sequences = make(), tokens(n=3, length=5)
     facts = neurons(model)
     seen = []

@@ -8,8 +8,8 @@ import torch
 from pipeline import EXCLUDED, VOCABULARY, random_tokens, run_capture
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig
 
-from universal_neurons import models
-from universal_neurons.activations import Activations
+from universal_neurons.activations.reader import Activations
+from universal_neurons.models import load as models
 
 COMMON = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0}
 GPT2 = {"n_embd": 32, "n_inner": 80, "n_head": 4, "n_layer": 3, "n_positions": 32}

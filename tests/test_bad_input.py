@@ -18,12 +18,14 @@ import torch
 from grids import tokenizer
 from pipeline import gpt2
 
-from universal_neurons import corpus
 from universal_neurons.errors import UserError
-from universal_neurons.forward import forward
-from universal_neurons.models import load
+from universal_neurons.models.forward import forward
+from universal_neurons.models.load import load
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid
+from universal_neurons.prepare import corpus
+from universal_neurons.prepare import text as text_module
+from universal_neurons.prepare import tokens as tokens_module
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +174,7 @@ def test_negative_token_ids_are_refused(right):
     where, _ = right
     token_file(np.full((60, 16), -1))(where)
     with pytest.raises(UserError, match="corpus.path: .*tokens.npy has negative"):
-        corpus.copy_token_ids(where / "tokens.npy", 16, where / "copy.npy")
+        tokens_module.copy_token_ids(where / "tokens.npy", 16, where / "copy.npy")
 
 
 def test_token_ids_beyond_the_vocabulary_are_refused():
@@ -246,16 +248,16 @@ def test_a_bad_model_is_named_and_its_code_never_run(right, spoil, message, capf
 
 def test_a_model_with_another_tokenizer_is_named(tmp_path):
     tokenizer(["a", "b"]).save_pretrained(tmp_path)
-    about = {"vocabulary_sha256": corpus.vocabulary_digest(tokenizer(["b", "a"]))}
+    about = {"vocabulary_sha256": tokens_module.vocabulary_digest(tokenizer(["b", "a"]))}
     with pytest.raises(UserError, match=f"{tmp_path}: its tokenizer differs from"):
-        corpus.check_tokenizer(tmp_path, about)
+        tokens_module.check_tokenizer(tmp_path, about)
 
 
 def test_an_unreadable_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UserError, match=f"{tmp_path}: the tokenizer can't be loaded"):
-        corpus.load_tokenizer(tmp_path)
+        tokens_module.load_tokenizer(tmp_path)
 
 
 TEXTS = {
@@ -276,7 +278,7 @@ def test_a_text_that_cannot_be_read_is_named(tmp_path, mistake):
     name, content, message = TEXTS[mistake]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        list(corpus.documents(corpus.text_files("text", str(tmp_path / "a.*"))))
+        list(text_module.documents(text_module.text_files("text", str(tmp_path / "a.*"))))
     assert "corpus." in str(error.value)
     assert message in str(error.value)
 
@@ -284,16 +286,16 @@ def test_a_text_that_cannot_be_read_is_named(tmp_path, mistake):
 def test_a_parquet_file_without_the_column_is_named(tmp_path):
     pd.DataFrame({"content": ["x"]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(UserError, match="corpus.text_key: .*a.parquet has no column 'text'"):
-        list(corpus.documents([tmp_path / "a.parquet"]))
+        list(text_module.documents([tmp_path / "a.parquet"]))
 
 
 def test_an_empty_corpus_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("")
-    texts = {None: corpus.documents([tmp_path / "a.txt"])}
+    texts = {None: text_module.documents([tmp_path / "a.txt"])}
     with pytest.raises(UserError, match="corpus.path: the corpus has 1 tokens, fewer than one"):
-        corpus.tokenise(texts, tokenizer(["a"]), 16, seed=0, out=tmp_path / "tokens.npy")
+        tokens_module.tokenise(texts, tokenizer(["a"]), 16, seed=0, out=tmp_path / "tokens.npy")
     with pytest.raises(UserError, match="corpus.path: no file matches"):
-        corpus.text_files("text", str(tmp_path / "none/*.txt"))
+        text_module.text_files("text", str(tmp_path / "none/*.txt"))
 
 
 def test_paths_with_spaces_and_dots_are_fine(right):

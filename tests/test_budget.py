@@ -8,12 +8,13 @@ import pytest
 from pipeline import corr, gpt2, module_activations, random_tokens, run_capture, run_match
 from scipy.stats import pearsonr, spearmanr
 
-from universal_neurons import budget, token_budget
-from universal_neurons.matches import StepMatches
-from universal_neurons.neurons import Neurons
-from universal_neurons.products import tile_name
-from universal_neurons.rotations import rotation
-from universal_neurons.store import Added, read_arrays, write_arrays
+from universal_neurons.activations.products import tile_name
+from universal_neurons.correlate import budget
+from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.correlate.neurons import Neurons
+from universal_neurons.correlate.rotations import rotation
+from universal_neurons.score import token_budget
+from universal_neurons.store.arrays import Added, read_arrays, write_arrays
 
 SPLITS = (100, 150, 210, 300)
 

@@ -10,10 +10,11 @@ import torch
 import zarr
 from pipeline import gpt2, module_activations, neurons, random_tokens, run_capture
 
-from universal_neurons import capture, moments
-from universal_neurons.activations import Activations
+from universal_neurons.activations import moments
+from universal_neurons.activations.reader import Activations
+from universal_neurons.capture import capture
 from universal_neurons.errors import UserError
-from universal_neurons.store import read_arrays
+from universal_neurons.store.arrays import read_arrays
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_moments_are_exact(tokens, tmp_path):
 
 def test_moments_far_from_zero_lose_no_digits():
     """A neuron at 1000 ± 0.01: sums of squares about 0 would leave no digit of the variance."""
-    from universal_neurons.power_sums import PowerSums
+    from universal_neurons.capture.power_sums import PowerSums
 
     x = 1000 + 0.01 * torch.randn(10_000, 1, generator=torch.Generator().manual_seed(0))
     sums = PowerSums(torch.tensor([1000.0], dtype=torch.float64))

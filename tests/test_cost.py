@@ -9,16 +9,12 @@ import sys
 import pytest
 from planning import GPT2_SMALL, RULES, SMALL, grid, rule_names
 
-from universal_neurons import (
-    ablation,
-    direct,
-    influence,
-    permuted,
-    products,
-    refine,
-    untrained,
-)
+from universal_neurons.ablate import ablation
+from universal_neurons.activations import products
+from universal_neurons.capture import direct
+from universal_neurons.correlate import permuted, refine
 from universal_neurons.plan import cost, sizes
+from universal_neurons.score import influence, untrained
 
 # What the costs copy, as importing the modules would cost the Snakefile seconds.
 COPIES = {

@@ -14,7 +14,7 @@ import tiny
 
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import job
-from universal_neurons.store import check_writable
+from universal_neurons.store.files import check_writable
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 from architectures import edited, hugging_face_loss, make, neurons, tokens
 
-from universal_neurons import effects as module
-from universal_neurons.doses import CONTROLS, DOSES, doses
-from universal_neurons.effects import attribution, effects
+from universal_neurons.ablate import effects as module
+from universal_neurons.ablate.doses import CONTROLS, DOSES, doses
+from universal_neurons.ablate.effects import attribution, effects
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from universal_neurons import encoding
-from universal_neurons.codes import significant
-from universal_neurons.rounding import Dither, bits, encode_int8, stored
+from universal_neurons.activations import encoding
+from universal_neurons.activations.codes import significant
+from universal_neurons.activations.rounding import Dither, bits, encode_int8, stored
 
 CPU = torch.device("cpu")
 

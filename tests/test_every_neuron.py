@@ -11,19 +11,20 @@ import pytest
 import zarr
 from pipeline import baseline, neurons, run_capture, run_match
 
-from universal_neurons import influence, products
-from universal_neurons.activations import Activations
-from universal_neurons.calibration import read_calibration
-from universal_neurons.capture import Encoder
-from universal_neurons.direct import direct_sums
+from universal_neurons.activations import products
+from universal_neurons.activations.calibration import read_calibration
+from universal_neurons.activations.moments import merge, rounding_se
+from universal_neurons.activations.reader import Activations
+from universal_neurons.capture.capture import Encoder
+from universal_neurons.capture.direct import direct_sums
+from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.correlate.permuted import permuted_best, sample_of
+from universal_neurons.correlate.refine import refine
+from universal_neurons.correlate.rotations import rotation
+from universal_neurons.correlate.screen import Sampling, Side, screen
 from universal_neurons.errors import UserError
-from universal_neurons.matches import StepMatches
-from universal_neurons.moments import merge, rounding_se
-from universal_neurons.permuted import permuted_best, sample_of
-from universal_neurons.refine import refine
-from universal_neurons.rotations import rotation
-from universal_neurons.screen import Sampling, Side, screen
-from universal_neurons.store import read_arrays
+from universal_neurons.score import influence
+from universal_neurons.store.arrays import read_arrays
 
 DRAWS = 2
 NAMES = ("a", "b")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from planning import GPT2_SMALL, SMALL, grid
 
 from universal_neurons.errors import UserError
+from universal_neurons.models.shape import Shape, read_shape
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid, parse_layers
-from universal_neurons.shape import Shape, read_shape
 
 
 def planned(models, store=True, **corpus):

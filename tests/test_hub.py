@@ -14,10 +14,10 @@ import torch
 from pipeline import gpt2
 from safetensors.torch import load_file
 
-from universal_neurons import models
-from universal_neurons.corpus import load_tokenizer
-from universal_neurons.hub import Name, name_of
-from universal_neurons.training import train_tokenizer
+from universal_neurons.models import load as models
+from universal_neurons.models.hub import Name, name_of
+from universal_neurons.prepare.tokens import load_tokenizer
+from universal_neurons.prepare.training import train_tokenizer
 
 REPO = "org/seed-a"
 HF = str(Path(sys.executable).with_name("hf"))

@@ -16,9 +16,9 @@ from pipeline import gpt2
 from tiny import ROOT, configure, planned, snakemake
 from transformers import AutoModelForCausalLM
 
-from universal_neurons.hub import name_of
+from universal_neurons.models.hub import name_of
 from universal_neurons.plan.config import resolve
-from universal_neurons.training import train_tokenizer
+from universal_neurons.prepare.training import train_tokenizer
 
 SEEDS, STEPS = ["a", "b"], [10, 20]
 

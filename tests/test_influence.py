@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
 
-from universal_neurons import influence, universality
-from universal_neurons.activations import Activations
-from universal_neurons.codes import Codes
-from universal_neurons.matches import Matches, StepMatches
-from universal_neurons.universality import mean_over_others
+from universal_neurons.activations.codes import Codes
+from universal_neurons.activations.reader import Activations
+from universal_neurons.correlate.matches import Matches, StepMatches
+from universal_neurons.score import influence, universality
+from universal_neurons.score.universality import mean_over_others
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from universal_neurons.matches import CANDIDATES, Matches
-from universal_neurons.notions import add_notions, assignment, groups_table, mutual_partners
-from universal_neurons.universality import universality_table
+from universal_neurons.correlate.matches import CANDIDATES, Matches
+from universal_neurons.score.notions import add_notions, assignment, groups_table, mutual_partners
+from universal_neurons.score.universality import universality_table
 
 D_MLP = {"a": (3, 2), "b": (2, 4), "c": (4, 1)}
 

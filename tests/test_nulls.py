@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from universal_neurons import nulls
-from universal_neurons.matches import Matches
+from universal_neurons.correlate.matches import Matches
+from universal_neurons.score import nulls
 
 DRAWS, OTHERS, N = 5, 4, 1000
 

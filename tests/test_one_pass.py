@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from universal_neurons.calibration import Calibration
-from universal_neurons.encoding import Ranges
-from universal_neurons.one_pass import LayerPass
-from universal_neurons.power_sums import PowerSums
-from universal_neurons.rounding import Dither, encode_int8
+from universal_neurons.activations.calibration import Calibration
+from universal_neurons.activations.encoding import Ranges
+from universal_neurons.activations.rounding import Dither, encode_int8
+from universal_neurons.capture.layer_pass import LayerPass
+from universal_neurons.capture.power_sums import PowerSums
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,10 @@ import pytest
 from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
 from scipy import stats
 
-from universal_neurons import nulls, permuted, universality
-from universal_neurons.activations import Activations
-from universal_neurons.matches import StepMatches
+from universal_neurons.activations.reader import Activations
+from universal_neurons.correlate import permuted
+from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.score import nulls, universality
 
 CONTEXT = 16
 

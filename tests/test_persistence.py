@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from universal_neurons.persistence import persistence
+from universal_neurons.persist.persistence import persistence
 
 COLUMNS = {
     "seed": "str",

@@ -11,7 +11,7 @@ import pytest
 from universal_neurons.commands import published
 from universal_neurons.commands.__main__ import main
 from universal_neurons.errors import UserError
-from universal_neurons.hub import Name, name_of
+from universal_neurons.models.hub import Name, name_of
 from universal_neurons.plan.config import load_config
 
 ROOT = Path(__file__).parent.parent

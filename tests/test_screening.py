@@ -9,20 +9,20 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from universal_neurons import refine as refining
-from universal_neurons import sample as sampling
-from universal_neurons import screen as screening
-from universal_neurons.activations import Activations
-from universal_neurons.candidates import Screens
+from universal_neurons.activations.products import cross_sums
+from universal_neurons.activations.reader import Activations
+from universal_neurons.correlate import refine as refining
+from universal_neurons.correlate import sample as sampling
+from universal_neurons.correlate import screen as screening
+from universal_neurons.correlate.candidates import Screens
+from universal_neurons.correlate.match import match
+from universal_neurons.correlate.neurons import Neurons
+from universal_neurons.correlate.refine import refine
+from universal_neurons.correlate.rotations import Baseline, rotation, rotation_name
+from universal_neurons.correlate.screen import Sampling, Side, screen
 from universal_neurons.errors import UserError
-from universal_neurons.match import match
-from universal_neurons.neurons import Neurons
-from universal_neurons.notions import assignment
-from universal_neurons.products import cross_sums
-from universal_neurons.refine import refine
-from universal_neurons.rotations import Baseline, rotation, rotation_name
-from universal_neurons.screen import Sampling, Side, screen
-from universal_neurons.store import create_array, new_store
+from universal_neurons.score.notions import assignment
+from universal_neurons.store.arrays import create_array, new_store
 
 CONTEXT = 32
 

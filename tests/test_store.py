@@ -13,22 +13,24 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from universal_neurons import store
 from universal_neurons.errors import UserError
-from universal_neurons.tables import concatenate_tables, write_table
+from universal_neurons.store import arrays as arrays_module
+from universal_neurons.store import provenance
+from universal_neurons.store import rows as rows_module
+from universal_neurons.store.tables import concatenate_tables, write_table
 
 ARRAYS = {"a": np.arange(12).reshape(3, 4), "b": np.array([0.5, np.nan])}
 
 
 def test_arrays_come_back(tmp_path):
-    store.write_arrays(tmp_path / "s.zarr", ARRAYS.items(), {"note": "x"})
+    arrays_module.write_arrays(tmp_path / "s.zarr", ARRAYS.items(), {"note": "x"})
     (tmp_path / "s.zarr/.snakemake_timestamp").touch()
-    found = store.read_arrays(tmp_path / "s.zarr")
+    found = arrays_module.read_arrays(tmp_path / "s.zarr")
     assert set(found) == set(ARRAYS)
     for name, values in ARRAYS.items():
         np.testing.assert_array_equal(found[name], values)
         assert found[name].dtype == values.dtype
-    assert store.attributes_of(tmp_path / "s.zarr")["note"] == "x"
+    assert arrays_module.attributes_of(tmp_path / "s.zarr")["note"] == "x"
 
 
 def test_an_interrupted_store_leaves_what_was_there_before(tmp_path):
@@ -39,15 +41,15 @@ def test_an_interrupted_store_leaves_what_was_there_before(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.write_arrays(path, interrupted(), {})
+        arrays_module.write_arrays(path, interrupted(), {})
     assert list(tmp_path.iterdir()) == []
-    store.write_arrays(path, ARRAYS.items(), {})
+    arrays_module.write_arrays(path, ARRAYS.items(), {})
     with pytest.raises(OSError, match="disk full"):
-        store.write_arrays(path, interrupted(), {})
+        arrays_module.write_arrays(path, interrupted(), {})
     assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
-    assert set(store.read_arrays(path)) == set(ARRAYS)
-    store.write_arrays(path, [("c", np.ones(1))], {})
-    assert set(store.read_arrays(path)) == {"c"}
+    assert set(arrays_module.read_arrays(path)) == set(ARRAYS)
+    arrays_module.write_arrays(path, [("c", np.ones(1))], {})
+    assert set(arrays_module.read_arrays(path)) == {"c"}
 
 
 def test_what_is_no_complete_store_is_refused(tmp_path):
@@ -55,18 +57,18 @@ def test_what_is_no_complete_store_is_refused(tmp_path):
     zarr.create_group(tmp_path / "unmarked.zarr", zarr_format=3)
     for name in ("missing.zarr", "empty.zarr", "unmarked.zarr"):
         with pytest.raises(UserError, match=f"{name}: .*run snakemake again"):
-            store.open_store(tmp_path / name)
+            arrays_module.open_store(tmp_path / name)
 
 
 def test_a_flipped_byte_is_noticed(tmp_path):
     values = np.random.default_rng(0).integers(-127, 128, (50, 50)).astype(np.int8)
-    store.write_arrays(tmp_path / "s.zarr", [("x", values)], {})
+    arrays_module.write_arrays(tmp_path / "s.zarr", [("x", values)], {})
     (chunk,) = (p for p in (tmp_path / "s.zarr/x/c").rglob("*") if p.is_file())
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(data)
     with pytest.raises(UserError, match="s.zarr: damaged .*checksum"):
-        store.read_arrays(tmp_path / "s.zarr")
+        arrays_module.read_arrays(tmp_path / "s.zarr")
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 50))
@@ -74,33 +76,38 @@ def test_a_flipped_byte_is_noticed(tmp_path):
 def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, pieces, chunk):
     rows = np.random.default_rng(0).integers(-9, 9, (sum(pieces), 3))
     path = tmp_path_factory.mktemp("rows") / "s.zarr"
-    original, store.CHUNK_BYTES = store.CHUNK_BYTES, chunk * 24
+    original, arrays_module.CHUNK_BYTES = arrays_module.CHUNK_BYTES, chunk * 24
     try:
-        with store.new_store(path, {}) as group, ThreadPoolExecutor(2) as threads:
-            writer = store.RowWriter(store.create_array(group, "x", rows.shape, rows.dtype))
+        with arrays_module.new_store(path, {}) as group, ThreadPoolExecutor(2) as threads:
+            writer = rows_module.RowWriter(
+                arrays_module.create_array(group, "x", rows.shape, rows.dtype)
+            )
             for piece in np.split(rows, np.cumsum(pieces)[:-1]) if pieces else []:
                 writer.append(piece)
                 if len(piece) % 2:
-                    store.RowWriter.write_full([writer], threads)
-            store.RowWriter.close([writer], threads)
+                    rows_module.RowWriter.write_full([writer], threads)
+            rows_module.RowWriter.close([writer], threads)
     finally:
-        store.CHUNK_BYTES = original
-    np.testing.assert_array_equal(store.read_arrays(path)["x"], rows)
+        arrays_module.CHUNK_BYTES = original
+    np.testing.assert_array_equal(arrays_module.read_arrays(path)["x"], rows)
 
 
 def test_missing_rows_are_an_error(tmp_path):
-    with store.new_store(tmp_path / "s.zarr", {}) as group, ThreadPoolExecutor(1) as threads:
-        writer = store.RowWriter(store.create_array(group, "x", (3, 2), np.int8))
+    with (
+        arrays_module.new_store(tmp_path / "s.zarr", {}) as group,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        writer = rows_module.RowWriter(arrays_module.create_array(group, "x", (3, 2), np.int8))
         writer.append(np.zeros((2, 2), np.int8))
         with pytest.raises(ValueError, match="2 rows instead of 3"):
-            store.RowWriter.close([writer], threads)
+            rows_module.RowWriter.close([writer], threads)
 
 
 def test_stores_add_up_name_by_name(tmp_path):
     for i in range(3):
         arrays = {"a": np.full((2, 2), 10**i), "b": np.array([i])}
-        store.write_arrays(tmp_path / f"{i}.zarr", arrays.items(), {})
-    total = store.Added([tmp_path / f"{i}.zarr" for i in range(3)])
+        arrays_module.write_arrays(tmp_path / f"{i}.zarr", arrays.items(), {})
+    total = arrays_module.Added([tmp_path / f"{i}.zarr" for i in range(3)])
     np.testing.assert_array_equal(total["a"], np.full((2, 2), 111))
     assert {name: values.sum() for name, values in total.items()} == {"a": 444, "b": 3}
 
@@ -108,7 +115,7 @@ def test_stores_add_up_name_by_name(tmp_path):
 def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
     first = pd.DataFrame({"seed": ["0"], "step": [5], "x": [np.nan]})
     second = pd.DataFrame({"seed": ["1"], "step": [6], "x": [0.25]})
-    about = store.provenance({"run": "r"}, corpus_sha256="abc")
+    about = provenance.provenance({"run": "r"}, corpus_sha256="abc")
     for name, table in (("a", first), ("b", second)):
         write_table(tmp_path / name, table, about)
     concatenate_tables([tmp_path / "a", tmp_path / "b"], tmp_path / "all", about)
@@ -120,5 +127,5 @@ def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
 
 def test_the_config_hash_does_not_depend_on_the_order_of_keys():
     one, two = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
-    assert store.config_hash(one) == store.config_hash(two)
-    assert store.config_hash(one) != store.config_hash({**one, "a": 2})
+    assert provenance.config_hash(one) == provenance.config_hash(two)
+    assert provenance.config_hash(one) != provenance.config_hash({**one, "a": 2})

@@ -21,11 +21,11 @@ OPTIONS = {
 SCRIPT = """
 import json
 from itertools import islice
-from universal_neurons import streaming
+from universal_neurons.prepare import datasets
 with job(None):
     options = json.loads({options!r})
-    commit = streaming.commit(options)
-    texts = [text for text, _ in islice(streaming.documents(options, commit), {limit})]
+    commit = datasets.commit(options)
+    texts = [text for text, _ in islice(datasets.documents(options, commit), {limit})]
     print("RESULT", json.dumps([commit, texts]))
 """
 

@@ -11,11 +11,13 @@ import torch
 from pipeline import EXCLUDED, gpt2, random_tokens
 from tiny import CONTEXT
 
-from universal_neurons import capture, corpus
+from universal_neurons.capture import capture
 from universal_neurons.errors import UserError
+from universal_neurons.prepare import text as text_module
+from universal_neurons.prepare import tokens as tokens_module
+from universal_neurons.prepare.subsets import Subsets
 from universal_neurons.report.results import subset_preferences
-from universal_neurons.subsets import Subsets
-from universal_neurons.universality import subsets_table
+from universal_neurons.score.describe import subsets_table
 
 TEXTS = ["Call me Ishmael.", "It was the best of times,\nit was the worst of times."]
 
@@ -29,8 +31,8 @@ def test_every_token_keeps_the_subset_of_its_document(tmp_path, gpt2_tokenizer):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     pd.DataFrame(lines).to_parquet(tmp_path / "b.parquet")
     for name in ("a.jsonl", "b.parquet"):
-        documents = corpus.documents([tmp_path / name], subset_key="meta.set")
-        names = corpus.tokenise(
+        documents = text_module.documents([tmp_path / name], subset_key="meta.set")
+        names = tokens_module.tokenise(
             {None: documents},
             gpt2_tokenizer,
             8,
@@ -52,10 +54,10 @@ def test_every_token_keeps_the_subset_of_its_document(tmp_path, gpt2_tokenizer):
 def test_several_corpora_are_subsets_by_name_in_equal_parts(tmp_path, gpt2_tokenizer):
     def endless(text):
         while True:
-            yield corpus.Document(text)
+            yield text_module.Document(text)
 
     # Far less than a batch of documents, of which each corpus gives at least one.
-    names = corpus.tokenise(
+    names = tokens_module.tokenise(
         {"short": endless(TEXTS[0]), "long": endless(TEXTS[1])},
         gpt2_tokenizer,
         8,
@@ -66,7 +68,7 @@ def test_several_corpora_are_subsets_by_name_in_equal_parts(tmp_path, gpt2_token
     )
     assert names == ["short", "long"]
     lengths = [len(gpt2_tokenizer.encode(text)) + 1 for text in TEXTS]
-    found = np.bincount(np.load(tmp_path / "subsets.npy").ravel()) / corpus.BATCH
+    found = np.bincount(np.load(tmp_path / "subsets.npy").ravel()) / tokens_module.BATCH
     np.testing.assert_allclose(found, lengths, atol=0.1)
 
 
@@ -81,13 +83,15 @@ def test_several_corpora_are_subsets_by_name_in_equal_parts(tmp_path, gpt2_token
 def test_a_document_without_a_subset_is_named(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text(json.dumps(line))
     with pytest.raises(UserError, match="corpus.subset_key: .*" + message):
-        list(corpus.documents([tmp_path / "a.jsonl"], subset_key="meta.set"))
+        list(text_module.documents([tmp_path / "a.jsonl"], subset_key="meta.set"))
 
 
 def test_a_field_of_unique_values_is_refused_as_subset(tmp_path, gpt2_tokenizer):
-    documents = (corpus.Document("a", str(i)) for i in range(1000))
+    documents = (text_module.Document("a", str(i)) for i in range(1000))
     with pytest.raises(UserError, match="corpus.subset_key: more than 256 subsets"):
-        corpus.tokenise({None: documents}, gpt2_tokenizer, 8, seed=0, out=tmp_path / "tokens.npy")
+        tokens_module.tokenise(
+            {None: documents}, gpt2_tokenizer, 8, seed=0, out=tmp_path / "tokens.npy"
+        )
 
 
 @pytest.mark.parametrize("encoding", ["int8", "float32"])

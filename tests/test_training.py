@@ -16,8 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from universal_neurons import training
 from universal_neurons.errors import UserError
+from universal_neurons.prepare import training
 
 OPTIONS = {
     "vocab_size": 300,
@@ -127,7 +127,7 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from pathlib import Path
-from universal_neurons import training
+from universal_neurons.prepare import training
 from test_training import run
 batch = training._Trainer._batch
 def slow(self):

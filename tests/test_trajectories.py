@@ -7,9 +7,9 @@ import torch
 from pipeline import gpt2, random_tokens
 
 from universal_neurons.errors import UserError
-from universal_neurons.models import Model
-from universal_neurons.trace import trace
-from universal_neurons.trajectories import NEXT, label, survival, trajectories
+from universal_neurons.models.load import Model
+from universal_neurons.persist.trace import trace
+from universal_neurons.persist.trajectories import NEXT, label, survival, trajectories
 
 COURSES = {
     "000": "never",

@@ -8,10 +8,11 @@ import pytest
 import torch
 from pipeline import baseline, gpt2, random_tokens, run_capture, run_match
 
-from universal_neurons import models, nulls, untrained
-from universal_neurons.matches import StepMatches
-from universal_neurons.run import CaptureOptions
-from universal_neurons.universality import matches_table, universality_table
+from universal_neurons.capture.run import CaptureOptions
+from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.models import load as models
+from universal_neurons.score import nulls, untrained
+from universal_neurons.score.universality import matches_table, universality_table
 
 OPTIONS = {
     "dtype": "float32",

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
-from universal_neurons.models import ARCHITECTURES, Model
+from universal_neurons.models.load import ARCHITECTURES, Model
 
 VOCABULARY = 40
 COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}

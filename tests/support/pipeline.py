@@ -12,13 +12,16 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from universal_neurons import capture, models, products, rotations
-from universal_neurons.activations import Activations
-from universal_neurons.calibration import write_calibration
-from universal_neurons.match import match_pair
-from universal_neurons.neurons import Captured, Neurons
-from universal_neurons.rotations import Baseline
-from universal_neurons.store import write_arrays
+from universal_neurons.activations import products
+from universal_neurons.activations.calibration import write_calibration
+from universal_neurons.activations.reader import Activations
+from universal_neurons.capture import capture
+from universal_neurons.correlate import rotations
+from universal_neurons.correlate.match import match_pair
+from universal_neurons.correlate.neurons import Captured, Neurons
+from universal_neurons.correlate.rotations import Baseline
+from universal_neurons.models import load as models
+from universal_neurons.store.arrays import write_arrays
 
 VOCABULARY = 61
 EXCLUDED = (0, 7)

@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from universal_neurons.models.shape import Shape
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sections import Config
-from universal_neurons.shape import Shape
 
 ROOT = Path(__file__).parent.parent
 RULES = {file.name: file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk")}

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from universal_neurons.models import Model
+from universal_neurons.models.load import Model
 
 CONTEXT = 50
 # Tokens that fix the codes: the first of `N_TOKENS`.

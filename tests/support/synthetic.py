@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from universal_neurons import nulls
+from universal_neurons.persist.trajectories import trajectories
 from universal_neurons.report.summaries import universal_counts
-from universal_neurons.trajectories import trajectories
+from universal_neurons.score import nulls
 
 STEPS = (50, 150, 300, 600, 1000)
 

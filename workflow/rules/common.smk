@@ -3,14 +3,16 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from universal_neurons import corpus, hub
+from universal_neurons.prepare import corpus
+from universal_neurons.prepare import text as text_module
+from universal_neurons.models import hub
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
 from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.cost import asked, summary
 from universal_neurons.plan.grid import Grid, model_path, parse_layers
-from universal_neurons.store import check_writable
+from universal_neurons.store.files import check_writable
 
 try:
     config.update(resolve(config))
@@ -27,7 +29,7 @@ TEXT = {
     "bundled": lambda: [],
     "hub": lambda: [],
     "tokens": lambda: [config["corpus"]["path"]],
-    "text": lambda: list(map(str, corpus.all_text_files("text", config["corpus"]["path"]))),
+    "text": lambda: list(map(str, text_module.all_text_files("text", config["corpus"]["path"]))),
 }[config["corpus"]["source"]]()
 
 RESULTS = f"results/{config['run']}"

@@ -1,9 +1,11 @@
 import numpy as np
 
-from universal_neurons.interventions import intervene
+from universal_neurons.ablate.interventions import intervene
 from universal_neurons.jobs import job
-from universal_neurons.store import check_same_run, provenance, read_json
-from universal_neurons.tables import read_table, write_table
+from universal_neurons.store.files import read_json
+from universal_neurons.store.provenance import provenance
+from universal_neurons.store.same_run import check_same_run
+from universal_neurons.store.tables import read_table, write_table
 
 with job(snakemake.log[0]):
     given, wildcards = snakemake.input, snakemake.wildcards

@@ -1,6 +1,6 @@
 from universal_neurons.jobs import job
-from universal_neurons.store import provenance
-from universal_neurons.tables import concatenate_tables
+from universal_neurons.store.provenance import provenance
+from universal_neurons.store.tables import concatenate_tables
 
 with job(snakemake.log[0]):
     made = snakemake.output

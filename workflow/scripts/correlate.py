@@ -1,6 +1,6 @@
+from universal_neurons.activations.products import sum_pair
 from universal_neurons.jobs import job
-from universal_neurons.products import sum_pair
-from universal_neurons.store import provenance
+from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
     sum_pair(

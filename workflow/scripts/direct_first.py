@@ -1,8 +1,8 @@
-from universal_neurons.corpus import selection_options
-from universal_neurons.direct import Step, sum_shard
+from universal_neurons.capture.direct import Step, sum_shard
+from universal_neurons.capture.run import CaptureOptions, Cell, CorpusFiles, fix_codes
 from universal_neurons.jobs import job
-from universal_neurons.run import CaptureOptions, Cell, CorpusFiles, fix_codes
-from universal_neurons.store import provenance
+from universal_neurons.prepare.corpus import selection_options
+from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
     given, made, params = snakemake.input, snakemake.output, snakemake.params

@@ -1,5 +1,5 @@
-from universal_neurons import hub
 from universal_neurons.jobs import job
+from universal_neurons.models import hub
 
 with job(snakemake.log[0]):
     hub.fetch(

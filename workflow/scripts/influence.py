@@ -1,7 +1,7 @@
-from universal_neurons.influence import influence_of_step
+from universal_neurons.correlate.neurons import Captured
 from universal_neurons.jobs import job
-from universal_neurons.neurons import Captured
-from universal_neurons.store import provenance
+from universal_neurons.score.influence import influence_of_step
+from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
     given = snakemake.input

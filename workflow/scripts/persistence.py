@@ -1,7 +1,7 @@
 from universal_neurons.jobs import job
-from universal_neurons.persistence import persistence
-from universal_neurons.store import provenance
-from universal_neurons.tables import read_table, write_table
+from universal_neurons.persist.persistence import persistence
+from universal_neurons.store.provenance import provenance
+from universal_neurons.store.tables import read_table, write_table
 
 with job(snakemake.log[0]):
     table = persistence(read_table(snakemake.input[0]))

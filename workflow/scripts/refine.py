@@ -1,7 +1,7 @@
+from universal_neurons.correlate.neurons import Captured
+from universal_neurons.correlate.refine import refine_pair
 from universal_neurons.jobs import job
-from universal_neurons.neurons import Captured
-from universal_neurons.refine import refine_pair
-from universal_neurons.store import provenance
+from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
     given = snakemake.input

@@ -3,7 +3,9 @@ from pathlib import Path
 from universal_neurons.jobs import job
 from universal_neurons.report.page import write_report
 from universal_neurons.report.results import read_benchmarks, read_tables, subset_preferences
-from universal_neurons.store import attributes_of, provenance, read_json
+from universal_neurons.store.arrays import attributes_of
+from universal_neurons.store.files import read_json
+from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
     given, results = snakemake.input, Path(snakemake.output[0]).parent

@@ -1,6 +1,6 @@
+from universal_neurons.correlate.rotations import write_rotations
 from universal_neurons.jobs import job
-from universal_neurons.rotations import write_rotations
-from universal_neurons.store import provenance
+from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
     write_rotations(

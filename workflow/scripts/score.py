@@ -1,6 +1,6 @@
 from universal_neurons.jobs import job
-from universal_neurons.score import score_step, write_scores
-from universal_neurons.store import provenance
+from universal_neurons.score.score import score_step, write_scores
+from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
     given = snakemake.input

@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
 
-from universal_neurons import corpus
 from universal_neurons.jobs import job
-from universal_neurons.store import read_json
+from universal_neurons.prepare import corpus
+from universal_neurons.store.files import read_json
 
 with job(snakemake.log[0]):
     about = read_json(snakemake.input[0])

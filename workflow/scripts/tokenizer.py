@@ -1,5 +1,6 @@
-from universal_neurons import corpus, training
 from universal_neurons.jobs import job
+from universal_neurons.prepare import text as corpus
+from universal_neurons.prepare import training
 
 with job(snakemake.log[0]):
     options = snakemake.params.corpus

@@ -2,12 +2,13 @@ from pathlib import Path
 
 import numpy as np
 
-from universal_neurons import corpus
+from universal_neurons.capture.run import CaptureOptions
 from universal_neurons.jobs import job
-from universal_neurons.run import CaptureOptions
-from universal_neurons.store import provenance, read_json
-from universal_neurons.tables import write_table
-from universal_neurons.untrained import untrained_scores
+from universal_neurons.prepare import tokens as corpus
+from universal_neurons.score.untrained import untrained_scores
+from universal_neurons.store.files import read_json
+from universal_neurons.store.provenance import provenance
+from universal_neurons.store.tables import write_table
 
 with job(snakemake.log[0]):
     given, params = snakemake.input, snakemake.params

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from universal_neurons import corpus
 from universal_neurons.plan.config import load_config
 from universal_neurons.plan.cost import Cost, planned
 from universal_neurons.plan.grid import Grid
+from universal_neurons.prepare import corpus
 
 
 def rates() -> dict[str, float]:
@@ -22,8 +22,8 @@ def rates() -> dict[str, float]:
     """
     import torch
 
-    from universal_neurons.codes import Codes
-    from universal_neurons.kernels import add_products, fastest_kernel
+    from universal_neurons.activations.codes import Codes
+    from universal_neurons.activations.kernels import add_products, fastest_kernel
 
     def best(work: Callable[[], object]) -> float:
         times = []

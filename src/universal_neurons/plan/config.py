@@ -14,8 +14,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from universal_neurons import hub
 from universal_neurons.errors import UserError
+from universal_neurons.models import hub
 
 # Keys with types, defaults and what they mean: nowhere else.
 SCHEMA = Path(__file__).with_name("config.schema.yaml")

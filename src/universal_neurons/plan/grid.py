@@ -16,11 +16,11 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from universal_neurons import hub
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
+from universal_neurons.models import hub
+from universal_neurons.models.shape import Shape, read_shape, read_vocabulary
 from universal_neurons.plan.sections import Config
-from universal_neurons.shape import Shape, read_shape, read_vocabulary
 
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
 SUMS_BYTES = 1 << 30

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from universal_neurons.store import read_json, replacing
+from universal_neurons.store.files import read_json, replacing
 
 # A seed, step and shard.
 Cell = tuple[str, int, int]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from universal_neurons.models.shape import Shape
 from universal_neurons.plan.grid import Grid, parse_layers
-from universal_neurons.shape import Shape
 
 # Stored bytes per summed product, after compression; docs/performance.md.
 SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from universal_neurons.persist.trajectories import LABELS
 from universal_neurons.report.ablation import on_ablation, on_doses, on_single
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
 from universal_neurons.report.summaries import ALL_LAYERS, consecutive
@@ -26,8 +27,7 @@ from universal_neurons.report.words import (
     share_range,
     times,
 )
-from universal_neurons.token_budget import ENOUGH
-from universal_neurons.trajectories import LABELS
+from universal_neurons.score.token_budget import ENOUGH
 
 FALSE_DISCOVERY_RATE = 0.05
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from universal_neurons.errors import UserError
-from universal_neurons.store import reading
-from universal_neurons.tables import read_table
+from universal_neurons.store.files import reading
+from universal_neurons.store.tables import read_table
 
 Tables = Mapping[str, pd.DataFrame]
 

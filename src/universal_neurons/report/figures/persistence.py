@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from universal_neurons.persist.trajectories import survival as survival_curves
 from universal_neurons.report.figures.style import (
     BLACK,
     BLUE,
@@ -29,7 +30,6 @@ from universal_neurons.report.figures.style import (
 )
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.summaries import consecutive, emerged
-from universal_neurons.trajectories import survival as survival_curves
 
 
 def persistence(findings: Findings) -> Figure:

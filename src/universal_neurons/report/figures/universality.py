@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
-from universal_neurons.nulls import BIN_WIDTH
 from universal_neurons.report.figures.style import (
     BLACK,
     GREY,
@@ -33,7 +32,8 @@ from universal_neurons.report.figures.style import (
 )
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.summaries import ALL_LAYERS
-from universal_neurons.token_budget import ENOUGH
+from universal_neurons.score.nulls import BIN_WIDTH
+from universal_neurons.score.token_budget import ENOUGH
 
 # How the curves of chance are drawn.
 _NULL_STYLES = {"rotated": ":", "permuted": "-.", "untrained": "--"}

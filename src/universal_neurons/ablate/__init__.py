@@ -1,0 +1,1 @@
+"""What the models lose without their universal neurons."""

@@ -1,0 +1,166 @@
+"""What every single neuron is worth to the loss: estimated for all, measured for a sample.
+
+Ablating N neurons one by one takes N passes over the text. To first order, one backward pass gives
+the effect of every one (attribution patching; Nanda 2023, Syed et al. 2310.10348); another one
+gives the second order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from universal_neurons.ablate.controls import generator
+from universal_neurons.ablate.measure import (
+    NeuronSet,
+    Replacement,
+    Run,
+    batches,
+    measure,
+    token_tensor,
+)
+from universal_neurons.models.load import Model
+
+# Neurons per model that are also ablated exactly: half of them those with the largest estimates,
+# half drawn from all others. Each costs a pass.
+SAMPLE = 16
+
+
+def attribution(
+    model: Model,
+    sequences: NDArray[np.integer],
+    mean: NDArray[np.float64],
+    rng: np.random.Generator,
+    *,
+    batch_tokens: int = 1024,
+) -> NDArray[np.float64]:
+    """First- and second-order effect of replacing each neuron alone by its mean.
+
+    With δ_ti = mean_i − x_ti the change at position t and L the cross-entropy summed over the
+    next-token positions of a sequence, the first order is Σ_t δ_ti ∂L/∂x_ti. It all but vanishes
+    in a trained model, which is near the minimum of its loss. The second order is ½ (Σ_t δ_ti
+    ∂L̂/∂x_ti)², L̂ being the cross-entropy of tokens drawn from the model's own predictions: its
+    mean over draws is the Gauss–Newton term, that is, the leading term of KL(clean ‖ ablated). In
+    both, later layers respond to the change.
+
+    Parameters
+    ----------
+    model, sequences, mean, batch_tokens
+        See `ablation.ablate`.
+    rng
+        Of the drawn tokens.
+
+    Returns
+    -------
+    array
+        The two orders in nats per token, shape (2, N), float64, by layer, then neuron.
+    """
+    inputs, targets = sequences[:, :-1], sequences[:, 1:]
+    draws = torch.from_numpy(rng.random(targets.shape, dtype=np.float32)).to(model.device)
+    means = torch.from_numpy(mean).to(model.device, torch.float32).split(model.d_mlp)
+    total = [torch.zeros(2, d, dtype=torch.float64, device=model.device) for d in model.d_mlp]
+    seen: dict[int, torch.Tensor] = {}
+
+    def watch(layer: int, x: torch.Tensor) -> torch.Tensor:
+        # Weights need no gradient, so the first layer's activations are where the graph begins.
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        seen[layer] = x
+        return x
+
+    with model.tap(watch), torch.enable_grad():
+        for rows in batches(inputs, batch_tokens):
+            output = model.module(input_ids=token_tensor(inputs[rows], model), use_cache=False)
+            log_p = torch.log_softmax(output.logits.float(), -1)
+            cumulative = log_p.detach().exp().cumsum(-1)
+            drawn = torch.searchsorted(cumulative, draws[rows, :, None])
+            drawn = drawn.clamp(max=log_p.shape[-1] - 1)
+            true = token_tensor(targets[rows], model)[..., None]
+            layers = sorted(seen)
+            activations = [seen[layer] for layer in layers]
+            orders = [
+                torch.autograd.grad(-log_p.gather(-1, labels).sum(), activations, retain_graph=True)
+                for labels in (true, drawn)
+            ]
+            for layer, x, first, second in zip(layers, activations, *orders, strict=True):
+                gap = means[layer] - x.detach().float()
+                total[layer][0] += (gap * first.float()).flatten(0, 1).double().sum(0)
+                by_sequence = (gap * second.float()).double().sum(1)
+                total[layer][1] += 0.5 * (by_sequence**2).sum(0)
+            seen.clear()
+    return torch.cat(total, 1).cpu().numpy() / targets.size
+
+
+def effects(
+    model: Model,
+    sequences: NDArray[np.integer],
+    *,
+    seed: str,
+    step: int,
+    excess: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    random_seed: int = 0,
+    batch_tokens: int = 1024,
+) -> pd.DataFrame:
+    """Estimate every neuron's mean-ablation effect, and measure that of `SAMPLE` neurons.
+
+    Parameters
+    ----------
+    excess
+        Excess correlation, shape (N,), by layer, then neuron.
+    model, sequences, seed, step, mean, random_seed, batch_tokens
+        See `ablation.ablate`.
+
+    Returns
+    -------
+    DataFrame
+        One row per neuron: ``step, seed, layer, neuron, excess_corr``, ``first_order`` and
+        ``second_order`` (see `attribution`), ``attributed_delta_loss`` (their sum),
+        ``delta_loss, delta_loss_se`` (exact, as in `ablation.ablate`; NaN but for
+        the sample) and ``sampled`` (``top``, ``random`` or the empty string).
+
+    Raises
+    ------
+    UserError
+        As `ablation.ablate` does.
+    """
+    rng = generator(random_seed, seed, step, "effects")
+    orders = attribution(model, sequences, mean, rng, batch_tokens=batch_tokens)
+    attributed = orders.sum(0)
+    order = np.argsort(-np.abs(attributed), kind="stable")
+    n_top = min(SAMPLE // 2, len(order))
+    rest = order[n_top:]
+    drawn = rng.choice(rest, min(SAMPLE - n_top, len(rest)), replace=False)
+    chosen = np.concatenate([order[:n_top], drawn])
+    layer = np.repeat(np.arange(len(model.d_mlp)), model.d_mlp)
+    runs = [Run(NeuronSet(int(layer[i]), "single", -1, np.array([i])), "mean") for i in chosen]
+    measured = measure(
+        model,
+        sequences,
+        runs,
+        Replacement(model, mean),
+        name=f"seed {seed}, step {step}",
+        batch_tokens=batch_tokens,
+    )
+    exact = np.full((2, len(order)), np.nan)
+    for place, neuron in enumerate(chosen):
+        effect = measured.effect(place)
+        exact[:, neuron] = effect["delta_loss"], effect["delta_loss_se"]
+    sampled = np.full(len(order), "", dtype=object)
+    sampled[order[:n_top]], sampled[drawn] = "top", "random"
+    return pd.DataFrame(
+        {
+            "step": step,
+            "seed": seed,
+            "layer": layer,
+            "neuron": np.concatenate([np.arange(d) for d in model.d_mlp]),
+            "excess_corr": excess,
+            "first_order": orders[0],
+            "second_order": orders[1],
+            "attributed_delta_loss": attributed,
+            "delta_loss": exact[0],
+            "delta_loss_se": exact[1],
+            "sampled": sampled,
+        }
+    )

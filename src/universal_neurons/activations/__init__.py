@@ -1,0 +1,1 @@
+"""Activations as codes, and exact sums of them."""

@@ -1,0 +1,190 @@
+"""Partial sums of products of two models' codes, read while the block before is multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.activations.codes import Codes
+from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
+from universal_neurons.activations.reader import Activations
+from universal_neurons.jobs import progress
+from universal_neurons.store.arrays import write_arrays
+from universal_neurons.store.same_run import check_same_run
+
+B = TypeVar("B")
+T = TypeVar("T")
+
+# Codes read at a time: 21,845 tokens of GPT-2 Small's 3,072 neurons. Shorter products spend their
+# time adding to int64, longer ones only take memory (docs/performance.md).
+BLOCK_BYTES = 64 << 20
+
+
+def block_tokens(d_mlp: int) -> int:
+    """Tokens of codes to read at a time."""
+    return max(1024, BLOCK_BYTES // d_mlp)
+
+
+def ahead(loads: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """Yield the results of `loads`, each made by a thread while the one before is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(load) for load in loads[:1]]
+        for load in [*loads[1:], None]:
+            if load is not None:
+                waiting.append(pool.submit(load))
+            if waiting:
+                yield waiting.pop(0).result()
+
+
+def paired(
+    blocks: Sequence[B],
+    own: Callable[[B], T],
+    others: Sequence[Callable[[B], T]],
+    what: str,
+) -> Iterator[tuple[B, int, T, T]]:
+    """Read blocks of one layer and of several others, the next while one is worked on.
+
+    Parameters
+    ----------
+    blocks
+        What is read at a time.
+    own
+        Reads a block of the layer; what it returns must last until all others had theirs.
+    others
+        Read a block of the others.
+    what
+        Plural noun for the progress.
+
+    Yields
+    ------
+    block, other, mine, theirs
+        The block, number of the other, and what was read of both.
+    """
+    loads = [partial(read, block) for block in blocks for read in (own, *others)]
+    made = ahead(loads)
+    for block in progress(blocks, what):
+        mine = next(made)
+        for other in range(len(others)):
+            yield block, other, mine, next(made)
+
+
+class Reader:
+    """Read codes into two buffers per store in turn: one can be filled while the other is used."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._buffers: dict[tuple[int, int], list[NDArray]] = {}
+
+    def __call__(self, store: Activations, layer: int, rows: slice) -> Codes:
+        """A block of codes, valid until the next but one of the same store is read."""
+        return store.codes(layer, rows, self.buffer(store, layer))
+
+    def buffer(self, store: Activations, layer: int) -> NDArray[np.int8]:
+        """The store's buffer whose turn it is."""
+        key = id(store), store.d_mlp[layer]
+        if key not in self._buffers:
+            self._buffers[key] = [np.empty((self._tokens, key[1]), np.int8) for _ in range(2)]
+        pair = self._buffers[key]
+        pair.reverse()
+        return pair[0]
+
+
+def cross_sums(
+    a: Activations, b: Activations, layers: Sequence[int], kernel: str = "auto"
+) -> Iterator[tuple[str, NDArray]]:
+    """Sums of products of codes between some layers of one model and all layers of another.
+
+    Codes are read and decoded while the block before is multiplied. Memory does not grow with the
+    number of tokens.
+
+    Parameters
+    ----------
+    a, b
+        The two models' activations on the same shard.
+    layers
+        Layers of `a`.
+    kernel
+        One of `KERNELS`; see `choose_kernel`.
+
+    Yields
+    ------
+    name, sums
+        For every layer i of `layers` and j of `b`, ``tile_name(i, j)`` and an array of shape
+        (d_mlp of i, d_mlp of j), int64 or float64 (see `add_products`). The tiles of one layer of
+        `a` are held in memory together.
+
+    Raises
+    ------
+    UserError
+        If the two were captured over different tokens.
+    """
+    a.check_same_tokens(b)
+    d_a = sum(a.d_mlp[layer] for layer in layers)
+    kernel = choose_kernel(kernel, 2 * a.n_tokens * d_a * sum(b.d_mlp))
+    widest = max(a.d_mlp + b.d_mlp)
+    blocks = a.row_blocks(block_tokens(widest))
+    for place, layer in enumerate(layers, start=1):
+        what = f"blocks of layer {layer} ({place} of {len(layers)})"
+        tiles = [zeros(a.d_mlp[layer], d_b, a.encoding) for d_b in b.d_mlp]
+        read = Reader(max((rows.stop - rows.start for rows in blocks), default=0))
+        own, others = partial(read, a, layer), [partial(read, b, j) for j in range(len(tiles))]
+        for _, other, mine, theirs in paired(blocks, own, others, what):
+            tiles[other] = add_products(tiles[other], mine, theirs, kernel)
+        for other, tile in enumerate(tiles):
+            yield tile_name(layer, other), tile
+
+
+def tile_name(layer: int, other_layer: int) -> str:
+    """Name of the array with the sums of a layer and another model's layer."""
+    return f"{layer}x{other_layer}"
+
+
+def within_sums(store: Activations, kernel: str = "auto") -> Iterator[tuple[str, NDArray]]:
+    """Sums of products of codes within each layer of one model; see `cross_sums`."""
+    kernel = choose_kernel(kernel, 2 * store.n_tokens * sum(d**2 for d in store.d_mlp))
+    blocks = store.row_blocks(block_tokens(max(store.d_mlp)))
+    read = Reader(max((rows.stop - rows.start for rows in blocks), default=0))
+    for layer, d_mlp in enumerate(store.d_mlp):
+        total = zeros(d_mlp, d_mlp, store.encoding)
+        for codes in ahead([partial(read, store, layer, rows) for rows in blocks]):
+            total = add_products(total, codes, codes, kernel)
+        yield tile_name(layer, layer), total
+
+
+def sum_pair(
+    a: str | Path,
+    b: str | Path,
+    layers: Sequence[int],
+    kernel: str,
+    *,
+    path: str | Path,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store the partial sums of a pair of models on one shard; see `cross_sums`.
+
+    Parameters
+    ----------
+    a, b
+        Stores of their activations.
+    layers, kernel
+        See `cross_sums`.
+    path
+        Store to make.
+    attributes
+        Recorded with it.
+
+    Raises
+    ------
+    UserError
+        If the two are not of one run.
+    """
+    same = check_same_run([a, b])
+    one, other = Activations(a), Activations(b)
+    same["sequences"] = one.attributes["sequences"]
+    write_arrays(path, cross_sums(one, other, layers, kernel), {**attributes, **same})

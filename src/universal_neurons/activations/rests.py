@@ -1,0 +1,141 @@
+"""Add what escaped from int8 codes to their sums of products, on the CPU (compiled)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.activations.codes import Codes, Escapes
+
+# Rows of the sums that a thread works on at a time: they stay in the second-level cache.
+_BAND = 32
+
+
+def add_rests(total: NDArray, a: Codes, b: Codes) -> None:
+    """Add R_aᵀ B + A'ᵀ R_b to `total`, in place.
+
+    B are the whole codes of `b`, A' the dense ones of `a`, R the rests: so that with A'ᵀ B', which
+    `kernels.add_products` adds, the sums are those of whole codes. Sums stay integers.
+
+    Parameters
+    ----------
+    total
+        int64 or float64, shape (d_a, d_b), rows contiguous.
+    a, b
+        int8 codes of the same tokens.
+    """
+    mine, theirs = a.escapes, b.escapes
+    rest_a, rest_b = mine.rest.astype(total.dtype), theirs.rest.astype(total.dtype)
+    # Those of `a` by neuron, so that a row of the sums is added to at once.
+    order = np.argsort(mine.neuron, kind="stable")
+    row = mine.row[order]
+    edges = np.arange(0, len(total) + _BAND, _BAND)
+    _add(
+        total,
+        np.asarray(a.dense),
+        np.asarray(b.dense),
+        row,
+        mine.neuron[order],
+        rest_a[order],
+        np.searchsorted(mine.neuron[order], edges),
+        # Where the other model's escapes at the same token are.
+        np.searchsorted(theirs.row, row),
+        np.searchsorted(theirs.row, row, side="right"),
+        theirs.row,
+        theirs.neuron,
+        rest_b,
+    )
+
+
+@numba.njit(parallel=True, cache=True)
+def _add(
+    total, a, b, row_a, neuron_a, rest_a, bands, first_b, last_b, row_b, neuron_b, rest_b
+):  # pragma: no cover - compiled
+    for band in numba.prange(len(bands) - 1):
+        start, stop = band * _BAND, min(band * _BAND + _BAND, len(total))
+        for e in range(bands[band], bands[band + 1]):
+            sums, codes, rest = total[neuron_a[e]], b[row_a[e]], rest_a[e]
+            for j in range(len(codes)):
+                sums[j] += rest * codes[j]
+            for k in range(first_b[e], last_b[e]):
+                sums[neuron_b[k]] += rest * rest_b[k]
+        for e in range(len(row_b)):
+            codes, j, rest = a[row_b[e]], neuron_b[e], rest_b[e]
+            for i in range(start, stop):
+                total[i, j] += rest * codes[i]
+
+
+@dataclass(frozen=True)
+class RestsByNeuron:
+    """The rests of a model's neurons on some tokens.
+
+    Attributes
+    ----------
+    edges
+        Where every neuron's begin, and the end; int64, shape (N + 1,).
+    row
+        Which token a rest is of, ascending for every neuron; int64, shape (n,).
+    rest
+        int64 or float64, shape (n,).
+    """
+
+    edges: NDArray[np.int64]
+    row: NDArray[np.int64]
+    rest: NDArray
+
+    @classmethod
+    def of(cls, layers: Sequence[Escapes], d_mlp: Sequence[int], dtype: np.dtype) -> RestsByNeuron:
+        """Sort the escapes of all layers."""
+        firsts = np.cumsum([0, *d_mlp])
+        neuron = np.concatenate([x.neuron + i for x, i in zip(layers, firsts, strict=False)])
+        order = np.argsort(neuron, kind="stable")
+        row, rest = (np.concatenate([getattr(x, name) for x in layers]) for name in ("row", "rest"))
+        edges = np.searchsorted(neuron[order], np.arange(firsts[-1] + 1))
+        return cls(edges, row[order], rest[order].astype(dtype))
+
+
+def add_dots(
+    sums: NDArray,
+    a: NDArray[np.int16],
+    b: NDArray[np.int16],
+    rests_a: RestsByNeuron,
+    rests_b: RestsByNeuron,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+) -> None:
+    """Add what the dense codes lack to sums of products of single pairs of neurons, in place.
+
+    Parameters
+    ----------
+    sums
+        int64 or float64, shape (pairs,).
+    a, b
+        The models' dense codes by neuron, shape (N, tokens).
+    rests_a, rests_b
+        Their rests on the same tokens.
+    first, second
+        The pairs: neurons of `a` and of `b`.
+    """
+    mine, theirs = ((x.edges, x.row, x.rest) for x in (rests_a, rests_b))
+    _add_dots(sums, a, b, *mine, *theirs, first, second)
+
+
+@numba.njit(parallel=True, cache=True)
+def _add_dots(
+    sums, a, b, edges_a, row_a, rest_a, edges_b, row_b, rest_b, first, second
+):  # pragma: no cover - compiled
+    for p in numba.prange(len(first)):
+        x, y = a[first[p]], b[second[p]]
+        k, stop = edges_b[second[p]], edges_b[second[p] + 1]
+        for e in range(k, stop):
+            sums[p] += rest_b[e] * x[row_b[e]]
+        for e in range(edges_a[first[p]], edges_a[first[p] + 1]):
+            sums[p] += rest_a[e] * y[row_a[e]]
+            while k < stop and row_b[k] < row_a[e]:
+                k += 1
+            if k < stop and row_b[k] == row_a[e]:
+                sums[p] += rest_a[e] * rest_b[k]

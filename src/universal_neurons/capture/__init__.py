@@ -1,0 +1,1 @@
+"""Run models over tokens and keep what their neurons do."""

@@ -1,0 +1,305 @@
+"""Partial sums straight from the models: several seeds run side by side and nothing is stored.
+
+For a device whose products are faster than any disk, and for corpora whose activations no disk
+would hold. The codes are those of `capture`, so the sums have the same bits as those of stored
+activations on the same device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from universal_neurons.activations.calibration import read_calibration
+from universal_neurons.activations.codes import Codes
+from universal_neurons.activations.kernels import add_products, choose_kernel
+from universal_neurons.activations.products import tile_name
+from universal_neurons.capture.capture import Encoder, EscapeList, moment_arrays, warn_of_escapes
+from universal_neurons.capture.run import Cell
+from universal_neurons.models.load import Model
+from universal_neurons.store.arrays import write_arrays
+
+# Tokens whose codes are multiplied at a time; five GPT-2 Small have 1.5 GB of them.
+BLOCK_TOKENS = 8192
+
+Pair = tuple[str, str]
+
+
+class _Codes:
+    """Codes of one model's layers, until there are enough for a product."""
+
+    def __init__(self, model: Model, encoder: Encoder, tokens: int) -> None:
+        self._int8 = encoder.encoding == "int8"
+        dtype = torch.int8 if self._int8 else torch.float32
+        self._offset = [
+            torch.from_numpy(layer.ranges.offset).to(model.device) for layer in encoder.calibration
+        ]
+        self._layers = [
+            torch.empty(tokens, d_mlp, dtype=dtype, device=model.device) for d_mlp in model.d_mlp
+        ]
+        self._d_mlp = model.d_mlp
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was taken."""
+        self.filled = 0
+        self._escapes = [EscapeList(d_mlp, len(self._d_mlp)) for d_mlp in self._d_mlp]
+
+    def take(self, layer: int, codes: Codes) -> None:
+        """Take a layer's batch, see `LayerPass.add`; the last layer's completes the batch."""
+        dense = codes.dense
+        stop = self.filled + len(dense)
+        self._layers[layer][self.filled : stop] = (
+            dense if self._int8 else dense.float() - self._offset[layer]
+        )
+        self._escapes[layer].append(codes)
+        if layer == len(self._layers) - 1:
+            self.filled = stop
+
+    def __getitem__(self, layer: int) -> Codes:
+        return Codes(self._layers[layer][: self.filled], self._escapes[layer].joined())
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What `direct_sums` adds up.
+
+    Attributes
+    ----------
+    cross
+        Per pair the arrays of `products.cross_sums`, by name.
+    within
+        Per seed those of `products.within_sums`; empty unless asked for.
+    moments
+        Per seed the parts that `moments.merge` takes.
+    """
+
+    cross: dict[Pair, dict[str, NDArray]]
+    within: dict[str, dict[str, NDArray]]
+    moments: dict[str, dict[str, NDArray]]
+
+
+def direct_sums(
+    models: Mapping[str, Model],
+    encoders: Mapping[str, Encoder],
+    tokens: NDArray[np.integer],
+    sequences: tuple[int, int],
+    *,
+    pairs: Sequence[Pair],
+    layers: Sequence[int],
+    within: bool,
+    kernel: str = "auto",
+) -> Sums:
+    """Run several models over one shard and add up the products of their codes.
+
+    All sums are held on the models' device.
+
+    Parameters
+    ----------
+    models
+        By seed, on one device.
+    encoders
+        By seed, how their activations become codes.
+    tokens, sequences
+        See `capture.Encoder.run`.
+    pairs
+        Pairs of seeds to correlate.
+    layers
+        Layers of each pair's first seed; all layers of the second.
+    within
+        Also make the within-layer sums.
+    kernel
+        See `kernels.choose_kernel`.
+
+    Raises
+    ------
+    UserError
+        See `capture.capture`.
+    """
+    first = next(iter(encoders.values()))
+    size = BLOCK_TOKENS + first.batch_tokens
+    codes = {seed: _Codes(model, encoders[seed], size) for seed, model in models.items()}
+    passes = {seed: encoders[seed].passes(model) for seed, model in models.items()}
+    sums = _empty(models, pairs, layers, first.encoding, within)
+    device = next(iter(models.values())).device
+    positions = (sequences[1] - sequences[0]) * tokens.shape[1]
+    operations = 2 * positions * sum(total.numel() for total in sums.values())
+    kernel = choose_kernel(kernel, operations, device.type)
+
+    def multiply() -> None:
+        blocks = {
+            (seed, i): own[i] for seed, own in codes.items() for i in range(len(models[seed].d_mlp))
+        }
+        for (a, b, i, j), total in sums.items():
+            sums[a, b, i, j] = add_products(total, blocks[a, i], blocks[b, j], kernel)
+        for buffer in codes.values():
+            buffer.clear()
+
+    runs = [
+        encoders[seed].run(model, tokens, sequences, passes[seed], codes[seed].take)
+        for seed, model in models.items()
+    ]
+    n_tokens = 0
+    for batch in zip(*runs, strict=True):
+        n_tokens += len(batch[0][0])
+        if next(iter(codes.values())).filled >= BLOCK_TOKENS:
+            multiply()
+    multiply()
+    moments = {seed: moment_arrays(own, n_tokens) for seed, own in passes.items()}
+    for seed, own in moments.items():
+        warn_of_escapes(encoders[seed].name, own, models[seed].d_mlp)
+    return Sums(
+        {(a, b): _of_pair(sums, a, b) for a, b in pairs},
+        {seed: _of_pair(sums, seed, seed) for seed in models} if within else {},
+        moments,
+    )
+
+
+def _empty(
+    models: Mapping[str, Model],
+    pairs: Sequence[Pair],
+    layers: Sequence[int],
+    encoding: str,
+    within: bool,
+) -> dict[tuple[str, str, int, int], torch.Tensor]:
+    """Sums by seed, other seed and their layers."""
+    kinds = [(a, b, i, j) for a, b in pairs for i in layers for j in range(len(models[b].d_mlp))]
+    if within:
+        kinds += [(seed, seed, i, i) for seed in models for i in range(len(models[seed].d_mlp))]
+    dtype = torch.int64 if encoding == "int8" else torch.float64
+    return {
+        (a, b, i, j): torch.zeros(
+            models[a].d_mlp[i], models[b].d_mlp[j], dtype=dtype, device=models[a].device
+        )
+        for a, b, i, j in kinds
+    }
+
+
+def _of_pair(
+    sums: Mapping[tuple[str, str, int, int], torch.Tensor], a: str, b: str
+) -> dict[str, NDArray]:
+    return {
+        tile_name(i, j): total.cpu().numpy()
+        for (one, other, i, j), total in sums.items()
+        if (one, other) == (a, b)
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """All seeds of a step, and what is to be added up of them over one shard.
+
+    Attributes
+    ----------
+    cells
+        The models.
+    calibrations
+        Their stores, in the same order.
+    sequences
+        First sequence of the shard and the one after its last.
+    pairs, layers, kernel
+        See `direct_sums`.
+    """
+
+    cells: Sequence[Cell]
+    calibrations: Sequence[str | Path]
+    sequences: tuple[int, int]
+    pairs: Sequence[Pair]
+    layers: Sequence[int]
+    kernel: str
+
+    def add_up(self, *, within: bool) -> Sums:
+        """See `direct_sums`."""
+        tokens = self.cells[0].tokens
+        encoders = {
+            cell.seed: cell.encoder(read_calibration(path))
+            for cell, path in zip(self.cells, self.calibrations, strict=True)
+        }
+        return direct_sums(
+            {cell.seed: cell.model for cell in self.cells},
+            encoders,
+            tokens,
+            self.sequences,
+            pairs=self.pairs,
+            layers=self.layers,
+            within=within,
+            kernel=self.kernel,
+        )
+
+    def write_cross(self, sums: Sums, paths: Sequence[str | Path]) -> None:
+        """Store the sums of every pair."""
+        by_seed = {cell.seed: cell for cell in self.cells}
+        for pair, path in zip(self.pairs, paths, strict=True):
+            both = {
+                f"{seed}/{by_seed[seed].step}": by_seed[seed].attributes["model_sha256"]
+                for seed in pair
+            }
+            about = {**self._attributes(by_seed[pair[0]], sums), "models": both}
+            write_arrays(path, sums.cross[pair].items(), about)
+
+    def write_own(
+        self, sums: Sums, moments: Sequence[str | Path], within: Sequence[str | Path]
+    ) -> None:
+        """Store the moments and within-layer sums of every seed."""
+        for cell, one, other in zip(self.cells, moments, within, strict=True):
+            about = self._attributes(cell, sums)
+            write_arrays(one, sums.moments[cell.seed].items(), about)
+            write_arrays(other, sums.within[cell.seed].items(), about)
+
+    def _attributes(self, cell: Cell, sums: Sums) -> dict[str, Any]:
+        n_tokens = int(sums.moments[cell.seed]["n_tokens"][0])
+        encoder = cell.encoder([])
+        return {
+            **cell.attributes,
+            **encoder.attributes(cell.model, self.sequences, n_tokens),
+        }
+
+
+def sum_shard(
+    step: Step,
+    *,
+    sums: Sequence[str | Path],
+    moments: Sequence[str | Path],
+    within: Sequence[str | Path],
+) -> None:
+    """Store the sums of all pairs and seeds of a step over one shard, for a first block of layers.
+
+    Parameters
+    ----------
+    step
+        The models and the shard.
+    sums
+        Stores to make, by pair; see `products.cross_sums`.
+    moments, within
+        Stores to make, by seed; see `moments.merge` and `products.within_sums`.
+
+    Raises
+    ------
+    UserError
+        See `capture.capture` and `run.Cell.tokens`.
+    """
+    found = step.add_up(within=True)
+    step.write_cross(found, sums)
+    step.write_own(found, moments, within)
+
+
+def sum_more_layers(step: Step, *, sums: Sequence[str | Path]) -> None:
+    """Store the sums of all pairs over one shard, for a further block of layers.
+
+    Parameters
+    ----------
+    step, sums
+        See `sum_shard`.
+
+    Raises
+    ------
+    UserError
+        See `sum_shard`.
+    """
+    step.write_cross(step.add_up(within=False), sums)

@@ -1,0 +1,248 @@
+"""The jobs of a capture: load a model, fix its codes or read them, and store one shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.activations.calibration import (
+    Calibration,
+    read_calibration,
+    write_calibration,
+)
+from universal_neurons.activations.products import within_sums
+from universal_neurons.activations.reader import Activations
+from universal_neurons.capture.capture import Encoder, calibrate, capture
+from universal_neurons.models import hub
+from universal_neurons.models.load import Model, load
+from universal_neurons.prepare import corpus
+from universal_neurons.prepare import tokens as tokens_module
+from universal_neurons.prepare.subsets import Subsets
+from universal_neurons.store.arrays import write_arrays
+from universal_neurons.store.files import read_json
+
+
+@dataclass(frozen=True)
+class CorpusFiles:
+    """Where the tokens are.
+
+    Attributes
+    ----------
+    tokens
+        All sequences (.npy).
+    about
+        What `corpus.describe` says of them (JSON).
+    subsets
+        Every token's subset (.npy), if the corpus has any.
+    """
+
+    tokens: str | Path
+    about: str | Path
+    subsets: str | Path = ""
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """What codes depend on of a configuration: of ``capture``, and ``exclude_token_ids``."""
+
+    encoding: str
+    dtype: str
+    device: str
+    calibration_tokens: int
+    headroom: float
+    batch_tokens: int
+    exclude_token_ids: Sequence[int] | str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (seed, step) of a run: what loading it and its corpus takes.
+
+    Attributes
+    ----------
+    seed, step
+        The model's names.
+    directory
+        Where it is.
+    files
+        The corpus.
+    options
+        How to capture it.
+    selection
+        What `corpus.select` checks: as `corpus.selection_options` returns it.
+    provenance
+        Recorded with all stores.
+    """
+
+    seed: str
+    step: int
+    directory: str | Path
+    files: CorpusFiles
+    options: CaptureOptions
+    selection: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What is known of the corpus."""
+        return read_json(self.files.about)
+
+    @cached_property
+    def tokens(self) -> NDArray[np.integer]:
+        """All sequences, checked to be those that `about` describes.
+
+        Raises
+        ------
+        UserError
+            If they are not, or are too few, or of another tokenizer than the model's.
+        """
+        tokens = np.load(self.files.tokens, mmap_mode="r")
+        tokens_module.check_digest(tokens, self.about)
+        corpus.select(self.about, **self.selection)
+        tokens_module.check_tokenizer(Path(self.directory), self.about)
+        return tokens
+
+    @cached_property
+    def exclude(self) -> list[int]:
+        """Token ids that are not scored."""
+        return tokens_module.excluded(self.options.exclude_token_ids, self.about)
+
+    @cached_property
+    def subsets(self) -> Subsets | None:
+        """Of the corpus, if it has any."""
+        if not self.files.subsets:
+            return None
+        return Subsets.read(self.files.subsets, self.about["subsets"], self.tokens.shape)
+
+    @cached_property
+    def model(self) -> Model:
+        """The loaded model."""
+        return load(self.directory, dtype=self.options.dtype, device=self.options.device)
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Recorded with all its stores."""
+        return {
+            **self.provenance,
+            "seed": self.seed,
+            "step": self.step,
+            "corpus_sha256": self.about["sha256"],
+            "model_sha256": self.model.digest(),
+            "exclude": self.exclude,
+            "encoding": self.options.encoding,
+        }
+
+    def encoder(self, calibration: Sequence[Calibration]) -> Encoder:
+        """How its activations become codes."""
+        return Encoder(
+            self.seed,
+            self.step,
+            calibration,
+            self.options.encoding,
+            self.exclude,
+            self.options.batch_tokens,
+            self.subsets,
+        )
+
+
+def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path, source: str) -> None:
+    """Calibrate a model and store that, with what is known of the model.
+
+    Parameters
+    ----------
+    cell
+        The model.
+    calibration
+        Store to make.
+    facts
+        JSON file to make: digest and size of the model.
+    source
+        Where its directory is from (``models.source``).
+
+    Raises
+    ------
+    UserError
+        See `capture.calibrate` and `models.load`.
+    """
+    n_sequences = -(-cell.options.calibration_tokens // cell.tokens.shape[1])
+    layers = calibrate(
+        cell.model,
+        cell.tokens[:n_sequences],
+        name=f"seed {cell.seed}, step {cell.step}",
+        exclude=cell.exclude,
+        encoding=cell.options.encoding,
+        headroom=cell.options.headroom,
+        batch_tokens=cell.options.batch_tokens,
+    )
+    write_calibration(calibration, layers, cell.attributes)
+    about = {
+        "seed": cell.seed,
+        "step": cell.step,
+        "source": source,
+        "revision": hub.commit(str(cell.directory)),
+        "sha256": cell.attributes["model_sha256"],
+        "n_layers": len(cell.model.d_mlp),
+        "d_mlp": cell.model.d_mlp[0],
+    }
+    Path(facts).write_text(json.dumps(about))
+
+
+def restore(
+    cell: Cell, sequences: tuple[int, int], *, calibration: str | Path, activations: str | Path
+) -> None:
+    """Store the activations of one shard, whose sums are there already.
+
+    Parameters
+    ----------
+    cell
+        The model.
+    sequences
+        First sequence of the shard and the one after its last.
+    calibration
+        The model's.
+    activations
+        Store to make.
+
+    Raises
+    ------
+    UserError
+        See `capture.capture` and `Cell.tokens`.
+    """
+    tokens, encoder = cell.tokens, cell.encoder(read_calibration(calibration))
+    capture(cell.model, tokens, sequences, encoder, activations, attributes=cell.attributes)
+
+
+def capture_shard(
+    cell: Cell,
+    sequences: tuple[int, int],
+    *,
+    calibration: str | Path,
+    activations: str | Path,
+    moments: str | Path,
+    within: str | Path,
+) -> None:
+    """Store the activations, moments and within-layer sums of one shard.
+
+    Parameters
+    ----------
+    cell, sequences, calibration
+        See `restore`.
+    activations, moments, within
+        Stores to make.
+
+    Raises
+    ------
+    UserError
+        See `restore`.
+    """
+    tokens, encoder = cell.tokens, cell.encoder(read_calibration(calibration))
+    about = cell.attributes
+    capture(cell.model, tokens, sequences, encoder, activations, moments, attributes=about)
+    write_arrays(within, within_sums(Activations(activations)), about)

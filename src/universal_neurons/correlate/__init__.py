@@ -1,0 +1,1 @@
+"""Best matches between two models' neurons, and the baselines they are held against."""

@@ -1,0 +1,222 @@
+"""The neurons of another model that a sample leaves as candidates for a neuron's best match."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.correlate.sample import Spread
+from universal_neurons.store.arrays import attributes_of, read_arrays, write_arrays
+
+# The arrays of `Candidates`, by which a store has them.
+FIELDS = ("index", "bound", "rest", "lowest", "lowest_index")
+
+
+@dataclass
+class Candidates:
+    """The neurons with the largest bounds, of every neuron of a direction.
+
+    Attributes
+    ----------
+    index
+        int64, shape (n, k): which neurons; −1 where there are fewer.
+    bound
+        Their upper bounds, float32, descending, shape (n, k).
+    rest
+        Largest bound of all others, float32, shape (n,).
+    lowest, lowest_index
+        Smallest correlation in the sample, float32, and whose, int64; shape (n,).
+    """
+
+    index: NDArray[np.int64]
+    bound: NDArray[np.float32]
+    rest: NDArray[np.float32]
+    lowest: NDArray[np.float32]
+    lowest_index: NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls, n: int, k: int) -> Candidates:
+        """Of n neurons, with room for k each."""
+        return cls(
+            np.full((n, k), -1, np.int64),
+            np.full((n, k), -np.inf, np.float32),
+            np.full(n, -np.inf, np.float32),
+            np.full(n, np.inf, np.float32),
+            np.full(n, -1, np.int64),
+        )
+
+    def __getitem__(self, rows: slice) -> Candidates:
+        """Those of some neurons, sharing memory."""
+        return Candidates(*(getattr(self, name)[rows] for name in FIELDS))
+
+    def take(
+        self, spread: Spread, width: float, allowed: NDArray[np.bool_], first: int, *, axis: int
+    ) -> None:
+        """Take in a tile: bounds are means plus `width` times the root of the summed squares."""
+        step = _take_rows if axis == 1 else _take_columns
+        step(
+            spread.mean,
+            spread.squares,
+            width,
+            allowed,
+            first,
+            self.index,
+            self.bound,
+            self.rest,
+            self.lowest,
+            self.lowest_index,
+        )
+
+    def join(self, other: Candidates) -> None:
+        """Take in candidates among further neurons."""
+        k = self.index.shape[1]
+        index = np.hstack([self.index, other.index])
+        bound = np.hstack([self.bound, other.bound])
+        order = np.argsort(-bound, axis=1, kind="stable")
+        dropped = np.take_along_axis(bound, order[:, k:], 1).max(1)
+        self.index = np.take_along_axis(index, order[:, :k], 1)
+        self.bound = np.take_along_axis(bound, order[:, :k], 1)
+        self.rest = np.maximum(np.maximum(self.rest, other.rest), dropped)
+        lower = other.lowest < self.lowest
+        self.lowest = np.where(lower, other.lowest, self.lowest)
+        self.lowest_index = np.where(lower, other.lowest_index, self.lowest_index)
+
+
+@numba.njit(cache=True)
+def _insert(x, column, row, index, bound, rest):  # pragma: no cover - compiled
+    k = bound.shape[1]
+    if x <= bound[row, k - 1]:
+        rest[row] = max(rest[row], x)
+        return
+    rest[row] = max(rest[row], bound[row, k - 1])
+    place = k - 1
+    while place > 0 and bound[row, place - 1] < x:
+        bound[row, place] = bound[row, place - 1]
+        index[row, place] = index[row, place - 1]
+        place -= 1
+    bound[row, place] = x
+    index[row, place] = column
+
+
+@numba.njit(parallel=True, cache=True)
+def _take_rows(
+    mean, squares, width, allowed, first, index, bound, rest, lowest, lowest_index
+):  # pragma: no cover - compiled
+    for i in numba.prange(mean.shape[0]):
+        for j in range(mean.shape[1]):
+            if allowed[j]:
+                x = np.float32(mean[i, j] + width * np.sqrt(squares[i, j]))
+                _insert(x, first + j, i, index, bound, rest)
+            if mean[i, j] < lowest[i]:
+                lowest[i] = mean[i, j]
+                lowest_index[i] = first + j
+
+
+@numba.njit(parallel=True, cache=True)
+def _take_columns(
+    mean, squares, width, allowed, first, index, bound, rest, lowest, lowest_index
+):  # pragma: no cover - compiled
+    for block in numba.prange((mean.shape[1] + 63) // 64):
+        for i in range(mean.shape[0]):
+            for j in range(block * 64, min(mean.shape[1], block * 64 + 64)):
+                if allowed[i]:
+                    x = np.float32(mean[i, j] + width * np.sqrt(squares[i, j]))
+                    _insert(x, first + i, j, index, bound, rest)
+                if mean[i, j] < lowest[j]:
+                    lowest[j] = mean[i, j]
+                    lowest_index[j] = first + i
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What was found on the sample, of one direction.
+
+    Attributes
+    ----------
+    candidates
+        Of every neuron.
+    baseline
+        Largest correlation with rotated neurons per draw, float64, shape (draws, n).
+    rare
+        Which neurons the sample can't speak for, bool, shape (n,).
+    """
+
+    candidates: Candidates
+    baseline: NDArray[np.float64]
+    rare: NDArray[np.bool_]
+
+    @classmethod
+    def nothing(cls, n: int, k: int, draws: int) -> Screened:
+        """Of n neurons, before anything is found."""
+        return cls(Candidates.nothing(n, k), np.full((draws, n), -np.inf), np.zeros(n, bool))
+
+    def arrays(self) -> dict[str, NDArray]:
+        """By the names in a store; `of` reads them."""
+        found = {name: getattr(self.candidates, name) for name in FIELDS}
+        return {**found, "baseline": self.baseline, "rare": self.rare}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray]) -> Screened:
+        """From what `arrays` returned."""
+        candidates = Candidates(**{name: arrays[name] for name in FIELDS})
+        return cls(candidates, arrays["baseline"], arrays["rare"])
+
+
+@dataclass(frozen=True)
+class Screens:
+    """What the sample says of some layers of a pair's first model and all of the second.
+
+    Attributes
+    ----------
+    forward, backward
+        Of the neurons of those layers among all of the second model, and the reverse.
+    sampled
+        Number of sampled tokens.
+    """
+
+    forward: Screened
+    backward: Screened
+    sampled: int
+
+    def write(self, path: str | Path, layers: Sequence[int], attributes: Mapping[str, Any]) -> None:
+        """Store it; `read` joins the stores of all layers."""
+        arrays = {
+            f"{way}_{name}": values
+            for way, screened in (("forward", self.forward), ("backward", self.backward))
+            for name, values in screened.arrays().items()
+        }
+        arrays["sampled"] = np.array([self.sampled])
+        write_arrays(path, arrays.items(), {**attributes, "layers": list(layers)})
+
+    @classmethod
+    def read(cls, paths: Sequence[str | Path]) -> Screens:
+        """Join the stores of all layers of a pair."""
+        # A job has a run of layers; in their order the rows follow each other.
+        paths = sorted(paths, key=lambda path: attributes_of(path)["layers"][0])
+        stores = [read_arrays(path) for path in paths]
+
+        def of(way: str) -> list[dict[str, NDArray]]:
+            start = f"{way}_"
+            return [
+                {k.removeprefix(start): v for k, v in store.items() if k.startswith(start)}
+                for store in stores
+            ]
+
+        ahead = of("forward")
+        forward = {
+            name: np.concatenate(
+                [part[name] for part in ahead], axis=1 if name == "baseline" else 0
+            )
+            for name in ahead[0]
+        }
+        first, *others = map(Screened.of, of("backward"))
+        for other in others:
+            first.candidates.join(other.candidates)
+            np.maximum(first.baseline, other.baseline, out=first.baseline)
+        return cls(Screened.of(forward), first, int(stores[0]["sampled"][0]))

@@ -1,0 +1,297 @@
+"""Best matches between two models' neurons: kept while pairs are compared, stored and read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.correlate.budget import BudgetPoints
+from universal_neurons.store.arrays import attributes_of, read_arrays, write_arrays
+
+# Best matches kept per neuron and direction, for a one-to-one assignment (`notions`).
+CANDIDATES = 8
+
+# The arrays of `Matches`, by which a store has them.
+FIELDS = ("candidates", "candidate_corr", "lowest", "baseline", "certified")
+
+
+@dataclass
+class Matches:
+    """Best matches of some neurons among (part of) another model's.
+
+    Attributes
+    ----------
+    candidates
+        The neurons (of all the other model's, counted through its layers) with the largest
+        correlations, int64, shape (n, `CANDIDATES`), best first, of equal ones the first; −1 where
+        fewer are known.
+    candidate_corr
+        Their correlations, float64, shape (n, `CANDIDATES`).
+    lowest
+        Smallest correlation found, float64, shape (n,).
+    baseline
+        Largest correlation with rotated neurons per draw, float64, shape (draws, n).
+    certified
+        Whether the best match rests on a certificate (`screening`) instead of a comparison with all
+        neurons, bool, shape (n,).
+    """
+
+    candidates: NDArray[np.int64]
+    candidate_corr: NDArray[np.float64]
+    lowest: NDArray[np.float64]
+    baseline: NDArray[np.float64]
+    certified: NDArray[np.bool_]
+
+    @classmethod
+    def nothing(cls, n: int, draws: int) -> Matches:
+        """The neutral element of `update`."""
+        return cls(
+            np.full((n, CANDIDATES), -1, np.int64),
+            np.full((n, CANDIDATES), -np.inf),
+            np.full(n, np.inf),
+            np.full((draws, n), -np.inf),
+            np.zeros(n, bool),
+        )
+
+    @property
+    def best(self) -> NDArray[np.float64]:
+        """Largest correlation found, float64, shape (n,)."""
+        return self.candidate_corr[:, 0]
+
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """Whose it is, int64, shape (n,)."""
+        return self.candidates[:, 0]
+
+    def take(
+        self, corr: NDArray[np.float64], rows: NDArray[np.int64], others: NDArray[np.int64]
+    ) -> None:
+        """Take in correlations of the neurons `rows` with the neurons `others` of the other model.
+
+        Parameters
+        ----------
+        corr
+            float64, shape (rows, others), in C or Fortran order.
+        rows, others
+            Numbers of neurons, each at most once; a pair may be taken in repeatedly.
+        """
+        _take(corr, rows, others, self.candidates, self.candidate_corr, self.lowest)
+
+    def take_pairs(
+        self, rows: NDArray[np.int64], others: NDArray[np.int64], corr: NDArray[np.float64]
+    ) -> None:
+        """Take in correlations of single pairs of neurons, three arrays of the same length."""
+        _take_pairs(rows, others, corr, self.candidates, self.candidate_corr, self.lowest)
+
+    def update(self, other: Matches, rows: slice = slice(None)) -> None:
+        """Take in matches of the neurons `rows` among further neurons of the other model."""
+        better = other.best > self.best[rows]
+        self.certified[rows] = np.where(better, other.certified, self.certified[rows])
+        here = np.arange(len(self.lowest))[rows]
+        known = other.candidates >= 0
+        self.take_pairs(
+            np.broadcast_to(here[:, None], known.shape)[known],
+            other.candidates[known],
+            other.candidate_corr[known],
+        )
+        # A dead neuron has no candidate and the correlation 0.
+        best, none = self.candidate_corr[rows], (self.candidates[rows] < 0) & ~known
+        np.maximum(best, other.candidate_corr, out=best, where=none)
+        self.lowest[rows] = np.minimum(self.lowest[rows], other.lowest)
+        self.baseline[:, rows] = np.maximum(self.baseline[:, rows], other.baseline)
+
+    def clear(self, dead: NDArray[np.bool_]) -> None:
+        """Leave neurons without a match: correlation 0, number −1."""
+        self.candidates[dead] = -1
+        self.candidate_corr[dead] = self.lowest[dead] = 0
+
+
+@numba.njit(cache=True)
+def _insert(x, other, row, candidates, best):  # pragma: no cover - compiled
+    """Put a correlation in its place among a neuron's best; equal ones stand by number."""
+    k = best.shape[1]
+    for place in range(k):
+        if candidates[row, place] == other:
+            return
+    place = k - 1
+    if x == best[row, place] and other > candidates[row, place] >= 0:
+        return
+    while place > 0 and (
+        best[row, place - 1] < x
+        or (best[row, place - 1] == x and candidates[row, place - 1] > other)
+    ):
+        best[row, place] = best[row, place - 1]
+        candidates[row, place] = candidates[row, place - 1]
+        place -= 1
+    best[row, place] = x
+    candidates[row, place] = other
+
+
+@numba.njit(parallel=True, cache=True)
+def _take(corr, rows, others, candidates, best, lowest):  # pragma: no cover - compiled
+    # Blocks of rows: near in memory in either order of the array.
+    last = best.shape[1] - 1
+    for block in numba.prange((len(rows) + 63) // 64):
+        stop = min(len(rows), block * 64 + 64)
+        for j in range(len(others)):
+            for i in range(block * 64, stop):
+                x, row = corr[i, j], rows[i]
+                if x >= best[row, last]:
+                    _insert(x, others[j], row, candidates, best)
+                lowest[row] = min(lowest[row], x)
+
+
+@numba.njit(cache=True)
+def _take_pairs(rows, others, corr, candidates, best, lowest):  # pragma: no cover - compiled
+    last = best.shape[1] - 1
+    for i in range(len(rows)):
+        row = rows[i]
+        if corr[i] >= best[row, last]:
+            _insert(corr[i], others[i], row, candidates, best)
+        lowest[row] = min(lowest[row], corr[i])
+
+
+def layer_and_neuron(d_mlp: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Layer and index within it of a model's neurons in order, each of shape (sum of d_mlp,)."""
+    layer = np.repeat(np.arange(len(d_mlp), dtype=np.int32), d_mlp)
+    neuron = np.concatenate([np.arange(d, dtype=np.int32) for d in d_mlp])
+    return layer, neuron
+
+
+@dataclass(frozen=True)
+class PairMatches:
+    """What was found of a pair of seeds, or of some layers of its first seed.
+
+    Attributes
+    ----------
+    seed, other_seed
+        The pair.
+    layers
+        Layers of `seed` whose neurons were compared, with all of `other_seed`.
+    d_mlp, other_d_mlp
+        Number of neurons of every layer of either.
+    forward
+        Matches of the neurons of those layers among all of the other seed.
+    backward
+        Matches of all neurons of the other seed among those of the layers.
+    mode
+        ``exact`` or ``screened``.
+    budget
+        The same of a sample of neurons on fewer tokens, where that was asked for.
+    """
+
+    seed: str
+    other_seed: str
+    layers: Sequence[int]
+    d_mlp: Sequence[int]
+    other_d_mlp: Sequence[int]
+    forward: Matches
+    backward: Matches
+    mode: str
+    budget: BudgetPoints | None = None
+
+    def write(self, path: str | Path, attributes: Mapping[str, Any]) -> None:
+        """Store it; `read` reads it."""
+        arrays = {
+            f"{way}_{name}": getattr(matches, name)
+            for way, matches in (("forward", self.forward), ("backward", self.backward))
+            for name in FIELDS
+        }
+        about = {
+            "seed": self.seed,
+            "other_seed": self.other_seed,
+            "layers": list(self.layers),
+            "d_mlp": list(self.d_mlp),
+            "other_d_mlp": list(self.other_d_mlp),
+            "mode": self.mode,
+        }
+        if self.budget:
+            arrays |= {
+                "forward_budget": self.budget.forward,
+                "backward_budget": self.budget.backward,
+            }
+            about["budget_shards"] = [list(shards) for shards in self.budget.shards]
+            about["budget_tokens"] = list(self.budget.tokens)
+        write_arrays(path, arrays.items(), {**attributes, **about})
+
+    @classmethod
+    def read(cls, path: str | Path) -> PairMatches:
+        """Read what `write` stored."""
+        about, arrays = attributes_of(path), read_arrays(path)
+        budget = None
+        if "budget_shards" in about:
+            budget = BudgetPoints(
+                [(start, stop) for start, stop in about["budget_shards"]],
+                about["budget_tokens"],
+                arrays["forward_budget"],
+                arrays["backward_budget"],
+            )
+        names = ("seed", "other_seed", "layers", "d_mlp", "other_d_mlp", "mode")
+        forward, backward = (
+            Matches(**{name: arrays[f"{way}_{name}"] for name in FIELDS})
+            for way in ("forward", "backward")
+        )
+        return cls(
+            **{name: about[name] for name in names},
+            forward=forward,
+            backward=backward,
+            budget=budget,
+        )
+
+
+@dataclass(frozen=True)
+class StepMatches:
+    """The matches of all pairs of seeds at one step.
+
+    Attributes
+    ----------
+    found
+        By (seed, other seed), sorted, both ways of every pair: those of all neurons.
+    d_mlp
+        Number of neurons of every layer, by seed.
+    screened
+        Whether they are of the screened mode.
+    budgets
+        Of every pair (seed, other seed), by the parts they were read from, where there are any.
+    """
+
+    found: dict[tuple[str, str], Matches]
+    d_mlp: dict[str, Sequence[int]]
+    screened: bool
+    budgets: list[tuple[str, str, BudgetPoints]]
+
+    @classmethod
+    def read(cls, parts: Iterable[str | Path]) -> StepMatches:
+        """Join the stores of pairs.
+
+        Parameters
+        ----------
+        parts
+            As `PairMatches.write` makes them: for every pair all layers of its first seed, in any
+            grouping.
+        """
+        found: dict[tuple[str, str], Matches] = {}
+        d_mlp: dict[str, Sequence[int]] = {}
+        screened, budgets = False, []
+        for part in map(PairMatches.read, parts):
+            a, b = part.seed, part.other_seed
+            d_mlp |= {a: part.d_mlp, b: part.other_d_mlp}
+            screened |= part.mode == "screened"
+            if part.budget:
+                budgets.append((a, b, part.budget))
+            layer, _ = layer_and_neuron(part.d_mlp)
+            rows = np.flatnonzero(np.isin(layer, part.layers))
+            here = slice(int(rows[0]), int(rows[-1]) + 1)
+            for key, matches, where in (
+                ((a, b), part.forward, here),
+                ((b, a), part.backward, slice(None)),
+            ):
+                nothing = Matches.nothing(sum(d_mlp[key[0]]), len(matches.baseline))
+                found.setdefault(key, nothing).update(matches, where)
+        return cls(dict(sorted(found.items())), d_mlp, screened, budgets)

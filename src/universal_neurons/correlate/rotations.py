@@ -1,0 +1,216 @@
+"""Random rotations of the baseline, and the spread of a model's neurons under them.
+
+They depend on neither data nor pair, so they are made once for a run, and the spread once for a
+model: a decomposition of GPT-2 Small's 60 rotations takes longer than all else that matching one
+layer does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.activations import moments
+from universal_neurons.activations.calibration import read_calibration
+from universal_neurons.activations.products import tile_name
+from universal_neurons.correlate.neurons import Neurons
+from universal_neurons.jobs import progress
+from universal_neurons.store.arrays import Added, read_arrays, write_arrays
+from universal_neurons.store.same_run import check_same_run
+
+Rotations = Mapping[str, NDArray[np.float32]]
+
+
+def rotation(seed: int, layer: int, draw: int, d_mlp: int) -> NDArray[np.float32]:
+    """A random orthogonal matrix (Haar), shape (d_mlp, d_mlp).
+
+    It depends on its arguments alone: all models, pairs and steps share the rotations. It is the
+    Q of a Gaussian matrix's QR decomposition with the signs of R's diagonal (Mezzadri 2007,
+    arXiv math-ph/0609050).
+    """
+    gaussian = np.random.default_rng([seed, layer, draw]).standard_normal((d_mlp, d_mlp))
+    q, r = np.linalg.qr(gaussian)
+    return (q * np.sign(np.diag(r))).astype(np.float32)
+
+
+def rotation_name(d_mlp: int, layer: int, draw: int) -> str:
+    """Name of a rotation among a run's."""
+    return f"{d_mlp}_{layer}_{draw}"
+
+
+def write_rotations(
+    path: str | Path,
+    layers: Collection[tuple[int, int]],
+    *,
+    draws: int,
+    seed: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store the rotations of a run.
+
+    Parameters
+    ----------
+    path
+        Store to make; its arrays are named by `rotation_name`.
+    layers
+        Width and number of every kind of layer.
+    draws, seed
+        Number of rotations of each, and their seed.
+    attributes
+        Recorded with them.
+    """
+
+    def arrays() -> Iterator[tuple[str, NDArray]]:
+        for d_mlp, layer in progress(sorted(layers), "layers"):
+            for draw in range(draws):
+                yield rotation_name(d_mlp, layer, draw), rotation(seed, layer, draw, d_mlp)
+
+    write_arrays(path, arrays(), attributes)
+
+
+def covariance_within(
+    products: NDArray, sums: moments.Sums, scale: NDArray[np.float32], own: slice
+) -> NDArray[np.float64]:
+    """Covariance of a layer's neurons, shape (d_mlp, d_mlp).
+
+    The diagonal comes from the exact moments: that of the codes would contain the variance of
+    the rounding.
+
+    Parameters
+    ----------
+    products
+        Summed products of the layer's codes, see `products.within_sums`.
+    sums
+        Merged moments of the model.
+    scale
+        Activation units per code of the model's neurons.
+    own
+        The layer's place among them.
+    """
+    n = int(sums["n_tokens"][0])
+    total = sums["code_sum"][own].astype(np.float64)
+    matrix = products - np.outer(total, total / n)
+    factor = scale[own].astype(np.float64)
+    matrix *= (factor / n)[:, None]
+    matrix *= factor
+    np.fill_diagonal(matrix, moments.std(sums)[own] ** 2)
+    return matrix
+
+
+def write_rotated_std(
+    path: str | Path,
+    *,
+    sums: Sequence[str | Path],
+    within: Sequence[str | Path],
+    calibration: str | Path,
+    rotations: str | Path,
+    draws: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store the standard deviations of a model's neurons under the run's rotations.
+
+    √((R S Rᵀ)_jj), with S the covariance within a layer: array ``std``, float32, shape
+    (draws, N). Exactly 0 where there is no variance.
+
+    Parameters
+    ----------
+    path
+        Store to make.
+    sums, within
+        Moments and within-layer sums of all shards.
+    calibration, rotations
+        Stores of the model and of the run.
+    draws
+        Number of rotations.
+    attributes
+        Recorded with them.
+    """
+    same = check_same_run([*sums, *within, calibration, rotations])
+    layers = read_calibration(calibration)
+    merged = moments.merge(map(read_arrays, sums))
+    products, matrices = Added(within), Added([rotations])
+    scale = np.concatenate([layer.ranges.scale for layer in layers])
+    std = np.empty((draws, len(scale)), np.float32)
+    start = 0
+    for layer, about in enumerate(progress(layers, "layers")):
+        d_mlp = len(about.centre)
+        own = slice(start, start + d_mlp)
+        start += d_mlp
+        within_layer = covariance_within(products[tile_name(layer, layer)], merged, scale, own)
+        covariance = within_layer.astype(np.float32)
+        for draw in range(draws):
+            r = matrices[rotation_name(d_mlp, layer, draw)]
+            variance = np.einsum("ij,ij->i", r @ covariance, r)
+            std[draw, own] = np.sqrt(np.maximum(variance, 0))
+    write_arrays(path, [("std", std)], {**attributes, **same})
+
+
+class Baseline:
+    """Rotations of one model's layers, ready to be multiplied with correlations.
+
+    Parameters
+    ----------
+    neurons
+        The model.
+    rotations
+        Its rotations; see `write_rotations`.
+    spread
+        Standard deviations of its rotated neurons, float32, shape (draws, N), from
+        `write_rotated_std`.
+    """
+
+    def __init__(self, neurons: Neurons, rotations: Rotations, spread: NDArray) -> None:
+        self._neurons, self._rotations = neurons, rotations
+        self.draws = len(spread)
+        self._inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+
+    @classmethod
+    def read(cls, neurons: Neurons, rotations: str | Path, spread: str | Path) -> Baseline:
+        """Read what was stored for the run and for this model."""
+        return cls(neurons, Added([rotations]), read_arrays(spread)["std"])
+
+    def matrices(self, layer: int) -> list[NDArray[np.float32]]:
+        """Per draw M with corr(x, rotated neuron j) = Σ_k corr(x, neuron k) M_jk.
+
+        M_jk = R_jk σ_k / √((R S Rᵀ)_jj), shape (d_mlp, d_mlp).
+        """
+        own = self._neurons.layers[layer]
+        d_mlp = own.stop - own.start
+        found = []
+        for draw in range(self.draws):
+            matrix = np.asarray(self._rotations[rotation_name(d_mlp, layer, draw)])
+            matrix *= self._inverse[draw, own, None]
+            matrix *= self._neurons.std[own].astype(np.float32)
+            found.append(matrix)
+        return found
+
+
+def rotated_best(
+    corr: NDArray[np.float32],
+    rotated_a: Sequence[NDArray[np.float32]],
+    rotated_b: Sequence[NDArray[np.float32]],
+    room: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Largest correlations of a tile's neurons with rotated ones, per draw.
+
+    Parameters
+    ----------
+    corr
+        Correlations of two layers, shape (d_a, d_b).
+    rotated_a, rotated_b
+        Their rotations, see `Baseline.matrices`.
+    room
+        Where the products go, shape (d_a, d_b).
+
+    Returns
+    -------
+    forward, backward
+        Of the rows with rotated columns, shape (draws, d_a), and the reverse, (draws, d_b).
+    """
+    forward = [np.matmul(corr, matrix.T, out=room).max(1) for matrix in rotated_b]
+    backward = [np.matmul(matrix, corr, out=room).max(0) for matrix in rotated_a]
+    return np.asarray(forward, np.float64), np.asarray(backward, np.float64)

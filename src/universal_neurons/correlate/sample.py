@@ -1,0 +1,204 @@
+"""The screened mode's sample: groups of whole sequences, and how correlations spread over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.activations.codes import Codes, Escapes
+from universal_neurons.activations.products import Reader
+from universal_neurons.activations.reader import Activations
+from universal_neurons.correlate.neurons import Neurons
+from universal_neurons.errors import UserError
+
+# Groups of the sample: enough degrees of freedom for a far quantile, few enough to be long.
+GROUPS = 32
+
+# A neuron is rare if its variance sits in fewer than this fraction of the groups, in effect (its
+# participation ratio), or if the sample holds less than half or more than twice its variance.
+PARTICIPATION = 0.75
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of one shard's store: some whole sequences."""
+
+    shard: int
+    rows: slice
+
+    def __len__(self) -> int:
+        return self.rows.stop - self.rows.start
+
+
+def sample_groups(
+    stores: Sequence[Activations], fraction: float, context_length: int, seed: int = 0
+) -> list[list[Piece]]:
+    """Choose the sample: random runs of whole sequences, in `GROUPS` groups of about equal size.
+
+    A run is about two chunks of the store, so that little is decoded in vain; less if that would
+    leave fewer than two runs per group.
+
+    Parameters
+    ----------
+    stores
+        A model's shards; all models have the same rows.
+    fraction
+        Of the tokens to sample.
+    context_length
+        Tokens per sequence of the corpus.
+    seed
+        Of the choice.
+
+    Raises
+    ------
+    UserError
+        If there are fewer sequences than groups.
+    """
+    n_tokens = sum(store.n_tokens for store in stores)
+    chunk = stores[0].row_blocks(1)[0].stop if stores[0].n_tokens else 1
+    length = max(1, int(min(2 * chunk, n_tokens * fraction / (2 * GROUPS))))
+    pieces = []
+    for shard, store in enumerate(stores):
+        sequence = store.token_index() // context_length
+        starts = np.flatnonzero(np.diff(sequence, prepend=-1))
+        near = np.searchsorted(starts, np.arange(0, store.n_tokens, length))
+        edges = [*np.unique(starts[near[near < len(starts)]]), store.n_tokens]
+        pieces += [Piece(shard, slice(int(i), int(j))) for i, j in pairwise(edges)]
+    if len(pieces) < GROUPS:
+        raise UserError(
+            f"correlate.mode: screened needs at least {GROUPS} sequences with scored tokens, the "
+            "corpus has fewer; use exact"
+        )
+    n_pieces = min(len(pieces), max(2 * GROUPS, round(fraction * len(pieces))))
+    order = np.random.default_rng(seed).permutation(len(pieces))[:n_pieces]
+    return [
+        sorted((pieces[i] for i in order[g::GROUPS]), key=lambda p: (p.shard, p.rows.start))
+        for g in range(GROUPS)
+    ]
+
+
+class GroupReader:
+    """Read the codes of a layer for a group of pieces, in buffers that are used in turn."""
+
+    def __init__(self, groups: Sequence[Sequence[Piece]]) -> None:
+        self._read = Reader(max(sum(map(len, group)) for group in groups))
+
+    def __call__(self, stores: Sequence[Activations], layer: int, group: Sequence[Piece]) -> Codes:
+        """Codes of shape (tokens of the group, d_mlp)."""
+        first = stores[0]
+        if first.encoding != "int8":
+            parts = [stores[p.shard].codes(layer, p.rows).dense for p in group]
+            return Codes.of(np.concatenate(parts))
+        buffer = self._read.buffer(first, layer)
+        start, escapes = 0, []
+        for piece in group:
+            own = buffer[start : start + len(piece)]
+            escapes.append(stores[piece.shard].codes(layer, piece.rows, own).escapes.moved(start))
+            start += len(piece)
+        return Codes(buffer[:start], Escapes.join(escapes))
+
+
+class Spread:
+    """Mean correlation over the groups and its spread, for one pair of layers (Welford)."""
+
+    def __init__(self, d_a: int, d_b: int) -> None:
+        self.mean = np.zeros((d_a, d_b), np.float32)
+        self.squares = np.zeros((d_a, d_b), np.float32)
+        self.n_tokens = 0
+
+    def update(self, products: NDArray, n_tokens: int, a: GroupSums, b: GroupSums) -> None:
+        """Take the sums of products of one group."""
+        self.n_tokens += n_tokens
+        _welford(
+            products,
+            n_tokens,
+            self.n_tokens,
+            a.mean,
+            a.total,
+            a.factor,
+            b.mean,
+            b.total - n_tokens * b.mean,
+            b.factor,
+            self.mean,
+            self.squares,
+        )
+
+
+@dataclass
+class GroupSums:
+    """A layer's codes in one group: what centring and standardising their products takes.
+
+    `mean` and `factor` are the layer's over all tokens; `total` is the group's summed codes,
+    `energy` its mean squared standardised activation.
+    """
+
+    mean: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    total: NDArray[np.float64]
+    energy: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, codes: Codes, neurons: Neurons, own: slice) -> GroupSums:
+        mean, factor = neurons.code_sum[own] / neurons.n_tokens, neurons.factor[own]
+        total, squares = code_sums(codes)
+        energy = squares - 2 * mean * total + len(codes) * mean**2
+        return cls(mean, factor, total, energy * factor**2 / len(codes))
+
+
+def code_sums(codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of the codes of every neuron and of their squares."""
+    total, squares = _column_sums(codes.dense)
+    found = codes.escapes
+    for sums, power in ((total, 1), (squares, 2)):
+        dense = found.code.astype(np.float64) - found.rest
+        sums += np.bincount(
+            found.neuron, found.code.astype(float) ** power - dense**power, len(sums)
+        )
+    return total, squares
+
+
+@numba.njit(parallel=True, cache=True)
+def _column_sums(codes):  # pragma: no cover - compiled
+    """Sums of codes and of their squares."""
+    n, d = codes.shape
+    total, squares = np.zeros(d), np.zeros(d)
+    for block in numba.prange((d + 255) // 256):
+        for r in range(n):
+            for j in range(block * 256, min(d, block * 256 + 256)):
+                value = np.float64(codes[r, j])
+                total[j] += value
+                squares[j] += value * value
+    return total, squares
+
+
+@numba.njit(parallel=True, cache=True)
+def _welford(
+    products, n, n_all, mean_a, total_a, factor_a, mean_b, centred_b, factor_b, mean, squares
+):  # pragma: no cover - compiled
+    weight = n / n_all
+    for i in numba.prange(products.shape[0]):
+        scale = factor_a[i] / n
+        for j in range(products.shape[1]):
+            centred = products[i, j] - mean_a[i] * centred_b[j] - total_a[i] * mean_b[j]
+            value = centred * scale * factor_b[j]
+            delta = value - mean[i, j]
+            centre = mean[i, j] + delta * weight
+            mean[i, j] = centre
+            squares[i, j] += n * delta * (value - centre)
+
+
+def rare(energy: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which neurons a sample can't speak for, from mean squares per group, shape (GROUPS, n).
+
+    The mean square is in units of the neuron's variance over all tokens, so it is 1 on average.
+    """
+    total = energy.sum(0)
+    squares = (energy**2).sum(0)
+    participation = np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0)
+    mean = total / len(energy)
+    return (participation < PARTICIPATION * len(energy)) | (mean < 0.5) | (mean > 2)

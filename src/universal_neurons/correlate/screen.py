@@ -1,0 +1,212 @@
+"""Best matches from a sample of the tokens: every neuron's candidates.
+
+1. All pairs are correlated on a sample of the tokens, cut into groups of whole sequences. Every
+   correlation gets an upper confidence bound from its spread over the groups.
+2. The few neurons with the largest bounds are every neuron's candidates. They are correlated on all
+   tokens (`refine`). A neuron is certified if its best candidate exceeds the bounds of all others.
+3. Neurons that can't be certified, and those too rarely active for a sample to speak for, are
+   correlated with all others on all tokens.
+
+docs/method.md derives the certificate. The baseline is that of the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from numpy.typing import NDArray
+
+from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
+from universal_neurons.activations.products import paired
+from universal_neurons.activations.reader import Activations
+from universal_neurons.correlate.candidates import Screened, Screens
+from universal_neurons.correlate.neurons import Captured, Neurons, part
+from universal_neurons.correlate.rotations import Baseline, rotated_best
+from universal_neurons.correlate.sample import (
+    GROUPS,
+    GroupReader,
+    GroupSums,
+    Piece,
+    Spread,
+    rare,
+    sample_groups,
+)
+from universal_neurons.store.same_run import check_same_run
+
+# Probability that a neuron's certificate is wrong, at most.
+ERROR = 1e-6
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model of a pair.
+
+    Attributes
+    ----------
+    stores
+        Its activations, all shards.
+    neurons
+        Its statistics over all tokens.
+    baseline
+        Its rotations.
+    """
+
+    stores: Sequence[Activations]
+    neurons: Neurons
+    baseline: Baseline
+
+    @classmethod
+    def read(cls, captured: Captured, rotations: str | Path) -> Side:
+        """Open a model's stores."""
+        neurons = Neurons.read(captured.moments, captured.calibration)
+        return cls(
+            list(map(Activations, captured.activations)),
+            neurons,
+            Baseline.read(neurons, rotations, captured.rotated),
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to screen.
+
+    Attributes
+    ----------
+    sample
+        Fraction of the tokens.
+    candidates
+        Neurons to refine per neuron and direction.
+    context_length
+        Tokens per sequence of the corpus.
+    kernel
+        See `kernels.choose_kernel`.
+    error
+        Probability of a wrong certificate, per neuron.
+    """
+
+    sample: float
+    candidates: int
+    context_length: int
+    kernel: str = "auto"
+    error: float = ERROR
+
+
+def screen(a: Side, b: Side, layers: Sequence[int], sampling: Sampling) -> Screens:
+    """Correlate some layers of one model with all of another on a sample of the tokens.
+
+    Parameters
+    ----------
+    a, b
+        The two models.
+    layers
+        Layers of `a`.
+    sampling
+        The sample's size and what is kept of it.
+    """
+    for one, other in zip(a.stores, b.stores, strict=True):
+        one.check_same_tokens(other)
+    groups = sample_groups(a.stores, sampling.sample, sampling.context_length)
+    sampled = sum(len(piece) for group in groups for piece in group)
+    d_a, d_b = [a.neurons.d_mlp[i] for i in layers], b.neurons.d_mlp
+    kernel = choose_kernel(sampling.kernel, 2 * sampled * sum(d_a) * sum(d_b))
+    width = _width(sampling.error, sampled, a.neurons.n_tokens)
+    forward = Screened.nothing(sum(d_a), sampling.candidates, b.baseline.draws)
+    backward = Screened.nothing(sum(d_b), sampling.candidates, a.baseline.draws)
+    room = np.empty((max(a.neurons.d_mlp), max(d_b)), np.float32)
+    for place, layer in enumerate(layers):
+        own, first = a.neurons.layers[layer], sum(d_a[:place])
+        rows = slice(first, first + d_a[place])
+        what = f"blocks of layer {layer} ({place + 1} of {len(layers)})"
+        spreads, forward.rare[rows], backward.rare[:] = _on_sample(
+            a, b, layer, groups, kernel, what
+        )
+        allowed_a = ~forward.rare[rows] & (a.neurons.factor[own] > 0)
+        rotated_a = a.baseline.matrices(layer)
+        for j, (spread, theirs) in enumerate(zip(spreads, b.neurons.layers, strict=True)):
+            allowed_b = ~backward.rare[theirs] & (b.neurons.factor[theirs] > 0)
+            forward.candidates[rows].take(spread, width, allowed_b, theirs.start, axis=1)
+            backward.candidates[theirs].take(spread, width, allowed_a, own.start, axis=0)
+            ahead, back = rotated_best(
+                spread.mean, rotated_a, b.baseline.matrices(j), part(room, spread.mean.shape)
+            )
+            for side, where, found in ((forward, rows, ahead), (backward, theirs, back)):
+                here = side.baseline[:, where]
+                np.maximum(here, found, out=here)
+    return Screens(forward, backward, sampled)
+
+
+def _width(error: float, sampled: int, n_tokens: int) -> float:
+    """Half of an interval, in units of the root of the summed squares of a `Spread`.
+
+    Student's quantile times the standard error of the mean over groups, with the correction for a
+    finite population.
+    """
+    finite = max(0.0, 1 - sampled / n_tokens)
+    return scipy.stats.t.isf(error, GROUPS - 1) * np.sqrt(finite / (GROUPS - 1) / sampled)
+
+
+def _on_sample(
+    a: Side, b: Side, layer: int, groups: Sequence[Sequence[Piece]], kernel: str, what: str
+) -> tuple[list[Spread], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Correlations of a layer with all of `b` over the groups; rare neurons of both."""
+    own, d_a, d_b = a.neurons.layers[layer], a.neurons.d_mlp[layer], b.neurons.d_mlp
+    scratch = zeros(d_a, max(d_b), a.stores[0].encoding)
+    spreads = [Spread(d_a, d) for d in d_b]
+    energy_a, energy_b = np.zeros((GROUPS, d_a)), np.zeros((GROUPS, sum(d_b)))
+    read = GroupReader(groups)
+    own_codes = partial(read, a.stores, layer)
+    others = [partial(read, b.stores, j) for j in range(len(d_b))]
+    g = -1
+    for _, j, mine, theirs in paired(groups, own_codes, others, what):
+        if j == 0:
+            g += 1
+            sums_a = GroupSums.of(mine, a.neurons, own)
+            energy_a[g] = sums_a.energy
+        sums_b = GroupSums.of(theirs, b.neurons, b.neurons.layers[j])
+        energy_b[g, b.neurons.layers[j]] = sums_b.energy
+        products = part(scratch, (d_a, d_b[j]))
+        products.fill(0)
+        products = add_products(products, mine, theirs, kernel)
+        spreads[j].update(products, len(mine), sums_a, sums_b)
+    return spreads, rare(energy_a), rare(energy_b)
+
+
+def screen_pair(
+    a: Captured,
+    b: Captured,
+    layers: Sequence[int],
+    sampling: Sampling,
+    *,
+    rotations: str | Path,
+    path: str | Path,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store what the sample says of some layers of one model and all of another.
+
+    Parameters
+    ----------
+    a, b
+        The two models, with all their activations and their spread under the rotations.
+    layers, sampling
+        See `screen`.
+    rotations
+        The run's.
+    path
+        Store to make; see `candidates.Screens`.
+    attributes
+        Recorded with it.
+
+    Raises
+    ------
+    UserError
+        If the stores are not of one run.
+    """
+    same = check_same_run([*a.paths(), *b.paths(), rotations])
+    found = screen(Side.read(a, rotations), Side.read(b, rotations), layers, sampling)
+    found.write(path, layers, {**attributes, **same})

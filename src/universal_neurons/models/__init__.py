@@ -1,0 +1,1 @@
+"""Language models and their neurons: the only place that knows Transformers."""

@@ -1,0 +1,55 @@
+"""Run a model over tokens, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from universal_neurons.errors import UserError
+from universal_neurons.jobs import progress
+from universal_neurons.models.load import Model
+
+
+def forward(
+    model: Model, sequences: NDArray[np.integer], batch_tokens: int
+) -> Iterator[NDArray[np.integer]]:
+    """Run the model batch by batch, yielding each batch of sequences before it is run.
+
+    The network stops before the unembedding, since only activations are wanted.
+
+    Raises
+    ------
+    UserError
+        If a token id is beyond the vocabulary, or the sequences exceed the model's context.
+    """
+    length = sequences.shape[1]
+    limit = getattr(model.module.config, "max_position_embeddings", length)
+    if length > limit:
+        raise UserError(f"corpus.context_length: {length} is more than the model's {limit}")
+    size = max(1, batch_tokens // length)
+    starts = range(0, len(sequences), size)
+    for start in progress(starts, "tokens", each=size * length):
+        batch = sequences[start : start + size]
+        if batch.min() < 0 or batch.max() >= model.vocab_size:
+            raise UserError(
+                f"corpus.path: token id {batch.max()} is beyond the model's vocabulary of "
+                f"{model.vocab_size}: the corpus was made with another tokenizer"
+            )
+        yield batch
+        with torch.inference_mode():
+            ids = torch.from_numpy(batch.astype(np.int64)).to(model.device)
+            model.module.base_model(input_ids=ids, use_cache=False)
+
+
+def scored(sequences: NDArray[np.integer], exclude: Sequence[int]) -> NDArray[np.bool_]:
+    """Which token positions count, shape (sequences, context length)."""
+    return ~np.isin(sequences, np.asarray(exclude, dtype=np.int64))
+
+
+def parts_of(sequences: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    """Parts of a corpus small enough to work on in memory."""
+    for i in range(0, len(sequences), 4096):
+        yield sequences[i : i + 4096]

@@ -1,0 +1,1 @@
+"""Which universal neurons stay from step to step, and where functions move."""

@@ -1,0 +1,204 @@
+"""From text to token sequences: read, tokenise, cut, shuffle, and choose what is scored.
+
+Documents are joined with the end-of-text token and cut into whole sequences, so no position is
+padding. One seeded permutation of all sequences makes the choice nested: the scored sequences are
+taken from the front and the held-out ones from the back, so asking for more tokens keeps the
+earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from universal_neurons.errors import UserError
+from universal_neurons.prepare import datasets
+from universal_neurons.prepare.text import (
+    Document,
+    all_text_files,
+    by_name,
+    documents,
+    subset_of,
+    text_files,
+)
+from universal_neurons.prepare.tokens import copy_token_ids, describe, load_token_ids, tokenise
+
+# Training (models.source: train) sees the first sequences of the shuffled corpus only, whatever
+# the configuration asks to score, so that held-out sequences, taken from the back, are unseen.
+TRAINING_SHARE = 0.9
+
+
+def check_length(config: Mapping[str, Any]) -> None:
+    """Refuse before any job to ask for more tokens than the corpus can have.
+
+    The number of tokens of a text is known only when it is tokenised (`select` checks it then),
+    but it is at most its number of bytes and documents. A data set of the Hub is not looked at.
+
+    Parameters
+    ----------
+    config
+        The resolved section ``corpus``.
+
+    Raises
+    ------
+    UserError
+        If the corpus is too short or its files are missing.
+    """
+    wanted = config["tokens"] + config["heldout_tokens"]
+    if config["source"] == "hub":
+        return
+    if config["source"] == "tokens":
+        have = load_token_ids(config["path"], config["context_length"]).size
+    else:
+        paths = all_text_files(config["source"], config["path"])
+        if any(path.suffix != ".txt" for path in paths):
+            return
+        have = sum(path.stat().st_size for path in paths) + len(paths)
+    if wanted > have:
+        raise UserError(
+            f"corpus.tokens: {wanted} tokens are asked for (corpus.tokens + corpus.heldout_tokens),"
+            f" the corpus has at most {have}; ask for fewer or give more text"
+        )
+
+
+def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the token sequences depend on, among it how many are asked for where text is streamed.
+
+    Parameters
+    ----------
+    config
+        The resolved section ``corpus``.
+    """
+    keys = ["source", "path", "text_key", "subset_key", "context_length", "seed"]
+    if config["source"] != "hub":
+        return {key: config[key] for key in keys}
+    keys += ["dataset", "name", "revision", "split", "shuffle_buffer"]
+    enough = config["stream_tokens"] or config["tokens"] + config["heldout_tokens"]
+    return {**{key: config[key] for key in keys}, "stream_tokens": enough}
+
+
+def has_subsets(config: Mapping[str, Any]) -> bool:
+    """Whether the corpus of a resolved section ``corpus`` has named subsets."""
+    several = config["dataset"] if config["source"] == "hub" else config["path"]
+    return config["subset_key"] is not None or isinstance(several, Mapping)
+
+
+def make(
+    options: Mapping[str, Any],
+    tokenizer: Any,
+    out: str | Path,
+    subsets: str | Path | None = None,
+) -> dict[str, Any]:
+    """Make the token sequences of a run, from any source.
+
+    Parameters
+    ----------
+    options
+        As `sequence_options` returns them.
+    tokenizer
+        The models'; None where they have none.
+    out
+        .npy file to write.
+    subsets
+        .npy file to write the tokens' subsets to, if the corpus has any; see `tokenise`.
+
+    Returns
+    -------
+    dict
+        See `describe`; with ``dataset_commit`` for data sets of the Hub, and ``subsets``, the names
+        of the corpus's subsets.
+
+    Raises
+    ------
+    UserError
+        See `documents`, `streaming.documents`, `tokenise` and `copy_token_ids`.
+    """
+    source, length = options["source"], options["context_length"]
+    origin: dict[str, str] = {}
+    if source == "tokens":
+        copy_token_ids(options["path"], length, out)
+        return {**describe(out, tokenizer, source), "subsets": []}
+    parts: dict[str | None, Iterable[Document]] = {}
+    if source == "hub":
+        for name, dataset in by_name(options["dataset"]).items():
+            one = {**options, "dataset": dataset}
+            origin[name or "dataset"] = datasets.commit(one)
+            rows = datasets.documents(one, origin[name or "dataset"])
+            parts[name] = (
+                Document(text, subset_of(row, options["subset_key"], dataset)) for text, row in rows
+            )
+        origin = {"dataset_commit": ", ".join(origin.values())}
+    else:
+        keys = options["text_key"], options["subset_key"]
+        for name, path in by_name(options["path"]).items():
+            parts[name] = documents(text_files(source, path), *keys)
+    enough = options.get("stream_tokens")
+    names = tokenise(
+        parts,
+        tokenizer,
+        length,
+        seed=options["seed"],
+        out=out,
+        subsets=subsets,
+        enough=enough,
+    )
+    return {**describe(out, tokenizer, source), **origin, "subsets": names}
+
+
+def selection_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `select` in a resolved configuration."""
+    return {
+        "tokens": config["corpus"]["tokens"],
+        "heldout_tokens": config["corpus"]["heldout_tokens"],
+        "train": config["models"]["source"] == "train",
+    }
+
+
+def select(
+    corpus: Mapping[str, Any], *, tokens: int, heldout_tokens: int, train: bool
+) -> dict[str, int]:
+    """Choose the scored and the held-out sequences.
+
+    Parameters
+    ----------
+    corpus
+        As `describe` returns it.
+    tokens, heldout_tokens
+        Token positions asked for; whole sequences that fit are taken.
+    train
+        Whether the models are trained on this corpus, on its first `TRAINING_SHARE`.
+
+    Returns
+    -------
+    dict
+        ``n_scored``: sequences 0 to n_scored - 1 are scored; ``heldout_start``, ``heldout_stop``:
+        the held-out ones; ``n_train``: sequences 0 to n_train - 1 are for training.
+
+    Raises
+    ------
+    UserError
+        If the corpus is too short.
+    """
+    total, length = corpus["n_sequences"], corpus["context_length"]
+    n_scored, n_heldout = tokens // length, heldout_tokens // length
+    if n_scored + n_heldout > total:
+        raise UserError(
+            f"corpus.tokens: {n_scored + n_heldout} sequences of {length} tokens are asked for "
+            f"(corpus.tokens + corpus.heldout_tokens), the corpus has {total}; ask for at most "
+            f"{total * length} tokens in all, or give more text"
+        )
+    n_train = int(total * TRAINING_SHARE)
+    # A token file is used in file order; a shuffled corpus gives its last sequences.
+    start = n_scored if corpus["source"] == "tokens" else total - n_heldout
+    if train and start < n_train:
+        raise UserError(
+            f"corpus.heldout_tokens: the models are trained on the first {TRAINING_SHARE:.0%} of "
+            f"the corpus, which leaves {(total - n_train) * length} tokens to hold out"
+        )
+    return {
+        "n_scored": n_scored,
+        "heldout_start": start,
+        "heldout_stop": start + n_heldout,
+        "n_train": n_train,
+    }

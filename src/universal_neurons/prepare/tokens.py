@@ -1,0 +1,292 @@
+"""From documents to sequences of token ids, and what is known of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.errors import UserError
+from universal_neurons.jobs import progress
+from universal_neurons.prepare.text import Document
+from universal_neurons.store.files import again, replacing
+
+logger = logging.getLogger(__name__)
+
+
+# Documents tokenised at a time: enough to keep all cores of the tokenizer busy.
+BATCH = 256
+
+
+# More subsets than this are taken for a mistake: statistics are kept of each.
+MOST_SUBSETS = 256
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The Hugging Face tokenizer of a model directory, or None where there is none."""
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    if not any((directory / name).is_file() for name in names):
+        return None
+    from transformers import AutoTokenizer  # 3 s: not paid by the source `tokens`
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{directory}: the tokenizer can't be loaded: {error}") from error
+
+
+def vocabulary_digest(tokenizer: Any) -> str | None:
+    """SHA-256 over a tokenizer's tokens and ids; None without a tokenizer."""
+    if tokenizer is None:
+        return None
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(vocabulary.encode()).hexdigest()
+
+
+def check_tokenizer(directory: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a model whose tokenizer is not the one that made the corpus.
+
+    Parameters
+    ----------
+    directory
+        The model's. A directory without tokenizer files passes: its token ids are checked against
+        its vocabulary when it is run.
+    about
+        The corpus, as `describe` returns it.
+
+    Raises
+    ------
+    UserError
+        If the two tokenizers have different vocabularies.
+    """
+    digest = about["vocabulary_sha256"] and vocabulary_digest(load_tokenizer(directory))
+    if digest is not None and digest != about["vocabulary_sha256"]:
+        raise UserError(
+            f"{directory}: its tokenizer differs from the one the corpus was made with (the first "
+            "seed's); activations on different tokens can't be correlated"
+        )
+
+
+def special_token_ids(tokenizer: Any) -> list[int]:
+    """The tokens excluded by ``exclude_token_ids: auto``, sorted.
+
+    They are the tokenizer's padding, beginning and end tokens and every token that stands for
+    line breaks alone.
+    """
+    special = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    newline = {i for i, text in enumerate(texts) if text and not text.strip("\r\n")}
+    return sorted(special | newline)
+
+
+def tokenise(
+    parts: Mapping[str | None, Iterable[Document]],
+    tokenizer: Any,
+    context_length: int,
+    *,
+    seed: int,
+    out: str | Path,
+    subsets: str | Path | None = None,
+    enough: int | None = None,
+) -> list[str]:
+    """Tokenise documents into a shuffled .npy file of whole sequences.
+
+    Parameters
+    ----------
+    parts
+        Documents of each corpus by its name. That is their subset, with the document's own behind a
+        slash if it has one. After each document comes the tokenizer's end-of-text token.
+    tokenizer
+        A Hugging Face tokenizer with an end-of-text (EOS) token.
+    context_length
+        Tokens per sequence. What is left at the end of the corpus is dropped.
+    seed
+        Of the permutation of the sequences.
+    out
+        File to write: int32, shape (sequences, context_length).
+    subsets
+        File to write each token's subset to: int16, indices into what is returned, same shape.
+    enough
+        Number of tokens after which no more documents are read; every corpus gives an equal share.
+
+    Returns
+    -------
+    list
+        Names of the subsets; empty if no document has one.
+
+    Raises
+    ------
+    UserError
+        If the corpus is shorter than one sequence, the tokenizer has no EOS token, or there are
+        more than `MOST_SUBSETS` subsets.
+    """
+    if tokenizer is None:
+        raise UserError(
+            "models.path: the first model has no tokenizer; put its tokenizer files beside it, or "
+            "give token ids with corpus.source: tokens"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError("the models' tokenizer has no end-of-text (EOS) token to join documents by")
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    names: dict[str, int] = {}
+    with (
+        tempfile.TemporaryFile(dir=out.parent) as raw,
+        tempfile.TemporaryFile(dir=out.parent) as labels,
+    ):
+        for corpus, texts in parts.items():
+            # Bytes; what a batch was too long by is not at the expense of the next corpus.
+            limit = None if enough is None else raw.tell() + 4 * enough / len(parts)
+            stream = iter(progress(texts, "documents"))
+            while (limit is None or raw.tell() < limit) and (batch := list(islice(stream, BATCH))):
+                ids = _encode(tokenizer, [document.text for document in batch])
+                for document, tokens in zip(batch, ids, strict=True):
+                    np.asarray([*tokens, tokenizer.eos_token_id], np.int32).tofile(raw)
+                    if subset := "/".join(filter(None, (corpus, document.subset))):
+                        label = names.setdefault(subset, len(names))
+                        np.full(len(tokens) + 1, label, np.int16).tofile(labels)
+                if len(names) > MOST_SUBSETS:
+                    raise UserError(
+                        f"corpus.subset_key: more than {MOST_SUBSETS} subsets ({subset!r}, …): is "
+                        "it the right field?"
+                    )
+        n_sequences = raw.tell() // 4 // context_length
+        if n_sequences == 0:
+            raise UserError(
+                f"corpus.path: the corpus has {raw.tell() // 4} tokens, fewer than one sequence of "
+                f"{context_length}"
+            )
+        order = np.random.default_rng(seed).permutation(n_sequences)
+        shape = (n_sequences, context_length)
+        _write_in_order(raw, np.dtype(np.int32), shape, order, out)
+        if subsets is not None:
+            _write_in_order(labels, np.dtype(np.int16), shape, order, Path(subsets))
+    logger.info("%d sequences of %d tokens", *shape)
+    return list(names)
+
+
+def _write_in_order(
+    raw: IO[bytes],
+    dtype: np.dtype,
+    shape: tuple[int, int],
+    order: NDArray[np.int64],
+    out: Path,
+) -> None:
+    """Write a file's rows in another order as .npy."""
+    raw.flush()
+    rows = np.memmap(raw, dtype, mode="r", shape=shape)
+    with replacing(out) as temporary:
+        shuffled = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        for start in range(0, len(rows), 4096):
+            shuffled[start : start + 4096] = rows[order[start : start + 4096]]
+        shuffled.flush()
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of every text, on all cores where the tokenizer is one of the Rust library."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    # Skips the character offsets, which take half the time.
+    return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def copy_token_ids(path: str | Path, context_length: int, out: str | Path) -> int:
+    """Copy a .npy file of token ids to `out` as int32, in file order; see `tokenise`.
+
+    Raises
+    ------
+    UserError
+        If the file is not an integer array of shape (sequences, context_length), or has negative
+        ids.
+    """
+    given = load_token_ids(path, context_length)
+    with replacing(Path(out)) as temporary:
+        copy = np.lib.format.open_memmap(temporary, "w+", np.int32, given.shape)
+        for start in range(0, len(given), 4096):
+            block = given[start : start + 4096]
+            if block.min() < 0 or block.max() > np.iinfo(np.int32).max:
+                raise UserError(f"corpus.path: {path} has negative or absurdly large token ids")
+            copy[start : start + 4096] = block
+        copy.flush()
+    return len(given)
+
+
+def load_token_ids(path: str | Path, context_length: int) -> NDArray[np.integer]:
+    """Map a .npy file of token ids, shape (sequences, context_length), into memory.
+
+    Raises
+    ------
+    UserError
+        If there is no such file, or its shape or dtype is wrong.
+    """
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"corpus.path: {path}: not a .npy file of token ids: {error}") from error
+    if ids.ndim != 2 or ids.shape[1] != context_length or not np.issubdtype(ids.dtype, np.integer):
+        raise UserError(
+            f"corpus.path: {path} has shape {ids.shape} and dtype {ids.dtype}; expected integers "
+            f"of shape (sequences, {context_length}), the second being corpus.context_length"
+        )
+    return ids
+
+
+def token_digest(ids: NDArray[np.integer]) -> str:
+    """SHA-256 over token ids, read block by block."""
+    sha = hashlib.sha256()
+    for start in range(0, len(ids), 65536):
+        sha.update(np.ascontiguousarray(ids[start : start + 65536]).data)
+    return sha.hexdigest()
+
+
+def check_digest(ids: NDArray[np.integer], about: Mapping[str, Any]) -> None:
+    """Refuse token ids that are not those `describe` saw; a corpus is read in about a second.
+
+    Raises
+    ------
+    UserError
+        If the file was damaged or is of another run.
+    """
+    if token_digest(ids) != about["sha256"]:
+        path = getattr(ids, "filename", None) or "tokens.npy"
+        raise UserError(f"{path}: damaged, or not the tokens of its corpus.json; {again(path)}")
+
+
+def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
+    """What later jobs need to know of a token file.
+
+    Returns
+    -------
+    dict
+        ``source``, ``n_sequences``, ``context_length``, ``max_token_id``, ``sha256`` of the token
+        ids, ``vocabulary_sha256`` of the tokenizer, and ``special_token_ids``: what
+        ``exclude_token_ids: auto`` stands for. Without a tokenizer (possible with the source
+        ``tokens``) that is nothing.
+    """
+    ids = np.load(tokens, mmap_mode="r")
+    largest = max(int(ids[i : i + 65536].max()) for i in range(0, len(ids), 65536))
+    return {
+        "source": source,
+        "n_sequences": ids.shape[0],
+        "context_length": ids.shape[1],
+        "max_token_id": largest,
+        "sha256": token_digest(ids),
+        "vocabulary_sha256": vocabulary_digest(tokenizer),
+        "special_token_ids": special_token_ids(tokenizer) if tokenizer is not None else [],
+    }
+
+
+def excluded(option: str | Sequence[int], about: Mapping[str, Any]) -> list[int]:
+    """The token ids that `exclude_token_ids` (auto or a list) stands for in a corpus."""
+    return about["special_token_ids"] if isinstance(option, str) else list(option)

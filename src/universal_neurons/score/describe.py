@@ -1,0 +1,112 @@
+"""Tables that describe neurons, subsets of the corpus and models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from universal_neurons.activations import moments
+from universal_neurons.correlate.matches import layer_and_neuron
+from universal_neurons.score.universality import logger
+from universal_neurons.store.files import read_json
+
+
+def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
+    """Activation moments of every neuron.
+
+    Parameters
+    ----------
+    stores
+        Moments of all shards of all models, as `capture.capture` writes them.
+
+    Returns
+    -------
+    DataFrame
+        One row per (step, seed, layer, neuron) with the columns of `moments.moments`, and
+        ``rounding_se``, see `moments.rounding_se`.
+    """
+    frames = []
+    for (step, seed), (about, sums) in moments.read(stores).items():
+        layer, neuron = layer_and_neuron(about["d_mlp"])
+        names = {"step": step, "seed": seed, "layer": layer, "neuron": neuron}
+        error = moments.rounding_se(sums, about["encoding"])
+        frames.append(pd.DataFrame({**names, **moments.moments(sums), "rounding_se": error}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def subsets_table(stores: Iterable[str | Path], names: Sequence[str]) -> pd.DataFrame:
+    """Activation statistics of every neuron in every subset of the corpus.
+
+    Parameters
+    ----------
+    stores
+        Moments of all shards of all models, as `capture.capture` writes them.
+    names
+        Of the subsets, in the order of their labels.
+
+    Returns
+    -------
+    DataFrame
+        One row per (step, seed, layer, neuron, subset), subsets by name, with ``n_tokens`` (scored
+        tokens of the subset), ``mean``, ``std`` (population) and ``sparsity`` (fraction of tokens
+        with an activation above 0); null where no token of the subset is scored.
+    """
+    order = np.argsort(np.array(names))
+    frames = []
+    for (step, seed), (about, sums) in moments.read(stores).items():
+        # (neurons, subsets), so that a neuron's rows lie together.
+        n_tokens = sums["subset_tokens"][order].T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            first, second = (power[order].T / n_tokens for power in sums["subset_powers"])
+            sparsity = sums["subset_positive"][order].T / n_tokens
+        layer, neuron = layer_and_neuron(about["d_mlp"])
+        frames.append(
+            pd.DataFrame(
+                {
+                    "step": step,
+                    "seed": seed,
+                    "layer": np.repeat(layer, len(names)),
+                    "neuron": np.repeat(neuron, len(names)),
+                    "subset": np.tile(np.array(names)[order], len(layer)),
+                    "n_tokens": n_tokens.ravel(),
+                    "mean": (sums["centre"][:, None] + first).ravel(),
+                    "std": np.sqrt(np.maximum(second - first**2, 0)).ravel(),
+                    "sparsity": sparsity.ravel(),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.DataFrame:
+    """One row per model: size, digest, held-out loss, and which other model has the same weights.
+
+    Parameters
+    ----------
+    facts
+        JSON files that `capture.run` writes, one per model.
+    ablation
+        With ``seed, step, clean_loss``.
+
+    Returns
+    -------
+    DataFrame
+        ``seed, step, source, revision, sha256, duplicate_of, n_layers, d_mlp, heldout_loss``;
+        ``duplicate_of`` names the first model with the same digest as ``seed/step``, else null.
+    """
+    table = pd.DataFrame([read_json(path) for path in facts])
+    table = table.sort_values(["seed", "step"], ignore_index=True)
+    name = table["seed"] + "/" + table["step"].astype(str)
+    first = name.groupby(table["sha256"]).transform("first")
+    table["duplicate_of"] = first.where(first != name)
+    for model, original in zip(name, table["duplicate_of"], strict=True):
+        if isinstance(original, str):
+            logger.warning("models %s and %s have the same weights", model, original)
+    loss = ablation.groupby(["seed", "step"])["clean_loss"].first().rename("heldout_loss")
+    table = table.join(loss, on=["seed", "step"])
+    columns = "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss"
+    # Models captured by a version without the Hub have no revision.
+    return table.reindex(columns=columns.split()).astype({"revision": "string"})

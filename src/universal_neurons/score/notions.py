@@ -1,0 +1,236 @@
+"""Other notions of a universal neuron than an excess correlation above a threshold.
+
+A best match can be one-sided: many neurons may have the same best match, which prefers another.
+Mutual best matches, and groups of neurons that are each other's best match in all seeds, need no
+threshold; a one-to-one assignment gives no neuron to two others; leaving seeds out asks how well a
+neuron called universal predicts a seed not yet seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+from universal_neurons.correlate.matches import Matches
+
+NEURON = ["step", "seed", "layer", "neuron"]
+Partners = dict[tuple[str, str], NDArray[np.int64]]
+
+
+def mutual_partners(found: Mapping[tuple[str, str], Matches]) -> Partners:
+    """The mutual best matches of every pair of seeds (mutual nearest neighbours).
+
+    Parameters
+    ----------
+    found
+        By (seed, other seed), both ways; see `matches.StepMatches`.
+
+    Returns
+    -------
+    dict
+        By (seed, other seed) and for every neuron of the seed, in order, the place among all
+        neurons of the other of its best match if that one's best match is the neuron, else −1.
+    """
+    partners = {}
+    for (seed, other), matches in found.items():
+        there = matches.index
+        back = found[other, seed].index[there]
+        # A dead neuron has index −1; it matches nothing.
+        mutual = (there >= 0) & (back == np.arange(len(there)))
+        partners[seed, other] = np.where(mutual, there, -1)
+    return partners
+
+
+def assignment(
+    forward: Matches, backward: Matches
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Assign neurons of two models one to one so that their correlations have the largest sum.
+
+    Only the candidates of either side can be assigned to each other, if their correlation is
+    positive; a neuron may stay unassigned.
+
+    Parameters
+    ----------
+    forward, backward
+        Matches of all N neurons of a model among those of another, and the reverse.
+
+    Returns
+    -------
+    partner
+        int64, shape (N,): which neuron of the other, −1 if unassigned.
+    corr
+        float64, shape (N,): its correlation, NaN if unassigned.
+    """
+    n, width = len(forward.candidates), len(backward.candidates)
+    edges = []
+    for matches in (forward, backward):
+        known = (matches.candidates >= 0) & (matches.candidate_corr > 0)
+        mine = np.broadcast_to(np.arange(len(known))[:, None], known.shape)[known]
+        edges.append((mine, matches.candidates[known], matches.candidate_corr[known]))
+    (rows, columns, corr), (back_columns, back_rows, back_corr) = edges
+    # A partner of its own, as good as a correlation of 0, lets every neuron stay unassigned.
+    own, total = np.arange(n), width + n
+    places = np.concatenate([rows, back_rows, own]) * total
+    places += np.concatenate([columns, back_columns, width + own])
+    places, first = np.unique(places, return_index=True)
+    corr = np.concatenate([corr, back_corr, np.zeros(n)])[first]
+    # A cost of zero would be no edge.
+    cost = csr_array((2 - corr, (places // total, places % total)), shape=(n, total))
+    _, partner = min_weight_full_bipartite_matching(cost)
+    corr = corr[np.searchsorted(places, own * total + partner)]
+    assigned = partner < width
+    return np.where(assigned, partner, np.int64(-1)), np.where(assigned, corr, np.nan)
+
+
+def rows_of_pairs(matches: pd.DataFrame) -> Partners:
+    """By (seed, other seed), which rows of a table of matches are theirs."""
+    grouped: Any = matches.groupby(["seed", "other_seed"], sort=False, observed=True)
+    return grouped.indices
+
+
+def groups_table(
+    found: Mapping[tuple[str, str], Matches], scores: pd.DataFrame, partners: Partners
+) -> pd.DataFrame:
+    """Groups of neurons, one of each seed, every two of which are mutual best matches (cliques).
+
+    Parameters
+    ----------
+    found
+        One step's, see `mutual_partners`.
+    scores
+        The step's ``step, seed, layer, neuron, excess_corr, universal``, sorted by the first four.
+    partners
+        Of the matches, see `mutual_partners`.
+
+    Returns
+    -------
+    DataFrame
+        One row per group and seed: ``step, group, seed, layer, neuron, excess_corr, universal``,
+        and of the group ``group_mean_corr`` and ``group_min_corr``, the mean and smallest
+        correlation between its members. Groups are numbered by the former, the largest first.
+    """
+    seeds = list(dict.fromkeys(scores["seed"]))
+    members = np.full((len(seeds), (scores["seed"] == seeds[0]).sum()), -1)
+    members[0] = np.arange(members.shape[1])
+    for i, seed in enumerate(seeds[1:], start=1):
+        members[i] = partners[seeds[0], seed]
+    members = members[:, (members >= 0).all(0)]
+    for i, j in combinations(range(1, len(seeds)), 2):
+        members = members[:, partners[seeds[i], seeds[j]][members[i]] == members[j]]
+    between = np.array(
+        [
+            found[seeds[i], seeds[j]].best[members[i]].clip(-1, 1)
+            for i, j in combinations(range(len(seeds)), 2)
+        ]
+    )
+    order = np.argsort(-between.mean(0), kind="stable")
+    members, between = members[:, order], between[:, order]
+    parts = []
+    for seed, places in zip(seeds, members, strict=True):
+        own = scores.loc[scores["seed"] == seed, [*NEURON, "excess_corr", "universal"]]
+        part = own.iloc[places]
+        part.insert(1, "group", np.arange(len(places)))
+        parts.append(part.assign(group_mean_corr=between.mean(0), group_min_corr=between.min(0)))
+    return pd.concat(parts).sort_values(["group", "seed"], ignore_index=True)
+
+
+def add_notions(
+    matches: pd.DataFrame,
+    scores: pd.DataFrame,
+    found: Mapping[tuple[str, str], Matches],
+    excess_threshold: float,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Add the other notions to one step's tables.
+
+    Parameters
+    ----------
+    matches
+        As `universality.matches_table` returns them.
+    scores
+        As `universality.universality_table` returns them.
+    found
+        What the matches were made of, see `matches.StepMatches`.
+    excess_threshold
+        Above which a neuron counts as matched in a seed, and as universal.
+
+    Returns
+    -------
+    matches
+        With ``mutual``: whether the best match's best match is the neuron itself; and
+        ``assigned_corr``, ``assigned_layer``, ``assigned_neuron``: its partner of `assignment`
+        (NaN and −1 if it has none).
+    scores
+        With ``assigned_excess``, the excess correlation with the partners in place of the best
+        matches (0 where there is none), and ``assigned_universal``, whether it is above the
+        threshold; ``n_matched``, ``n_mutual`` and ``n_assigned``, the number of other seeds where
+        its excess correlation is above the threshold, where it has a mutual best match, and where
+        its excess correlation with its partner is above the threshold; ``in_group``; and
+        ``leave_one_out``: of the other seeds without which the neuron is still universal, the
+        fraction where it is matched (NaN if there is no such seed, as with two seeds in all).
+    groups
+        See `groups_table`.
+    """
+    partners = mutual_partners(found)
+    pairs = rows_of_pairs(matches)
+    seeds = list(dict.fromkeys(scores["seed"]))
+    names = {seed: scores.loc[scores["seed"] == seed, ["layer", "neuron"]] for seed in seeds}
+    mutual, assigned = np.zeros(len(matches), bool), np.empty(len(matches))
+    assigned_layer, assigned_neuron = np.empty((2, len(matches)), np.int32)
+    for seed, other in combinations(seeds, 2):
+        partner, corr = assignment(found[seed, other], found[other, seed])
+        there = np.flatnonzero(partner >= 0)
+        back, back_corr = np.full(len(names[other]), -1), np.full(len(names[other]), np.nan)
+        back[partner[there]], back_corr[partner[there]] = there, corr[there]
+        for key, place, values in (
+            ((seed, other), partner, corr),
+            ((other, seed), back, back_corr),
+        ):
+            of_pair = pairs[key]
+            mutual[of_pair] = partners[key] >= 0
+            # Rounding noise can carry an estimate just past 1.
+            assigned[of_pair] = values.clip(max=1)
+            # A neuron without a partner has place −1, which picks the −1 appended here.
+            layer, neuron = (np.append(x, -1) for x in names[key[1]].to_numpy().T)
+            assigned_layer[of_pair], assigned_neuron[of_pair] = layer[place], neuron[place]
+    matches = matches.assign(
+        mutual=mutual,
+        assigned_corr=assigned,
+        assigned_layer=assigned_layer,
+        assigned_neuron=assigned_neuron,
+    )
+    baseline = matches["baseline_corr"].to_numpy()
+    excess = matches["best_corr"].to_numpy() - baseline
+    assigned_excess = np.nan_to_num(assigned) - baseline
+    parts = []
+    for seed in seeds:
+        rows = np.array([pairs[seed, other] for other in seeds if other != seed])
+        each = excess[rows]
+        matched, one_to_one = each > excess_threshold, assigned_excess[rows].mean(0)
+        own = scores[scores["seed"] == seed].assign(
+            assigned_excess=one_to_one,
+            assigned_universal=one_to_one > excess_threshold,
+            n_matched=matched.sum(0),
+            n_mutual=mutual[rows].sum(0),
+            n_assigned=(assigned_excess[rows] > excess_threshold).sum(0),
+            leave_one_out=np.nan,
+        )
+        if len(rows) > 1:
+            # The mean over the other seeds less one.
+            without = (each.sum(0) - each) / (len(rows) - 1) > excess_threshold
+            cases = without.sum(0)
+            own["leave_one_out"] = np.where(
+                cases > 0, (matched & without).sum(0) / np.maximum(cases, 1), np.nan
+            )
+        parts.append(own)
+    scores = pd.concat(parts, ignore_index=True)
+    groups = groups_table(found, scores, partners)
+    grouped = pd.MultiIndex.from_frame(groups[NEURON])
+    scores["in_group"] = pd.MultiIndex.from_frame(scores[NEURON]).isin(grouped)
+    return matches, scores, groups

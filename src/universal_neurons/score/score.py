@@ -1,0 +1,85 @@
+"""The scores of one step: every table that follows from the best matches of its pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.score import notions, nulls
+from universal_neurons.score.fractions import fractions_table
+from universal_neurons.score.token_budget import budget_table
+from universal_neurons.score.universality import matches_table, mean_over_others, universality_table
+from universal_neurons.store.arrays import read_by_pair
+from universal_neurons.store.same_run import check_same_run
+from universal_neurons.store.tables import read_table, write_table
+
+
+def score_step(
+    step: int,
+    parts: Sequence[str | Path],
+    threshold: float,
+    *,
+    influence: str | Path | None = None,
+    permuted: str | Path | None = None,
+    untrained: str | Path | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Score the neurons of one step.
+
+    Parameters
+    ----------
+    step
+        The step.
+    parts
+        Stores of all pairs, see `matches.StepMatches.read`.
+    threshold
+        Excess correlation above which a neuron is universal.
+    influence, permuted
+        Stores of `influence.influence_of_step` and `permuted.permuted_of_step`; there are none
+        without activations.
+    untrained
+        Scores of untrained models; there are none at step 0.
+
+    Returns
+    -------
+    dict
+        The tables ``matches, universality, fractions, groups, nulls, token_budget``.
+
+    Raises
+    ------
+    UserError
+        If the stores are not of one run.
+    """
+    check_same_run([*parts, *(store for store in (influence, permuted) if store)])
+    step_matches = StepMatches.read(parts)
+    influences = read_by_pair(influence) if influence else {}
+    means = mean_over_others(influences)
+    matches = matches_table(step_matches, step, influences)
+    scores = universality_table(matches, threshold, means)
+    chance = {"rotated": nulls.rotated_null(step_matches.found, scores)}
+    if permuted:
+        chance["permuted"] = nulls.permuted_null(read_by_pair(permuted), scores)
+    if untrained:
+        chance["untrained"] = nulls.untrained_null(read_table(untrained))
+    fractions = fractions_table(scores, means, threshold)
+    scores = nulls.with_p_values(scores, chance)
+    matches, scores, groups = notions.add_notions(matches, scores, step_matches.found, threshold)
+    return {
+        "matches": matches,
+        "universality": scores,
+        "fractions": fractions,
+        "groups": groups,
+        "nulls": nulls.histograms(chance, step),
+        "token_budget": budget_table(step_matches.budgets, step, threshold),
+    }
+
+
+def write_scores(
+    tables: Mapping[str, pd.DataFrame], paths: Any, attributes: Mapping[str, Any]
+) -> None:
+    """Write tables under the paths of the same names, as attributes or keys of `paths`."""
+    for name, table in tables.items():
+        write_table(paths[name], table, attributes)

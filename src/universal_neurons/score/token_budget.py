@@ -1,0 +1,88 @@
+"""Were the tokens enough? How scores of fewer tokens, and of two halves of them, agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from universal_neurons.correlate.budget import BudgetPoints
+from universal_neurons.score.universality import mean_over_others
+
+# A convention: the Jaccard index of half the tokens with all, and the reliability, that say that
+# more tokens would change little.
+ENOUGH = 0.9
+
+COLUMNS = [
+    *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
+    *("jaccard", "rank_corr", "corr", "reliability"),
+]
+
+
+def budget_table(
+    budgets: Iterable[tuple[str, str, BudgetPoints]], step: int, excess_threshold: float
+) -> pd.DataFrame:
+    """How scores of fewer tokens, and of two halves of them, agree at one step.
+
+    Parameters
+    ----------
+    budgets
+        Of every pair of seeds, in any grouping of layers; see `matches.StepMatches`.
+    step
+        The step they belong to.
+    excess_threshold
+        Above which a neuron counts as universal.
+
+    Returns
+    -------
+    DataFrame
+        `COLUMNS`, one row per seed and point, nothing without a `Budget` (a single shard, screened
+        mode). ``part`` is ``first`` (the first ``n_shards``, with ``n_tokens`` scored tokens) or
+        ``all``, compared with all shards, or ``second half``, compared with the first half. Of the
+        ``n_neurons`` sampled neurons: ``n_universal`` in that part; ``jaccard`` of the two
+        universal sets (NaN if both are empty); ``rank_corr`` of the two excess correlations
+        (Spearman) and ``corr`` (Pearson), NaN where one is constant. Of the second half also the
+        ``reliability`` of all tokens, 2 corr / (1 + corr) by Spearman and Brown; else NaN.
+    """
+    found: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for a, b, points in budgets:
+        ranges, tokens = points.shards, points.tokens
+        for key, values in (((a, b), points.forward), ((b, a), points.backward)):
+            found[key] = np.maximum(found.get(key, -np.inf), values)
+    rows = []
+    for seed, (best, baseline) in mean_over_others(found).items():
+        excess = best - baseline
+        names = ["first"] * (len(excess) - 2) + ["all", "second half"]
+        for name, (start, stop), n_tokens, own in zip(names, ranges, tokens, excess, strict=True):
+            other = excess[-3 if name == "second half" else -2]
+            one, two = own > excess_threshold, other > excess_threshold
+            either = (one | two).sum()
+            corr = _corr(own, other)
+            # A negative correlation says no more than none.
+            reliability = 2 * max(corr, 0) / (1 + max(corr, 0))
+            rows.append(
+                {
+                    "step": step,
+                    "seed": seed,
+                    "part": name,
+                    "n_shards": stop - start,
+                    "n_tokens": n_tokens,
+                    "n_neurons": len(own),
+                    "n_universal": one.sum(),
+                    "jaccard": (one & two).sum() / either if either else np.nan,
+                    "rank_corr": _corr(rankdata(own), rankdata(other)),
+                    "corr": corr,
+                    "reliability": reliability if name == "second half" else np.nan,
+                }
+            )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _corr(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Pearson correlation; NaN if one of them is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    norm = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(x @ y / norm) if norm > 0 else np.nan

@@ -1,0 +1,141 @@
+"""From best matches of pairs to a universality score for every neuron."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from universal_neurons.correlate.matches import Matches, StepMatches, layer_and_neuron
+from universal_neurons.score.fractions import standard_error
+
+logger = logging.getLogger(__name__)
+
+
+def mean_over_others(by_pair: Mapping[tuple[str, str], NDArray]) -> dict[str, NDArray]:
+    """Mean over the other seeds, by seed in order, of arrays by (seed, other seed)."""
+    return {
+        seed: np.mean([found for key, found in by_pair.items() if key[0] == seed], axis=0)
+        for seed in sorted({seed for seed, _ in by_pair})
+    }
+
+
+def matches_table(
+    matches: StepMatches,
+    step: int,
+    influences: Mapping[tuple[str, str], NDArray] | None = None,
+) -> pd.DataFrame:
+    """Best matches of one step as a table, both directions of every pair.
+
+    Parameters
+    ----------
+    matches
+        Of all pairs.
+    step
+        The step they belong to.
+    influences
+        By (seed, other seed), see `influence.influence`; none where activations were not
+        stored.
+
+    Returns
+    -------
+    DataFrame
+        One row per (seed, other_seed, layer, neuron), sorted by them, with ``best_corr``,
+        ``best_corr_se`` (standard error over groups of sequences, of the match found; NaN without
+        influences), ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean
+        over the rotations of the largest correlation), ``baseline_se`` (its standard error over the
+        rotations; NaN with one), ``min_corr``, ``best_by`` (``comparison`` with all neurons, or
+        ``certificate``: see `screening`) and ``baseline_by`` (``all tokens`` or ``sample``).
+    """
+    frames = []
+    for key, found in matches.found.items():
+        d_mlp, other_d_mlp = (matches.d_mlp[seed] for seed in key)
+        table = _pair_table(found, step, *key, d_mlp, other_d_mlp, matches.screened)
+        error = standard_error(influences[key]) if influences else np.nan
+        table.insert(list(table.columns).index("best_corr") + 1, "best_corr_se", error)
+        frames.append(table)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _pair_table(
+    matches: Matches,
+    step: int,
+    seed: str,
+    other_seed: str,
+    d_mlp: Sequence[int],
+    other_d_mlp: Sequence[int],
+    screened: bool,
+) -> pd.DataFrame:
+    layer, neuron = layer_and_neuron(d_mlp)
+    # A dead neuron has index −1, which picks the −1 appended here.
+    other_layer, other_neuron = (np.append(x, -1) for x in layer_and_neuron(other_d_mlp))
+    return pd.DataFrame(
+        {
+            "step": step,
+            "seed": seed,
+            "other_seed": other_seed,
+            "layer": layer,
+            "neuron": neuron,
+            # Rounding noise can carry an estimate just past 1.
+            "best_corr": matches.best.clip(-1, 1),
+            "best_layer": other_layer[matches.index],
+            "best_neuron": other_neuron[matches.index],
+            "baseline_corr": matches.baseline.mean(0),
+            "baseline_se": matches.baseline.std(0, ddof=1) / np.sqrt(len(matches.baseline))
+            if len(matches.baseline) > 1
+            else np.nan,
+            "min_corr": matches.lowest.clip(-1, 1),
+            "best_by": np.where(matches.certified, "certificate", "comparison"),
+            "baseline_by": "sample" if screened else "all tokens",
+        }
+    )
+
+
+def universality_table(
+    matches: pd.DataFrame,
+    excess_threshold: float,
+    influences: Mapping[str, NDArray] | None = None,
+) -> pd.DataFrame:
+    """Score every neuron: its excess correlation, averaged over the other seeds.
+
+    The excess correlation (2401.12181, eq. 3) is the mean over the other seeds of the largest
+    correlation less its rotated baseline. A neuron is universal if it exceeds the threshold.
+
+    Parameters
+    ----------
+    matches
+        As `matches_table` returns it.
+    excess_threshold
+        Above which a neuron counts as universal.
+    influences
+        On the mean over the other seeds, by seed: see `mean_over_others`.
+
+    Returns
+    -------
+    DataFrame
+        One row per (step, seed, layer, neuron) with ``max_corr``, ``baseline_corr``,
+        ``excess_corr``, ``excess_se`` (of the tokens and of the rotations, added in squares; NaN
+        without influences), ``universal``.
+    """
+    keys = ["step", "seed", "layer", "neuron"]
+    # A mean over S seeds of means over rotations; nothing is known of one rotation's error.
+    table = matches.assign(square=matches["baseline_se"].fillna(0) ** 2)
+    by_neuron = table.groupby(keys, sort=True)
+    scores = (
+        by_neuron[["best_corr", "baseline_corr"]]
+        .mean()
+        .rename(columns={"best_corr": "max_corr"})
+        .reset_index()
+    )
+    scores["excess_corr"] = scores["max_corr"] - scores["baseline_corr"]
+    if influences:
+        tokens = np.concatenate([standard_error(influences[seed]) for seed in sorted(influences)])
+        rotations = by_neuron["square"].sum() / by_neuron.size() ** 2
+        scores["excess_se"] = np.sqrt(tokens**2 + rotations.to_numpy())
+    else:
+        scores["excess_se"] = np.nan
+    scores["universal"] = scores["excess_corr"] > excess_threshold
+    return scores

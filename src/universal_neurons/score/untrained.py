@@ -1,0 +1,136 @@
+"""What two models of the run's architecture match before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from universal_neurons.activations.calibration import write_calibration
+from universal_neurons.activations.products import sum_pair, within_sums
+from universal_neurons.activations.reader import Activations
+from universal_neurons.capture.capture import Encoder, calibrate, capture
+from universal_neurons.capture.run import CaptureOptions
+from universal_neurons.correlate.match import match_pair
+from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.correlate.neurons import Captured
+from universal_neurons.correlate.rotations import write_rotated_std
+from universal_neurons.models import load as models
+from universal_neurons.score.universality import matches_table, universality_table
+from universal_neurons.store.arrays import write_arrays
+
+SEEDS = ("untrained 0", "untrained 1")
+
+# Tokens to run them over: enough that noise is small beside what they share.
+TOKENS = 65536
+
+
+def untrained_scores(
+    model: str | Path,
+    tokens: NDArray[np.integer],
+    *,
+    exclude: Sequence[int],
+    options: CaptureOptions,
+    rotations: str | Path,
+    draws: int,
+    kernel: str,
+    room: str | Path,
+) -> pd.DataFrame:
+    """Score the neurons of two models with random weights, as those of a run.
+
+    Parameters
+    ----------
+    model
+        A model directory, whose architecture and initialisation they have.
+    tokens
+        Sequences, shape (sequences, context length), of which the first `TOKENS` tokens are used.
+    exclude
+        Token ids that are not scored.
+    options
+        How to capture them.
+    rotations, draws
+        The run's rotations, and how many of each.
+    kernel
+        See `kernels.choose_kernel`.
+    room
+        Folder for what is removed at the end: the activations of both models, and one layer's sums.
+
+    Returns
+    -------
+    DataFrame
+        See `universality.universality_table`, without ``universal``.
+    """
+    tokens = tokens[: -(-TOKENS // tokens.shape[1])]
+    with TemporaryDirectory(dir=room, prefix=".untrained-") as name:
+        folders = [Path(name, seed) for seed in SEEDS]
+        for i, (seed, where) in enumerate(zip(SEEDS, folders, strict=True)):
+            _run(
+                models.untrained(model, i, dtype=options.dtype, device=options.device),
+                tokens,
+                seed,
+                exclude,
+                options,
+                where,
+            )
+            write_rotated_std(
+                where / "rotated.zarr",
+                sums=[where / "moments.zarr"],
+                within=[where / "within.zarr"],
+                calibration=where / "calibration.zarr",
+                rotations=rotations,
+                draws=draws,
+                attributes={},
+            )
+        a, b = (
+            Captured(
+                [where / "moments.zarr"], where / "calibration.zarr", rotated=where / "rotated.zarr"
+            )
+            for where in folders
+        )
+        one, other = (where / "activations.zarr" for where in folders)
+        parts = []
+        for layer in range(len(Activations(one).d_mlp)):
+            # One layer after the other, in the same place: the sums of all are large.
+            sums = Path(name, "sums.zarr")
+            sum_pair(one, other, [layer], kernel, path=sums, attributes={})
+            parts.append(Path(name, f"matches{layer}.zarr"))
+            match_pair([sums], a, b, [layer], rotations=rotations, path=parts[-1], attributes={})
+        scores = universality_table(matches_table(StepMatches.read(parts), step=0), np.inf)
+        return scores.drop(columns="universal")
+
+
+def _run(
+    model: models.Model,
+    tokens: NDArray[np.integer],
+    seed: str,
+    exclude: Sequence[int],
+    options: CaptureOptions,
+    where: Path,
+) -> None:
+    """Store a model's calibration, activations, moments and within-layer sums."""
+    calibration = calibrate(
+        model,
+        tokens[: -(-options.calibration_tokens // tokens.shape[1])],
+        name=seed,
+        exclude=exclude,
+        encoding=options.encoding,
+        headroom=options.headroom,
+        batch_tokens=options.batch_tokens,
+    )
+    write_calibration(where / "calibration.zarr", calibration, {})
+    encoder = Encoder(seed, 0, calibration, options.encoding, exclude, options.batch_tokens)
+    activations = where / "activations.zarr"
+    capture(
+        model,
+        tokens,
+        (0, len(tokens)),
+        encoder,
+        activations,
+        where / "moments.zarr",
+        attributes={"corpus_sha256": ""},
+    )
+    write_arrays(where / "within.zarr", within_sums(Activations(activations)), {})

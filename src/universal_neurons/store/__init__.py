@@ -1,0 +1,1 @@
+"""Stores, tables and files: complete or absent, checksummed, of one run."""
