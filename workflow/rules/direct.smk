@@ -65,13 +65,13 @@ rule direct:
         log_of("direct/step{step}/shard{shard}"),
     benchmark:
         benchmark_of("direct/step{step}/shard{shard}")
+    wildcard_constraints:
+        shard=r"[1-9]\d*",
     conda:
         ENVIRONMENT
     threads: threads_of("direct")
     resources:
         **asks("direct"),
-    wildcard_constraints:
-        shard=r"[1-9]\d*",
     params:
         seeds=GRID.seeds,
         pairs=GRID.pairs,
@@ -97,13 +97,13 @@ rule direct_more:
         log_of("direct/step{step}/shard{shard}_layers{layers}"),
     benchmark:
         benchmark_of("direct/step{step}/shard{shard}_layers{layers}")
+    wildcard_constraints:
+        layers="|".join(BLOCKS[1:]) or "none",
     conda:
         ENVIRONMENT
     threads: threads_of("direct")
     resources:
         **asks("direct"),
-    wildcard_constraints:
-        layers="|".join(BLOCKS[1:]) or "none",
     params:
         seeds=GRID.seeds,
         pairs=GRID.pairs,
