@@ -32,7 +32,7 @@ ALLOWED = {
 
 
 # Lines and parameters of functions that are larger. Those of tables: half of their lines say what
-# the columns are. `ablate` and `doses` take what they need of a model's scores and moments one by one.
+# the columns are. `ablate` and `doses` take what they need of scores and moments one by one.
 LARGE = {
     "ablate/ablation.py: ablate": (149, 12),
     "ablate/doses.py: doses": (87, 11),
