@@ -38,7 +38,7 @@ class Matches:
     baseline
         Largest correlation with rotated neurons per draw, float64, shape (draws, n).
     certified
-        Whether the best match rests on a certificate (`screening`) instead of a comparison with all
+        Whether the best match rests on a certificate (`refine`) instead of a comparison with all
         neurons, bool, shape (n,).
     """
 

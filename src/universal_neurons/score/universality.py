@@ -48,7 +48,7 @@ def matches_table(
         influences), ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean
         over the rotations of the largest correlation), ``baseline_se`` (its standard error over the
         rotations; NaN with one), ``min_corr``, ``best_by`` (``comparison`` with all neurons, or
-        ``certificate``: see `screening`) and ``baseline_by`` (``all tokens`` or ``sample``).
+        ``certificate``: see `refine`) and ``baseline_by`` (``all tokens`` or ``sample``).
     """
     frames = []
     for key, found in matches.found.items():
