@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from universal_neurons.activations.codes import Escapes
 from universal_neurons.activations.reader import Activations
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
@@ -38,6 +39,7 @@ def path(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays_module, "CHUNK_BYTES", 1000)
     scale = np.ones(50, np.float32)
     arrays = {"layer0": VALUES, "scale0": scale, "offset0": scale}
+    arrays |= {f"{name}0": values for name, values in Escapes.none().arrays().items()}
     arrays_module.write_arrays(tmp_path / "s.zarr", arrays.items(), ABOUT)
     return tmp_path / "s.zarr"
 
