@@ -339,7 +339,7 @@ def test_a_wrong_file_is_named_by_snakemake_without_a_traceback(tmp_path, conten
 def test_a_job_ends_with_the_message_alone(tmp_path):
     code = (
         "from universal_neurons.jobs import job\n"
-        "from universal_neurons.store import open_store\n"
+        "from universal_neurons.store.arrays import open_store\n"
         "with job('job.log'): open_store('none.zarr')"
     )
     command = [sys.executable, "-c", code]

@@ -86,7 +86,7 @@ def fetch(client, revision: str, *, repo: str = REPO, out: str = "out", prune=Fa
     """Fetch to a directory in the client's home; what is printed."""
     call = f"fetch(Name({repo!r}, {revision!r}), {str(client.home / out)!r}, prune_cache={prune})"
     return client.python(
-        f"from universal_neurons.hub import Name, fetch\nwith job(None): {call}", **env
+        f"from universal_neurons.models.hub import Name, fetch\nwith job(None): {call}", **env
     )
 
 
@@ -229,7 +229,7 @@ def test_a_cache_filled_as_the_error_says_needs_no_network(env, client):
     assert client.code == 0, said
     # To plan the workflow, and to fetch.
     planned = client.python(
-        "from pathlib import Path\nfrom universal_neurons.hub import Name, config_directories\n"
+        "from pathlib import Path\nfrom universal_neurons.models.hub import Name, config_directories\n"
         f"name = Name({REPO!r}, 'checkpoint-20')\n"
         "print((config_directories([name], [Path('none')])[0] / 'config.json').read_text())",
         **env,

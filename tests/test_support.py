@@ -43,7 +43,7 @@ def gone(what: str) -> bool:
 
 
 def test_a_fork_prints_and_ends_as_the_process_would(tmp_path):
-    missing = [sys.executable, "-m", "universal_neurons.status", "missing.yaml"]
+    missing = [sys.executable, "-m", "universal_neurons.commands", "status", "missing.yaml"]
     for command in (missing, tiny.command("--version"), tiny.command("--no-such-option")):
         real, forked = (tiny.run(tmp_path, command, real=real) for real in (True, False))
         assert real.returncode == forked.returncode
