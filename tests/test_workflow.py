@@ -282,6 +282,7 @@ def test_screened_matches_are_the_exact_ones(local, screened):
         configure(where, config)
 
 
+@pytest.mark.slow
 def test_forked_jobs_make_the_tables_of_real_processes_to_the_bit(real, tmp_path):
     """What the other tests of the workflow rest on (support/fork_server.py)."""
     make(tmp_path)
