@@ -229,7 +229,8 @@ def test_a_cache_filled_as_the_error_says_needs_no_network(env, client):
     assert client.code == 0, said
     # To plan the workflow, and to fetch.
     planned = client.python(
-        "from pathlib import Path\nfrom universal_neurons.models.hub import Name, config_directories\n"
+        "from pathlib import Path\n"
+        "from universal_neurons.models.hub import Name, config_directories\n"
         f"name = Name({REPO!r}, 'checkpoint-20')\n"
         "print((config_directories([name], [Path('none')])[0] / 'config.json').read_text())",
         **env,
