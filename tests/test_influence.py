@@ -12,7 +12,7 @@ from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
 from universal_neurons.activations.codes import Codes
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.matches import Matches, StepMatches
-from universal_neurons.score import influence, universality
+from universal_neurons.score import fractions, influence, universality
 from universal_neurons.score.universality import mean_over_others
 
 
@@ -137,11 +137,11 @@ def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():
     rng = np.random.default_rng(0)
     for _ in range(60):
         matches, found = found_in(planted(rng, seeds=3))
-        best, se = matches["0", "1"].best, influence.standard_error(found["0", "1"])
+        best, se = matches["0", "1"].best, fractions.standard_error(found["0", "1"])
         covered.append(abs(best - TRUE) < 1.96 * se)
         naive.append(abs(best - TRUE) < 1.96 * (1 - best**2) / np.sqrt(SEQUENCES * CONTEXT))
         mean = (best + matches["0", "2"].best) / 2
-        se = influence.standard_error(mean_over_others(found)["0"])
+        se = fractions.standard_error(mean_over_others(found)["0"])
         covered_mean.append(abs(mean - TRUE) < 1.96 * se)
     assert 0.90 < np.mean(covered) < 0.99
     assert 0.90 < np.mean(covered_mean) < 0.99
@@ -173,7 +173,7 @@ def test_intervals_of_fractions_cover_the_planted_truth(apart, runs, least, most
             tables.append(
                 pd.DataFrame({"step": 1, "seed": seed, **columns, "universal": excess > threshold})
             )
-        table = influence.fractions_table(pd.concat(tables), found, threshold, draws=100)
+        table = fractions.fractions_table(pd.concat(tables), found, threshold, draws=100)
         rows = table[table["layer"] == -1].set_index("seed")
         for seed, hits in inside.items():
             hits.append(rows.loc[seed, "low"] <= expected[seed] <= rows.loc[seed, "high"])
@@ -186,7 +186,7 @@ def test_without_activations_fractions_have_no_interval():
     table = pd.DataFrame(
         {"step": 1, "seed": ["a", "b"], "layer": 0, "excess_corr": 0.2, "universal": [True, False]}
     )
-    found = influence.fractions_table(table, {}, 0.1)
+    found = fractions.fractions_table(table, {}, 0.1)
     assert found["fraction"].tolist() == [0.5, 0.5, 1, 1, 0, 0]
     assert found[["se", "low", "high"]].isna().all().all()
 
@@ -197,9 +197,9 @@ def test_a_layer_of_one_seed_alone_has_an_interval_of_that_seed_only():
         {"step": 1, "seed": ["a"] * 4 + ["b"] * 2, "layer": [0, 0, 1, 1, 0, 0]}
     ).assign(excess_corr=0.1, universal=False)
     found = {"a": rng.normal(size=(8, 4)), "b": rng.normal(size=(8, 2))}
-    fractions = influence.fractions_table(table, found, 0.1).set_index(["seed", "layer"])["se"]
-    assert np.isnan(fractions["", 1])
-    assert fractions.drop(("", 1)).notna().all()
+    errors = fractions.fractions_table(table, found, 0.1).set_index(["seed", "layer"])["se"]
+    assert np.isnan(errors["", 1])
+    assert errors.drop(("", 1)).notna().all()
 
 
 def orthogonal(rng):

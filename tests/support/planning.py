@@ -11,7 +11,7 @@ from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sections import Config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RULES = {file.name: file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk")}
 SMALL, GPT2_SMALL = Shape(2, 256), Shape(12, 3072)
 
