@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes, Escapes
 
-# Rows of the sums that a thread works on at a time: they stay in the second-level cache.
+# Rows of the sums that a thread works on at a time, so that what it adds to their columns stays in the
+# second-level cache; and rows written to side by side, no more than the first level has ways.
 _BAND = 32
+_LINES = 8
 
 
 def add_rests(total: NDArray, a: Codes, b: Codes) -> None:
@@ -29,44 +31,78 @@ def add_rests(total: NDArray, a: Codes, b: Codes) -> None:
         int8 codes of the same tokens.
     """
     mine, theirs = a.escapes, b.escapes
-    rest_a, rest_b = mine.rest.astype(total.dtype), theirs.rest.astype(total.dtype)
-    # Those of `a` by neuron, so that a row of the sums is added to at once.
-    order = np.argsort(mine.neuron, kind="stable")
-    row = mine.row[order]
+    # By neuron, so that a row of the sums, or a column, is added to at once.
+    order_a, order_b = (np.argsort(x.neuron, kind="stable") for x in (mine, theirs))
+    row = mine.row[order_a]
     edges = np.arange(0, len(total) + _BAND, _BAND)
+    columns, starts = np.unique(theirs.neuron[order_b], return_index=True)
+    rest_b = theirs.rest.astype(total.dtype)
     _add(
         total,
         np.asarray(a.dense),
         np.asarray(b.dense),
         row,
-        mine.neuron[order],
-        rest_a[order],
-        np.searchsorted(mine.neuron[order], edges),
+        mine.neuron[order_a],
+        mine.rest[order_a].astype(total.dtype),
+        np.searchsorted(mine.neuron[order_a], edges),
         # Where the other model's escapes at the same token are.
         np.searchsorted(theirs.row, row),
         np.searchsorted(theirs.row, row, side="right"),
-        theirs.row,
         theirs.neuron,
         rest_b,
+        columns,
+        np.append(starts, len(order_b)),
+        theirs.row[order_b],
+        rest_b[order_b],
+        numba.get_num_threads(),
     )
 
 
 @numba.njit(parallel=True, cache=True)
 def _add(
-    total, a, b, row_a, neuron_a, rest_a, bands, first_b, last_b, row_b, neuron_b, rest_b
+    total,
+    a,
+    b,
+    row_a,
+    neuron_a,
+    rest_a,
+    bands,
+    first_b,
+    last_b,
+    neuron_b,
+    rest_b,
+    columns,
+    starts,
+    row_of,
+    rest_of,
+    threads,
 ):  # pragma: no cover - compiled
-    for band in numba.prange(len(bands) - 1):
-        start, stop = band * _BAND, min(band * _BAND + _BAND, len(total))
-        for e in range(bands[band], bands[band + 1]):
-            sums, codes, rest = total[neuron_a[e]], b[row_a[e]], rest_a[e]
-            for j in range(len(codes)):
-                sums[j] += rest * codes[j]
-            for k in range(first_b[e], last_b[e]):
-                sums[neuron_b[k]] += rest * rest_b[k]
-        for e in range(len(row_b)):
-            codes, j, rest = a[row_b[e]], neuron_b[e], rest_b[e]
-            for i in range(start, stop):
-                total[i, j] += rest * codes[i]
+    """Bands of rows of the sums, each by one thread; `row_of` and `rest_of` are b's by column."""
+    n_bands = len(bands) - 1
+    for thread in numba.prange(threads):
+        # What a band's columns get, a column after the other: written at once it would go to as
+        # many cache lines as there are rows, all in the same few places of the cache.
+        local = np.empty((len(columns), _BAND), total.dtype)
+        for band in range(thread, n_bands, threads):
+            start, stop = band * _BAND, min(band * _BAND + _BAND, len(total))
+            for e in range(bands[band], bands[band + 1]):
+                sums, codes, rest = total[neuron_a[e]], b[row_a[e]], rest_a[e]
+                for j in range(len(codes)):
+                    sums[j] += rest * codes[j]
+                for k in range(first_b[e], last_b[e]):
+                    sums[neuron_b[k]] += rest * rest_b[k]
+            local[:] = 0
+            for k in range(len(columns)):
+                sums = local[k]
+                for e in range(starts[k], starts[k + 1]):
+                    codes, rest = a[row_of[e], start:stop], rest_of[e]
+                    for i in range(len(codes)):
+                        sums[i] += rest * codes[i]
+            for first in range(start, stop, _LINES):
+                last = min(first + _LINES, stop)
+                for k in range(len(columns)):
+                    for i in range(first, last):
+                        total[i, columns[k]] += local[k, i - start]
 
 
 @dataclass(frozen=True)
