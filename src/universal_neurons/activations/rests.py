@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes, Escapes
 
-# Rows of the sums that a thread works on at a time, so that what it adds to their columns stays in the
-# second-level cache; and rows written to side by side, no more than the first level has ways.
+# Rows of the sums that a thread works on at a time, so that what it adds to their columns stays in
+# the second-level cache; and rows written to side by side, no more than the first level has ways.
 _BAND = 32
 _LINES = 8
 
