@@ -309,13 +309,14 @@ def test_sums_with_escapes_are_those_of_whole_codes(n_tokens, d_a, d_b, largest,
     expected = (wholes[0].T @ wholes[1]).astype(np.float64)
     size = (np.abs(wholes[0]).T @ np.abs(wholes[1])).astype(np.float64)
     for one, other in ((a, b), (tensors(a), tensors(b))):
-        total = torch.zeros(d_a, d_b, dtype=torch.int64)
-        total = total.numpy() if one is a else total
-        found = np.asarray(kernels.add_products(total, one, other, "float32"))
-        if largest < 1e6:
-            assert found.dtype == np.int64
-            np.testing.assert_array_equal(found, expected)
-        assert (np.abs(found - expected) <= 1e-15 * size).all()
+        for kernel in ("int8", "float32"):
+            total = torch.zeros(d_a, d_b, dtype=torch.int64)
+            total = total.numpy() if one is a else total
+            found = np.asarray(kernels.add_products(total, one, other, kernel))
+            if largest < 1e6:
+                assert found.dtype == np.int64
+                np.testing.assert_array_equal(found, expected)
+            assert (np.abs(found - expected) <= 1e-15 * size).all()
     total = torch.zeros(d_a, d_b, dtype=torch.float64)
     kernels._add_float32(total, *(torch.from_numpy(codes.dense) for codes in (a, b)))
     kernels._add_rests_on_device(total, tensors(a), tensors(b))

@@ -13,11 +13,13 @@ from universal_neurons.activations.codes import Codes, Escapes
 
 # Rows of the sums that a thread works on at a time, so that what it adds to their columns stays in
 # the second-level cache; and rows written to side by side, no more than the first level has ways.
-_BAND = 32
+_BAND = 16
 _LINES = 8
 
 
-def add_rests(total: NDArray, a: Codes, b: Codes) -> None:
+def add_rests(
+    total: NDArray, a: Codes, b: Codes, products: NDArray[np.int32] | None = None
+) -> None:
     """Add R_aᵀ B + A'ᵀ R_b to `total`, in place.
 
     B are the whole codes of `b`, A' the dense ones of `a`, R the rests: so that with A'ᵀ B', which
@@ -29,6 +31,8 @@ def add_rests(total: NDArray, a: Codes, b: Codes) -> None:
         int64 or float64, shape (d_a, d_b), rows contiguous.
     a, b
         int8 codes of the same tokens.
+    products
+        A'ᵀ B', to be added too, unless it is.
     """
     mine, theirs = a.escapes, b.escapes
     # By neuron, so that a row of the sums, or a column, is added to at once.
@@ -54,6 +58,7 @@ def add_rests(total: NDArray, a: Codes, b: Codes) -> None:
         np.append(starts, len(order_b)),
         theirs.row[order_b],
         rest_b[order_b],
+        np.empty((0, 0), np.int32) if products is None else products,
         numba.get_num_threads(),
     )
 
@@ -75,6 +80,7 @@ def _add(
     starts,
     row_of,
     rest_of,
+    products,
     threads,
 ):  # pragma: no cover - compiled
     """Bands of rows of the sums, each by one thread; `row_of` and `rest_of` are b's by column."""
@@ -85,6 +91,11 @@ def _add(
         local = np.empty((len(columns), _BAND), total.dtype)
         for band in range(thread, n_bands, threads):
             start, stop = band * _BAND, min(band * _BAND + _BAND, len(total))
+            if len(products):
+                for i in range(start, stop):
+                    sums, more = total[i], products[i]
+                    for j in range(len(sums)):
+                        sums[j] += more[j]
             for e in range(bands[band], bands[band + 1]):
                 sums, codes, rest = total[neuron_a[e]], b[row_a[e]], rest_a[e]
                 for j in range(len(codes)):
