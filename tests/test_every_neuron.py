@@ -183,20 +183,25 @@ def test_sums_straight_from_the_models_have_the_same_bits(shards, activations):
     )
     last = {name: stores(shards, name)[-1] for name in NAMES}
     for name, sums in products.cross_sums(last["a"], last["b"], [0, 1]):
-        check_bits(found.cross[NAMES][name], sums)
+        check_bits(found.cross[NAMES][name], sums, last.values(), name)
     for seed in NAMES:
         for name, sums in read_arrays(shards[seed][-1] / "within.zarr").items():
-            check_bits(found.within[seed][name], sums)
+            check_bits(found.within[seed][name], sums, [last[seed]] * 2, name)
         for name, sums in read_arrays(shards[seed][-1] / "moments.zarr").items():
             np.testing.assert_array_equal(found.moments[seed][name], sums)
 
 
-def check_bits(found, sums):
-    """Equal, but for sums beyond what float64 holds exactly: of whole codes of two neurons."""
-    small = np.abs(sums) < 2.0**53
-    np.testing.assert_array_equal(found[small], sums[small])
-    np.testing.assert_allclose(found, sums, rtol=1e-13)
-    assert small.mean() > 0.5
+def check_bits(found, sums, stores, tile):
+    """Equal where no sum on the way can need more than float64's 53 bits (Cauchy and Schwarz)."""
+    norms = [
+        np.linalg.norm(store.codes(int(layer)).whole().astype(np.float64), axis=0)
+        for store, layer in zip(stores, tile.split("x"), strict=True)
+    ]
+    size = np.outer(*norms)
+    exact = size < 2.0**53
+    np.testing.assert_array_equal(found[exact], sums[exact])
+    assert (np.abs(found - sums) <= 1e-15 * size).all()
+    assert exact.mean() > 0.5
 
 
 def test_screened_matches_are_those_of_the_exact_mode(shards, matches):
