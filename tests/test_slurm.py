@@ -195,7 +195,7 @@ def test_failures_are_named_with_reason_and_log_and_a_second_run_finishes(cluste
     assert set(states) == set(reasons)
     for rule, state in states.items():
         assert state in reasons[rule]
-        assert f"Error in rule {rule}:" in output
+        assert re.search(rf"Error in rule {rule}\b.*:", output), output
         message = f"SLURM-job '{failed[rule]['JobId']}' failed, SLURM status is: '{state}'"
         assert message in output
         assert logs_named(output, rule), f"no log of {rule} in:\n{output}"
