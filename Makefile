@@ -28,7 +28,7 @@ test-all: $(READY_TEST)
 
 # Starts a cluster of two nodes on this machine; as root it installs SLURM's Debian packages first.
 test-slurm: $(READY_TEST) $(READY_SLURM)
-	$(BIN)/pytest -m slurm tests/test_slurm.py
+	$(BIN)/pytest -m slurm tests/workflow/test_slurm.py
 
 kill-test: $(READY_TEST)
 	$(BIN)/python tests/support/kill.py --kills $(N)
@@ -124,7 +124,7 @@ compare-published: $(READY_RUN)
 rulegraph: $(READY_RUN)
 	$(BIN)/snakemake --rulegraph | $(BIN)/python docs/rulegraph.py | dot -Tsvg > docs/rulegraph.svg
 
-# Newest versions of everything, torch excepted (pyproject.toml); tests/test_environment.py says which of
+# Newest versions of everything, torch excepted (pyproject.toml); tests/workflow/test_environment.py says which of
 # them envs/ needs too. Run the tests before committing the result.
 lock: .venv/base
 	$(UV) lock --upgrade

@@ -14,8 +14,8 @@ SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}
 # Tokens that a tokenizer knows, about; embeddings and logits are as wide.
 VOCABULARY = 50_000
 
-# Numbers of other modules, which import too much to be asked here: tests/test_cost.py holds them
-# in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`).
+# Numbers of other modules, which import too much to be asked here: tests/plan/test_cost.py holds
+# them in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`).
 BLOCK_BYTES = 64 << 20
 # Tokens at a time of capture without stores, of influences and of ablation.
 DIRECT_TOKENS, INFLUENCE_TOKENS, ABLATION_TOKENS = 8192, 2048, 1024

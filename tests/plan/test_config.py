@@ -15,7 +15,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.plan.config import SCHEMA, load_config, resolve
 from universal_neurons.plan.sections import Config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MINIMAL = {
     "run": "r",
     "models": {"seeds": [2, "a-x1"], "steps": [30, 4], "path": "m/{seed}/{step}"},

@@ -10,7 +10,7 @@ from planning import RULES, rule_names
 
 from snakemake_logger_plugin_stages import STAGE_OF
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def profile(name):

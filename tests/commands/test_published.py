@@ -14,7 +14,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.models.hub import Name, name_of
 from universal_neurons.plan.config import load_config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "configs").glob("*.yaml"))
 
 

@@ -279,7 +279,7 @@ def test_unknown_figure_and_empty_table_are_refused(demo):
 
 
 def test_every_figure_has_a_caption():
-    captions = Path(__file__).parents[1] / "workflow" / "report"
+    captions = Path(__file__).parents[2] / "workflow" / "report"
     assert {path.stem for path in captions.glob("*.rst")} == {*registry.FIGURES, "workflow"}
 
 

@@ -27,7 +27,7 @@ from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
 
 THRESHOLD = 0.3
-CAPTIONS = Path(__file__).parents[1] / "workflow" / "report"
+CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 CONFIG = {
     "run": "demo <script>",
     "corpus": {"tokens": 10_000, "heldout_tokens": 5000},

@@ -23,7 +23,7 @@ from universal_neurons.plan.grid import Grid
 
 pytestmark = pytest.mark.slurm
 
-SLURM = tiny.ROOT / "tests/slurm"
+SLURM = tiny.ROOT / "tests/workflow/slurm"
 PROFILE = tiny.ROOT / "workflow/profiles/slurm/config.yaml"
 # With memory cgroups SLURM confines jobs; without them it looks at their processes now and then.
 CGROUPS = os.access("/sys/fs/cgroup/memory", os.W_OK) and os.getuid() == 0
