@@ -36,6 +36,8 @@ report: "workflow/report/workflow.rst"
 onstart:
     check_writable(RESULTS)
     print(summary(GRID))
+    if workflow.local_exec:
+        run_scripts_as_forks()
 
 
 rule all:

@@ -19,6 +19,8 @@ import tiny
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
+from universal_neurons.forks.scripts import FORKS
+
 # The library has noted by now how many threads there are, for what is tested with several.
 numba.set_num_threads(1)
 
@@ -50,7 +52,7 @@ def real(tmp_path_factory):
     where = tmp_path_factory.mktemp("real")
     begun = time.monotonic()
     tiny.make(where)
-    tiny.finish(where, real=True)
+    tiny.finish(where, real=True, **{FORKS: "0"})
     return where, time.monotonic() - begun
 
 

@@ -49,6 +49,8 @@ CHATTER = re.compile(
 FAILED = "At least one job did not complete successfully"
 # What it says when somebody interrupts it; the jobs that it ends then count as failed.
 STOPPED = "Terminating processes on user request"
+# How it tells of a job that was killed, by itself or by way of a shell.
+KILLED = re.compile("SIGKILL|exit status 137")
 TAIL = 15  # lines of a failed job's log
 PLAIN_SECONDS = 10  # between lines where there is no terminal
 
@@ -261,6 +263,12 @@ class LogHandler(LogHandlerBase):
                 message = f"Failed: {names}" if names else "Stopped: the same command goes on"
                 if self._progress:
                     message += f"; {self._progress.done} of {self._progress.total} jobs are done"
+            if KILLED.search(message):
+                message = (
+                    "A job was killed (SIGKILL), as the system does when memory runs out: run "
+                    "fewer side by side (--cores, or --resources mem_mb=...), or take smaller "
+                    "batches (capture.batch_tokens)"
+                )
             if message and not CHATTER.match(message):
                 self._printer.say(message, 31 if record.levelno >= logging.ERROR else 33)
         self._show()

@@ -17,6 +17,8 @@ from pipeline import VOCABULARY, gpt2
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from universal_neurons.forks.scripts import FORKS
+
 SEEDS, STEPS = ["a", "b-x21", "1"], [10, 20]
 MODES: dict[str, dict[str, Any]] = {
     "exact": {},
@@ -102,8 +104,9 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     config = make(options.folder)
-    runs = [run(options.folder, config, mode, real=options.real) for mode in MODES]
-    runs.append(run_subsets(options.folder / "subsets", real=options.real))
+    alone = {"real": True, FORKS: "0"} if options.real else {}
+    runs = [run(options.folder, config, mode, **alone) for mode in MODES]
+    runs.append(run_subsets(options.folder / "subsets", **alone))
     for results in runs:
         for name, value in digests(results).items():
             print(value, f"{results.name}/{name}.parquet", flush=True)

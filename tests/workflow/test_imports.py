@@ -17,6 +17,7 @@ ALLOWED = {
     "method": set(),
     "jobs": {"errors"},
     "store": EVERYONE,
+    "forks": set(),
     "models": {"store"},
     "activations": {"store"},
     "prepare": {"models", "store"},

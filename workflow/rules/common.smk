@@ -7,6 +7,7 @@ from universal_neurons.prepare import corpus
 from universal_neurons.prepare import text as text_module
 from universal_neurons.models import hub
 from universal_neurons.errors import UserError
+from universal_neurons.forks.scripts import run_scripts_as_forks
 from universal_neurons.method import METHOD_VERSION
 from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve

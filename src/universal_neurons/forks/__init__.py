@@ -1,0 +1,1 @@
+"""Jobs as forks of one process that has imported everything, so that none waits for imports."""
