@@ -195,7 +195,7 @@ def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
     finally:
         with contextlib.suppress(BaseException):
