@@ -14,14 +14,21 @@ from architectures import (
     layers,
     make,
     neurons,
+    subject,
     tokens,
 )
 from torch import nn
 
 from universal_neurons.ablate import ablation, measure, predictions
-from universal_neurons.ablate.ablation import ablate
 from universal_neurons.ablate.controls import contribution, matched_controls
 from universal_neurons.errors import UserError
+
+
+def ablate(model, sequences, universal, **options):
+    """`ablation.ablate`, by the facts of `architectures.neurons`."""
+    names = ("mean", "norm", "sparsity", "seed", "step")
+    known = {name: options.pop(name) for name in names if name in options}
+    return ablation.ablate(subject(model, **known), sequences, universal, **options)
 
 
 def universal_rows(table, kind="mean"):

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from architectures import edited, hugging_face_loss, make, neurons, tokens
+from architectures import edited, hugging_face_loss, make, neurons, subject, tokens
 
 from universal_neurons.ablate import effects as module
 from universal_neurons.ablate.doses import CONTROLS, DOSES, doses
@@ -83,8 +83,7 @@ def facts(model):
 def test_the_sample_is_ablated_exactly():
     model, sequences = make(), tokens()
     excess, made = facts(model)
-    options = {"seed": "a", "step": 1, "excess": excess, "mean": made["mean"]}
-    table = effects(model, sequences, **options)
+    table = effects(subject(model, **made), sequences, excess)
     assert len(table) == sum(model.d_mlp)
     np.testing.assert_array_equal(table["excess_corr"], excess)
     sample = table[table["sampled"] != ""]
@@ -104,7 +103,7 @@ def test_small_effects_are_what_the_first_order_says():
     for projection in model.projections:
         projection.weight *= 0.02
     excess, made = facts(model)
-    table = effects(model, sequences, seed="a", step=1, excess=excess, mean=made["mean"])
+    table = effects(subject(model, **made), sequences, excess)
     sample = table[table["sampled"] == "top"]
     np.testing.assert_allclose(
         sample["attributed_delta_loss"], sample["delta_loss"], rtol=0.1, atol=1e-6
@@ -114,7 +113,7 @@ def test_small_effects_are_what_the_first_order_says():
 def test_doses_take_the_top_of_all_neurons_by_excess():
     model, sequences = make(), tokens()
     excess, made = facts(model)
-    table = doses(model, sequences, seed="a", step=1, excess=excess, **made)
+    table = doses(subject(model, **made), sequences, excess)
     top = table[table["neuron_set"] == "top"].set_index("dose")
     assert top.index.tolist() == list(DOSES)
     assert (table.groupby("dose").size() == 1 + CONTROLS).all()

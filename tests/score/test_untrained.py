@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,8 @@ from pipeline import baseline, gpt2, random_tokens, run_capture, run_match
 from universal_neurons.capture.run import CaptureOptions
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.models import load as models
+from universal_neurons.prepare.reading import Corpus
+from universal_neurons.prepare.tokens import describe
 from universal_neurons.score import nulls, untrained
 from universal_neurons.score.universality import matches_table, universality_table
 
@@ -36,11 +40,13 @@ def scores(model, room, tokens):
     shards = run_capture(gpt2(5), tokens, room / "any", seed="any")
     baseline(shards, 2)  # leaves the run's rotations
     rotations = room / "any/rotations.zarr"
+    np.save(room / "tokens.npy", tokens)
+    about = describe(room / "tokens.npy", None, "tokens")
+    (room / "corpus.json").write_text(json.dumps(about))
     return untrained.untrained_scores(
         model,
-        tokens,
-        exclude=(0, 7),
-        options=CaptureOptions(**OPTIONS),
+        Corpus(room / "tokens.npy", room / "corpus.json"),
+        CaptureOptions(**OPTIONS),
         rotations=rotations,
         draws=2,
         kernel="auto",
@@ -64,7 +70,8 @@ def test_untrained_models_are_scored_as_those_of_a_run(saved, tmp_path):
     pd.testing.assert_frame_equal(found, expected)
     null = nulls.untrained_null(found)
     assert len(null) == 160
-    assert sorted(path.name for path in (tmp_path / "room").iterdir()) == ["any"]
+    left = {path.name for path in (tmp_path / "room").iterdir()}
+    assert left == {"any", "tokens.npy", "corpus.json"}
 
 
 def test_their_weights_are_not_those_of_the_directory_and_differ_between_seeds(saved):

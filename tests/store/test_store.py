@@ -118,7 +118,7 @@ def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
     about = provenance.provenance({"run": "r"}, corpus_sha256="abc")
     for name, table in (("a", first), ("b", second)):
         write_table(tmp_path / name, table, about)
-    concatenate_tables([tmp_path / "a", tmp_path / "b"], tmp_path / "all", about)
+    concatenate_tables([tmp_path / "a", tmp_path / "b"], [tmp_path / "all"], about)
     expected = pd.concat([first, second], ignore_index=True)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all"), expected)
     metadata = pq.read_schema(tmp_path / "all").metadata[b"universal_neurons"]

@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
+from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.load import ARCHITECTURES, Model
 
 VOCABULARY = 40
@@ -85,6 +86,11 @@ def neurons(model, seed=2):
         "norm": np.exp(rng.normal(size=n)),
         "sparsity": rng.uniform(0.1, 0.9, n),
     }
+
+
+def subject(model, mean, norm, sparsity, seed="a", step=1):
+    """A model with what is known of its neurons."""
+    return Subject(model, seed, step, mean, norm, sparsity)
 
 
 def layers(model):

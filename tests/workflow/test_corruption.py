@@ -217,7 +217,7 @@ def test_a_half_written_table_is_named_and_refused(tmp_path, left):
     path = tmp_path / "t.parquet"
     table(path)
     path.write_bytes(path.read_bytes()[:left])
-    for read in (read_table, lambda path: concatenate_tables([path], tmp_path / "all", {})):
+    for read in (read_table, lambda path: concatenate_tables([path], [tmp_path / "all"], {})):
         with pytest.raises(UserError) as error:
             read(path)
         assert str(error.value).startswith(f"{path}: damaged")

@@ -5,6 +5,7 @@ rule ablate:
     input:
         models=lambda wildcards: model_directories(wildcards, wildcards.seeds.split("+")),
         tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
         selection=f"{CORPUS}/selection.json",
         moments=of_seeds(MOMENTS),
         universality=BY_STEP.replace("{table}", "universality"),
@@ -22,8 +23,7 @@ rule ablate:
     resources:
         **asks("ablate"),
     params:
-        ablation=config["ablation"],
-        load={key: config["capture"][key] for key in ("dtype", "device")},
+        options={"options": config["ablation"], "load_options": LOAD},
         version=METHOD_VERSION["ablate"],
     script:
         "../scripts/ablate.py"

@@ -15,7 +15,7 @@ rule capture_first:
         moments=directory(MOMENTS.replace("{shard}", "0")),
         within=directory(WITHIN.replace("{shard}", "0")),
         calibration=directory(CALIBRATION),
-        model=MODEL_FACTS,
+        facts=MODEL_FACTS,
     log:
         log_of("capture/seed{seed}/step{step}/shard0"),
     benchmark:

@@ -86,6 +86,8 @@ MEASURED = list(GRID.shards if config["capture"]["keep"] or SCREENED else GRID.s
 # What captured values depend on; whether they are stored and kept is not among it.
 CAPTURE = {k: v for k, v in config["capture"].items() if k not in ("keep", "store")}
 CAPTURE["exclude_token_ids"] = config["corpus"]["exclude_token_ids"]
+# How models are loaded that are run without being captured.
+LOAD = {key: config["capture"][key] for key in ("dtype", "device")}
 
 
 wildcard_constraints:

@@ -125,8 +125,10 @@ rule screen:
         **asks("screen"),
     params:
         layers=layers_of,
-        options={k: config["correlate"][k] for k in ("sample", "candidates", "kernel")},
-        context_length=config["corpus"]["context_length"],
+        sampling={
+            **{k: config["correlate"][k] for k in ("sample", "candidates", "kernel")},
+            "context_length": config["corpus"]["context_length"],
+        },
         version=METHOD_VERSION["screen"],
     script:
         "../scripts/screen.py"

@@ -28,7 +28,7 @@ rule direct_first:
         moments=list(map(directory, of_all_seeds(MOMENTS, shard=0))),
         within=list(map(directory, of_all_seeds(WITHIN, shard=0))),
         calibration=list(map(directory, of_all_seeds(CALIBRATION))),
-        model=of_all_seeds(MODEL_FACTS),
+        facts=of_all_seeds(MODEL_FACTS),
     log:
         log_of("direct/step{step}/shard0"),
     benchmark:

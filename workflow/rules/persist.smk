@@ -51,7 +51,7 @@ rule trace:
         sequences=GRID.trace_sequences(),
         next_step=next_step,
         exclude=config["corpus"]["exclude_token_ids"],
-        load={key: config["capture"][key] for key in ("dtype", "device")},
+        load=LOAD,
         version=METHOD_VERSION["trace"],
     script:
         "../scripts/trace.py"

@@ -159,6 +159,6 @@ if MISSING:
             steps=MISSING,
             options=config["models"]["train"],
             # Not an output: it outlives a killed job, so that training goes on where it was.
-            work=f"{RESULTS}/training/seed{{seed}}",
+            work_dir=f"{RESULTS}/training/seed{{seed}}",
         script:
             "../scripts/train.py"

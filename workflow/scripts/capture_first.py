@@ -1,32 +1,10 @@
-from universal_neurons.capture.run import (
-    CaptureOptions,
-    Cell,
-    CorpusFiles,
-    capture_shard,
-    fix_codes,
-)
+from universal_neurons.capture.run import Cell, capture_first
 from universal_neurons.jobs import job
-from universal_neurons.prepare.corpus import selection_options
-from universal_neurons.store.provenance import provenance
+from universal_neurons.prepare.reading import Corpus
 
 with job(snakemake.log[0]):
     given, made, params = snakemake.input, snakemake.output, snakemake.params
-    cell = Cell(
-        snakemake.wildcards.seed,
-        int(snakemake.wildcards.step),
-        given.model[0],
-        CorpusFiles(given.tokens, given.about, given.get("subsets", "")),
-        CaptureOptions(**params.capture),
-        selection_options(snakemake.config),
-        provenance(snakemake.config, "corpus", "capture"),
-    )
-    source = snakemake.config["models"]["source"]
-    fix_codes(cell, calibration=made.calibration, facts=made.model, source=source)
-    capture_shard(
-        cell,
-        params.sequences,
-        calibration=made.calibration,
-        activations=made.activations,
-        moments=made.moments,
-        within=made.within,
-    )
+    corpus = Corpus(given.tokens, given.about, given.get("subsets", ""))
+    seed, step = snakemake.wildcards.seed, snakemake.wildcards.step
+    [cell] = Cell.of(snakemake.config, [seed], step, given.model, corpus, params.capture)
+    capture_first(cell, params.sequences, **made)

@@ -4,13 +4,7 @@ from universal_neurons.score.influence import influence_of_step
 from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
-    given = snakemake.input
-    influence_of_step(
-        Captured.of_seeds(
-            snakemake.params.seeds, given.moments, given.calibration, given.activations
-        ),
-        given.matches,
-        snakemake.params.context_length,
-        path=snakemake.output[0],
-        attributes=provenance(snakemake.config, "influence"),
-    )
+    given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
+    models = Captured.of_seeds(params.seeds, given.moments, given.calibration, given.activations)
+    about = provenance(snakemake.config, "influence")
+    influence_of_step(models, given.matches, params.context_length, path=path, attributes=about)

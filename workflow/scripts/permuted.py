@@ -4,11 +4,7 @@ from universal_neurons.jobs import job
 from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
-    given, params = snakemake.input, snakemake.params
-    permuted_of_step(
-        Captured.of_seeds(params.seeds, given.moments, given.calibration, given.activations),
-        params.context_length,
-        params.kernel,
-        path=snakemake.output[0],
-        attributes=provenance(snakemake.config, "permuted"),
-    )
+    given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
+    models = Captured.of_seeds(params.seeds, given.moments, given.calibration, given.activations)
+    about = provenance(snakemake.config, "permuted")
+    permuted_of_step(models, params.context_length, params.kernel, path=path, attributes=about)

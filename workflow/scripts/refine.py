@@ -4,12 +4,8 @@ from universal_neurons.jobs import job
 from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
-    given = snakemake.input
-    refine_pair(
-        Captured(given.moments_a, given.calibration_a, given.a),
-        Captured(given.moments_b, given.calibration_b, given.b),
-        given.screens,
-        snakemake.params.kernel,
-        path=snakemake.output[0],
-        attributes=provenance(snakemake.config, "match"),
-    )
+    given, about = snakemake.input, provenance(snakemake.config, "match")
+    a = Captured(given.moments_a, given.calibration_a, given.a)
+    b = Captured(given.moments_b, given.calibration_b, given.b)
+    path, kernel = snakemake.output[0], snakemake.params.kernel
+    refine_pair(a, b, given.screens, kernel, path=path, attributes=about)

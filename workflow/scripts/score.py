@@ -1,15 +1,9 @@
 from universal_neurons.jobs import job
-from universal_neurons.score.score import score_step, write_scores
+from universal_neurons.score.score import score_step
 from universal_neurons.store.provenance import provenance
+from universal_neurons.store.tables import write_tables
 
 with job(snakemake.log[0]):
-    given = snakemake.input
-    tables = score_step(
-        int(snakemake.wildcards.step),
-        given.parts,
-        snakemake.params.threshold,
-        influence=given.influence or None,
-        permuted=given.permuted or None,
-        untrained=given.untrained or None,
-    )
-    write_scores(tables, snakemake.output, provenance(snakemake.config, "score"))
+    step, threshold = int(snakemake.wildcards.step), snakemake.params.threshold
+    tables = score_step(step, threshold=threshold, **snakemake.input)
+    write_tables(snakemake.output, tables, provenance(snakemake.config, "score"))

@@ -4,13 +4,8 @@ from universal_neurons.jobs import job
 from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
-    given, params = snakemake.input, snakemake.params
-    screen_pair(
-        Captured(given.moments_a, given.calibration_a, given.a, given.rotated_a),
-        Captured(given.moments_b, given.calibration_b, given.b, given.rotated_b),
-        params.layers,
-        Sampling(context_length=params.context_length, **params.options),
-        rotations=given.rotations,
-        path=snakemake.output[0],
-        attributes=provenance(snakemake.config, "screen"),
-    )
+    given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
+    a = Captured(given.moments_a, given.calibration_a, given.a, given.rotated_a)
+    b = Captured(given.moments_b, given.calibration_b, given.b, given.rotated_b)
+    size, about = Sampling(**params.sampling), provenance(snakemake.config, "screen")
+    screen_pair(a, b, params.layers, size, rotations=given.rotations, path=path, attributes=about)

@@ -1,20 +1,14 @@
-import numpy as np
-
 from universal_neurons.jobs import job
 from universal_neurons.persist.trace import trace_models
-from universal_neurons.prepare import tokens as corpus
-from universal_neurons.store.files import read_json
+from universal_neurons.prepare.reading import Corpus
 from universal_neurons.store.provenance import provenance
 from universal_neurons.store.tables import write_table
 
 with job(snakemake.log[0]):
-    given, params = snakemake.input, snakemake.params
-    pairs = zip(given.models, given.later, strict=True)
-    table = trace_models(
-        dict(zip(snakemake.wildcards.seeds.split("+"), pairs, strict=True)),
-        np.load(given.tokens, mmap_mode="r")[: params.sequences],
-        step=int(snakemake.wildcards.step),
-        exclude=corpus.excluded(params.exclude, read_json(given.about)),
-        load_options=params.load,
-    )
+    given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
+    corpus, pairs = Corpus(given.tokens, given.about), zip(given.models, given.later, strict=True)
+    models = dict(zip(names.seeds.split("+"), pairs, strict=True))
+    tokens, exclude = corpus.sequences[: params.sequences], corpus.excluded(params.exclude)
+    options = {"exclude": exclude, "load_options": params.load}
+    table = trace_models(models, tokens, step=int(names.step), **options)
     write_table(snakemake.output[0], table, provenance(snakemake.config, "trace"))

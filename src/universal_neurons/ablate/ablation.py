@@ -9,14 +9,14 @@ effect, the direct one leaves out what later blocks make of the change.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.ablate.controls import contribution, generator, matched_controls
-from universal_neurons.ablate.measure import NO_CONTRAST, NeuronSet, Replacement, Run, measure
-from universal_neurons.models.load import Model
+from universal_neurons.ablate.measure import Measured, NeuronSet, Run, measure
+from universal_neurons.ablate.subject import Subject
 
 KINDS = ("mean", "zero", "resample")
 
@@ -30,15 +30,10 @@ DIRECT_CONTROLS = 4
 
 
 def ablate(
-    model: Model,
+    subject: Subject,
     sequences: NDArray[np.integer],
-    *,
-    seed: str,
-    step: int,
     universal: NDArray[np.bool_],
-    mean: NDArray[np.float64],
-    norm: NDArray[np.float64],
-    sparsity: NDArray[np.float64],
+    *,
     kinds: Sequence[str] = ("mean",),
     controls: int = 20,
     random_seed: int = 0,
@@ -48,14 +43,12 @@ def ablate(
 
     Parameters
     ----------
-    model
-        The model of `seed` at `step`.
+    subject
+        The model.
     sequences
         Held-out token ids, shape (sequences, context length ≥ 2).
-    universal, mean, norm, sparsity
-        Shape (N,), over the model's neurons by layer, then neuron: whether it is universal; over
-        the scored tokens, the mean and the root mean square of its activation and the fraction of
-        tokens at which it is above 0.
+    universal
+        Whether a neuron is universal, shape (N,).
     kinds
         What a neuron's activation is replaced with: ``mean`` its mean, ``zero`` zero, ``resample``
         its own clean activation at another held-out token. For the latter, `RESAMPLE_TOKENS`
@@ -65,7 +58,7 @@ def ablate(
     controls
         Number of control sets, see `controls.matched_controls`.
     random_seed
-        Of the controls and the resampled tokens, beside `seed` and `step`.
+        Of the controls and the resampled tokens, beside the subject's names.
     batch_tokens
         Tokens per forward pass (at least one sequence), about 1 MB of memory each for GPT-2 Small.
         Results depend on it only by rounding.
@@ -73,59 +66,24 @@ def ablate(
     Returns
     -------
     DataFrame
-        One row per layer (−1 = all layers), kind, neuron set and draw, with the columns
-
-        - ``step, seed, layer, kind``;
-        - ``neuron_set`` (``universal`` or ``control``), ``draw`` (−1 for the universal set);
-        - ``n_neurons``, and means over the set that show how well controls match: ``mean_norm``,
-          ``mean_contribution`` (see `controls.contribution`) and ``mean_sparsity``;
-        - ``clean_loss``, ``ablated_loss``, ``delta_loss``: cross-entropy in nats per token over
-          every next-token position;
-        - ``delta_loss_se``: standard error of ``delta_loss`` over sequences, from the paired
-          differences (NaN for one sequence);
-        - ``kl``: KL(clean ‖ ablated) of the predictions, mean over the same positions, in nats;
-        - ``top1_change``: share of these positions whose likeliest token is another one;
-        - ``direct_delta_loss``: ``delta_loss`` with all later blocks frozen: every block sees its
-          clean input and the changes of the ablated blocks' outputs are added to the last one's
-          (universal sets and the first `DIRECT_CONTROLS` draws; NaN elsewhere);
-        - ``difference``, ``difference_se``: of a universal set, ``delta_loss`` less the mean of its
-          control sets', and the standard error of that over sequences, from the paired differences
-          (the sets are fixed; how controls vary is seen in their rows);
-        - ``permutation_p``: of a universal set, (1 + control sets with as large or a larger
-          ``delta_loss``) / (1 + control sets): exact if it is exchangeable with its controls.
-
-        The last three are NaN for control sets and without any.
-
-        A layer without universal neurons has, for each kind, one row with ``n_neurons`` 0, the
-        clean loss and otherwise NaN; no control sets. An empty control set has no row.
+        One row per layer (−1 = all layers), kind, neuron set and draw, see `_row`. A layer without
+        universal neurons has, for each kind, one row with ``n_neurons`` 0, the clean loss and
+        otherwise NaN; no control sets. An empty control set has no row.
 
     Raises
     ------
     UserError
         If a token id is beyond the model's vocabulary, or a prediction is not finite.
     """
-    n_neurons = sum(model.d_mlp)
-    if not len(universal) == len(mean) == len(norm) == len(sparsity) == n_neurons:
-        raise ValueError(f"all facts must be about the model's {n_neurons} neurons")
+    if len(universal) != len(subject.mean):
+        raise ValueError(f"all facts must be about the model's {len(subject.mean)} neurons")
     if unknown := set(kinds).difference(KINDS):
         raise ValueError(f"unknown kinds {sorted(unknown)}; known are {', '.join(KINDS)}")
-
-    layer = np.repeat(np.arange(len(model.d_mlp)), model.d_mlp)
-    size = contribution(model, norm)
-    drawn = matched_controls(
-        universal,
-        size,
-        sparsity,
-        layer,
-        draws=controls,
-        seed=seed,
-        step=step,
-        random_seed=random_seed,
+    drawn = subject.controls(universal, controls, random_seed)
+    sets = list(_neuron_sets(universal, drawn, subject.layer))
+    replacement = subject.replacement(
+        sequences, kinds, random_seed=random_seed, batch_tokens=batch_tokens
     )
-    sets = list(_neuron_sets(universal, drawn, layer))
-    replacement = Replacement(model, mean)
-    if "resample" in kinds and universal.any():
-        replacement.sample(sequences, batch_tokens, generator(random_seed, seed, step, "resample"))
     runs = [
         Run(one, kind, direct)
         for one in sets
@@ -134,50 +92,78 @@ def ablate(
         if len(one.neurons) and not (direct and one.draw >= DIRECT_CONTROLS)
     ]
     measured = measure(
-        model,
+        subject.model,
         sequences,
         runs,
         replacement,
-        name=f"seed {seed}, step {step}",
+        name=subject.name,
         batch_tokens=batch_tokens,
     )
-    total = {(r.neurons, r.kind): i for i, r in enumerate(runs) if not r.direct}
-    direct = {(r.neurons, r.kind): measured.delta[i].mean() for i, r in enumerate(runs) if r.direct}
-    rows = []
-    for one in sets:
-        own = one.neurons
-        means = {
-            name: values[own].mean() if len(own) else np.nan
-            for name, values in (("norm", norm), ("contribution", size), ("sparsity", sparsity))
-        }
-        for kind in kinds:
-            effect = measured.effect(total.get((one, kind)))
-            against = [
-                i
-                for (other, with_kind), i in total.items()
-                if (other.layer, other.name, with_kind) == (one.layer, "control", kind)
-            ]
-            rows.append(
-                {
-                    "step": step,
-                    "seed": seed,
-                    "layer": one.layer,
-                    "kind": kind,
-                    "neuron_set": one.name,
-                    "draw": one.draw,
-                    "n_neurons": len(own),
-                    **{f"mean_{name}": value for name, value in means.items()},
-                    "clean_loss": measured.clean.mean(),
-                    **effect,
-                    "direct_delta_loss": direct.get((one, kind), np.nan),
-                    **(
-                        measured.contrast(total.get((one, kind)), against)
-                        if one.name == "universal"
-                        else NO_CONTRAST
-                    ),
-                }
-            )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [_row(subject, one, kind, runs, measured) for one in sets for kind in kinds]
+    )
+
+
+def _row(
+    subject: Subject, one: NeuronSet, kind: str, runs: Sequence[Run], measured: Measured
+) -> dict[str, Any]:
+    """The row of a neuron set and kind.
+
+    - ``step, seed, layer, kind``;
+    - ``neuron_set`` (``universal`` or ``control``), ``draw`` (−1 for the universal set);
+    - ``n_neurons``, and means over the set that show how well controls match: ``mean_norm``,
+      ``mean_contribution`` (see `controls.contribution`) and ``mean_sparsity``;
+    - ``clean_loss``, ``ablated_loss``, ``delta_loss``: cross-entropy in nats per token over every
+      next-token position;
+    - ``delta_loss_se``: standard error of ``delta_loss`` over sequences, from the paired
+      differences (NaN for one sequence);
+    - ``kl``: KL(clean ‖ ablated) of the predictions, mean over the same positions, in nats;
+    - ``top1_change``: share of these positions whose likeliest token is another one;
+    - ``direct_delta_loss``: ``delta_loss`` with all later blocks frozen: every block sees its clean
+      input and the changes of the ablated blocks' outputs are added to the last one's (universal
+      sets and the first `DIRECT_CONTROLS` draws; NaN elsewhere);
+    - ``difference``, ``difference_se``: of a universal set, ``delta_loss`` less the mean of its
+      control sets', and the standard error of that over sequences, from the paired differences (the
+      sets are fixed; how controls vary is seen in their rows);
+    - ``permutation_p``: of a universal set, (1 + control sets with as large or a larger
+      ``delta_loss``) / (1 + control sets): exact if it is exchangeable with its controls.
+
+    The last three are NaN for control sets and without any.
+    """
+    total = direct = None
+    against = []
+    for i, run in enumerate(runs):
+        if run.kind != kind:
+            continue
+        if run.neurons is one and run.direct:
+            direct = i
+        elif run.neurons is one:
+            total = i
+        elif (run.neurons.layer, run.neurons.name) == (one.layer, "control") and not run.direct:
+            against.append(i)
+    own = one.neurons
+    facts = {
+        "norm": subject.norm,
+        "contribution": subject.contribution,
+        "sparsity": subject.sparsity,
+    }
+    return {
+        "step": subject.step,
+        "seed": subject.seed,
+        "layer": one.layer,
+        "kind": kind,
+        "neuron_set": one.name,
+        "draw": one.draw,
+        "n_neurons": len(own),
+        **{
+            f"mean_{name}": values[own].mean() if len(own) else np.nan
+            for name, values in facts.items()
+        },
+        "clean_loss": measured.clean.mean(),
+        **measured.effect(total),
+        "direct_delta_loss": np.nan if direct is None else measured.delta[direct].mean(),
+        **measured.contrast(total, against if one.name == "universal" else ()),
+    }
 
 
 def _neuron_sets(

@@ -11,9 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons.ablate.ablation import ALL_LAYERS
-from universal_neurons.ablate.controls import contribution, generator, matched_controls
-from universal_neurons.ablate.measure import NeuronSet, Replacement, Run, measure
-from universal_neurons.models.load import Model
+from universal_neurons.ablate.measure import NeuronSet, Run, measure
+from universal_neurons.ablate.subject import Subject
 
 # Fractions of all neurons, the same for all models and steps, whatever the threshold.
 DOSES = (0.01, 0.03, 0.1)
@@ -23,15 +22,10 @@ CONTROLS = 3
 
 
 def doses(
-    model: Model,
+    subject: Subject,
     sequences: NDArray[np.integer],
-    *,
-    seed: str,
-    step: int,
     excess: NDArray[np.float64],
-    mean: NDArray[np.float64],
-    norm: NDArray[np.float64],
-    sparsity: NDArray[np.float64],
+    *,
     kind: str = "mean",
     random_seed: int = 0,
     batch_tokens: int = 1024,
@@ -40,10 +34,10 @@ def doses(
 
     Parameters
     ----------
+    subject, sequences, random_seed, batch_tokens
+        See `ablation.ablate`.
     excess
         Excess correlation, shape (N,), over the model's neurons by layer, then neuron.
-    model, sequences, seed, step, mean, norm, sparsity, random_seed, batch_tokens
-        See `ablation.ablate`.
     kind
         One of `ablation.KINDS`.
 
@@ -60,34 +54,21 @@ def doses(
     UserError
         As `ablation.ablate` does.
     """
-    layer = np.repeat(np.arange(len(model.d_mlp)), model.d_mlp)
-    size = contribution(model, norm)
     order = np.argsort(-excess, kind="stable")
     sets: list[tuple[float, NeuronSet]] = []
     for dose in DOSES:
         top = np.sort(order[: max(1, round(dose * len(excess)))])
         sets.append((dose, NeuronSet(ALL_LAYERS, "top", -1, top)))
-        controls = matched_controls(
-            np.isin(np.arange(len(excess)), top),
-            size,
-            sparsity,
-            layer,
-            draws=CONTROLS,
-            seed=seed,
-            step=step,
-            random_seed=random_seed,
-        )
+        chosen = np.isin(np.arange(len(excess)), top)
+        controls = subject.controls(chosen, CONTROLS, random_seed)
         sets += [(dose, NeuronSet(ALL_LAYERS, "control", i, c)) for i, c in enumerate(controls)]
     sets = [(dose, one) for dose, one in sets if len(one.neurons)]
-    replacement = Replacement(model, mean)
-    if kind == "resample":
-        replacement.sample(sequences, batch_tokens, generator(random_seed, seed, step, "resample"))
     measured = measure(
-        model,
+        subject.model,
         sequences,
         [Run(one, kind) for _, one in sets],
-        replacement,
-        name=f"seed {seed}, step {step}",
+        subject.replacement(sequences, [kind], random_seed=random_seed, batch_tokens=batch_tokens),
+        name=subject.name,
         batch_tokens=batch_tokens,
     )
     rows = []
@@ -97,8 +78,8 @@ def doses(
         contrast = measured.contrast(i, against if one.name == "top" else [])
         rows.append(
             {
-                "step": step,
-                "seed": seed,
+                "step": subject.step,
+                "seed": subject.seed,
                 "kind": kind,
                 "dose": dose,
                 "neuron_set": one.name,

@@ -21,6 +21,7 @@ from universal_neurons.ablate.measure import (
     measure,
     token_tensor,
 )
+from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.load import Model
 
 # Neurons per model that are also ablated exactly: half of them those with the largest estimates,
@@ -93,13 +94,10 @@ def attribution(
 
 
 def effects(
-    model: Model,
+    subject: Subject,
     sequences: NDArray[np.integer],
-    *,
-    seed: str,
-    step: int,
     excess: NDArray[np.float64],
-    mean: NDArray[np.float64],
+    *,
     random_seed: int = 0,
     batch_tokens: int = 1024,
 ) -> pd.DataFrame:
@@ -107,10 +105,10 @@ def effects(
 
     Parameters
     ----------
+    subject, sequences, random_seed, batch_tokens
+        See `ablation.ablate`.
     excess
         Excess correlation, shape (N,), by layer, then neuron.
-    model, sequences, seed, step, mean, random_seed, batch_tokens
-        See `ablation.ablate`.
 
     Returns
     -------
@@ -125,22 +123,24 @@ def effects(
     UserError
         As `ablation.ablate` does.
     """
-    rng = generator(random_seed, seed, step, "effects")
-    orders = attribution(model, sequences, mean, rng, batch_tokens=batch_tokens)
+    model = subject.model
+    rng = generator(random_seed, subject.seed, subject.step, "effects")
+    orders = attribution(model, sequences, subject.mean, rng, batch_tokens=batch_tokens)
     attributed = orders.sum(0)
     order = np.argsort(-np.abs(attributed), kind="stable")
     n_top = min(SAMPLE // 2, len(order))
     rest = order[n_top:]
     drawn = rng.choice(rest, min(SAMPLE - n_top, len(rest)), replace=False)
     chosen = np.concatenate([order[:n_top], drawn])
-    layer = np.repeat(np.arange(len(model.d_mlp)), model.d_mlp)
-    runs = [Run(NeuronSet(int(layer[i]), "single", -1, np.array([i])), "mean") for i in chosen]
+    runs = [
+        Run(NeuronSet(int(subject.layer[i]), "single", -1, np.array([i])), "mean") for i in chosen
+    ]
     measured = measure(
         model,
         sequences,
         runs,
-        Replacement(model, mean),
-        name=f"seed {seed}, step {step}",
+        Replacement(model, subject.mean),
+        name=subject.name,
         batch_tokens=batch_tokens,
     )
     exact = np.full((2, len(order)), np.nan)
@@ -151,9 +151,9 @@ def effects(
     sampled[order[:n_top]], sampled[drawn] = "top", "random"
     return pd.DataFrame(
         {
-            "step": step,
-            "seed": seed,
-            "layer": layer,
+            "step": subject.step,
+            "seed": subject.seed,
+            "layer": subject.layer,
             "neuron": np.concatenate([np.arange(d) for d in model.d_mlp]),
             "excess_corr": excess,
             "first_order": orders[0],

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from universal_neurons.ablate.ablation import ablate
 from universal_neurons.ablate.doses import doses
 from universal_neurons.ablate.effects import effects
+from universal_neurons.ablate.subject import Subject
 from universal_neurons.activations import moments
 from universal_neurons.models.load import load
+from universal_neurons.store.same_run import check_same_run
 
 logger = logging.getLogger(__name__)
 
@@ -52,37 +54,34 @@ def intervene(
     -------
     dict
         The tables ``ablation``, ``doses`` and ``effects`` of all seeds.
+
+    Raises
+    ------
+    UserError
+        If the moments are not of one run, or see `ablation.ablate`.
     """
+    check_same_run(moment_stores)
     moments_of = moments.read(moment_stores)
     tables: dict[str, list[pd.DataFrame]] = {"ablation": [], "doses": [], "effects": []}
+    kinds, random_seed = options["kinds"], options["seed"]
     for seed, directory in directories.items():
         logger.info("seed %s, step %d", seed, step)
         _, sums = moments_of[step, seed]
+        subject = Subject.of(load(directory, **load_options), seed, step, sums)
         own = universality[universality.seed == seed].sort_values(["layer", "neuron"])
-        facts = moments.moments(sums)
-        model = load(directory, **load_options)
-        about: dict[str, Any] = {"seed": seed, "step": step, "random_seed": options["seed"]}
-        sizes: dict[str, Any] = {
-            "norm": moments.rms(sums),
-            "sparsity": facts["sparsity"],
-            "mean": facts["mean"],
-        }
-        excess = own.excess_corr.to_numpy()
+        excess, universal = own.excess_corr.to_numpy(), own.universal.to_numpy()
         tables["ablation"].append(
             ablate(
-                model,
+                subject,
                 sequences,
-                universal=own.universal.to_numpy(),
-                kinds=options["kinds"],
+                universal,
+                kinds=kinds,
                 controls=options["controls"],
-                **sizes,
-                **about,
+                random_seed=random_seed,
             )
         )
         tables["doses"].append(
-            doses(model, sequences, excess=excess, kind=options["kinds"][0], **sizes, **about)
+            doses(subject, sequences, excess, kind=kinds[0], random_seed=random_seed)
         )
-        tables["effects"].append(
-            effects(model, sequences, excess=excess, mean=sizes["mean"], **about)
-        )
+        tables["effects"].append(effects(subject, sequences, excess, random_seed=random_seed))
     return {name: pd.concat(made, ignore_index=True) for name, made in tables.items()}

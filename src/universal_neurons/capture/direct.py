@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations.calibration import read_calibration
 from universal_neurons.activations.codes import Codes
-from universal_neurons.activations.kernels import add_products, choose_kernel
+from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
 from universal_neurons.activations.products import tile_name
 from universal_neurons.capture.capture import Encoder, EscapeList, moment_arrays, warn_of_escapes
-from universal_neurons.capture.run import Cell
+from universal_neurons.capture.run import Cell, fix_codes
 from universal_neurons.models.load import Model
 from universal_neurons.store.arrays import write_arrays
 
@@ -126,8 +126,13 @@ def direct_sums(
     size = BLOCK_TOKENS + first.batch_tokens
     codes = {seed: _Codes(model, encoders[seed], size) for seed, model in models.items()}
     passes = {seed: encoders[seed].passes(model) for seed, model in models.items()}
-    sums = _empty(models, pairs, layers, first.encoding, within)
     device = next(iter(models.values())).device
+    sums = {
+        (a, b, i, j): torch.from_numpy(
+            zeros(models[a].d_mlp[i], models[b].d_mlp[j], first.encoding)
+        ).to(device)
+        for a, b, i, j in _tiles(models, pairs, layers, within)
+    }
     positions = (sequences[1] - sequences[0]) * tokens.shape[1]
     operations = 2 * positions * sum(total.numel() for total in sums.values())
     kernel = choose_kernel(kernel, operations, device.type)
@@ -161,24 +166,14 @@ def direct_sums(
     )
 
 
-def _empty(
-    models: Mapping[str, Model],
-    pairs: Sequence[Pair],
-    layers: Sequence[int],
-    encoding: str,
-    within: bool,
-) -> dict[tuple[str, str, int, int], torch.Tensor]:
-    """Sums by seed, other seed and their layers."""
-    kinds = [(a, b, i, j) for a, b in pairs for i in layers for j in range(len(models[b].d_mlp))]
+def _tiles(
+    models: Mapping[str, Model], pairs: Sequence[Pair], layers: Sequence[int], within: bool
+) -> list[tuple[str, str, int, int]]:
+    """What is added up: seed, other seed and their layers."""
+    tiles = [(a, b, i, j) for a, b in pairs for i in layers for j in range(len(models[b].d_mlp))]
     if within:
-        kinds += [(seed, seed, i, i) for seed in models for i in range(len(models[seed].d_mlp))]
-    dtype = torch.int64 if encoding == "int8" else torch.float64
-    return {
-        (a, b, i, j): torch.zeros(
-            models[a].d_mlp[i], models[b].d_mlp[j], dtype=dtype, device=models[a].device
-        )
-        for a, b, i, j in kinds
-    }
+        tiles += [(seed, seed, i, i) for seed in models for i in range(len(models[seed].d_mlp))]
+    return tiles
 
 
 def _of_pair(
@@ -199,8 +194,6 @@ class Step:
     ----------
     cells
         The models.
-    calibrations
-        Their stores, in the same order.
     sequences
         First sequence of the shard and the one after its last.
     pairs, layers, kernel
@@ -208,18 +201,17 @@ class Step:
     """
 
     cells: Sequence[Cell]
-    calibrations: Sequence[str | Path]
     sequences: tuple[int, int]
     pairs: Sequence[Pair]
     layers: Sequence[int]
     kernel: str
 
-    def add_up(self, *, within: bool) -> Sums:
-        """See `direct_sums`."""
+    def add_up(self, calibration: Sequence[str | Path], *, within: bool) -> Sums:
+        """See `direct_sums`; with the calibration of every cell."""
         tokens = self.cells[0].tokens
         encoders = {
             cell.seed: cell.encoder(read_calibration(path))
-            for cell, path in zip(self.cells, self.calibrations, strict=True)
+            for cell, path in zip(self.cells, calibration, strict=True)
         }
         return direct_sums(
             {cell.seed: cell.model for cell in self.cells},
@@ -264,6 +256,7 @@ class Step:
 def sum_shard(
     step: Step,
     *,
+    calibration: Sequence[str | Path],
     sums: Sequence[str | Path],
     moments: Sequence[str | Path],
     within: Sequence[str | Path],
@@ -274,6 +267,8 @@ def sum_shard(
     ----------
     step
         The models and the shard.
+    calibration
+        Stores of the models' codes, by seed.
     sums
         Stores to make, by pair; see `products.cross_sums`.
     moments, within
@@ -284,17 +279,34 @@ def sum_shard(
     UserError
         See `capture.capture` and `run.Cell.tokens`.
     """
-    found = step.add_up(within=True)
+    found = step.add_up(calibration, within=True)
     step.write_cross(found, sums)
     step.write_own(found, moments, within)
 
 
-def sum_more_layers(step: Step, *, sums: Sequence[str | Path]) -> None:
+def sum_first_shard(
+    step: Step,
+    *,
+    calibration: Sequence[str | Path],
+    facts: Sequence[str | Path],
+    sums: Sequence[str | Path],
+    moments: Sequence[str | Path],
+    within: Sequence[str | Path],
+) -> None:
+    """Fix the codes of all seeds (`run.fix_codes`), then `sum_shard`."""
+    for cell, store, path in zip(step.cells, calibration, facts, strict=True):
+        fix_codes(cell, calibration=store, facts=path)
+    sum_shard(step, calibration=calibration, sums=sums, moments=moments, within=within)
+
+
+def sum_more_layers(
+    step: Step, *, calibration: Sequence[str | Path], sums: Sequence[str | Path]
+) -> None:
     """Store the sums of all pairs over one shard, for a further block of layers.
 
     Parameters
     ----------
-    step, sums
+    step, calibration, sums
         See `sum_shard`.
 
     Raises
@@ -302,4 +314,4 @@ def sum_more_layers(step: Step, *, sums: Sequence[str | Path]) -> None:
     UserError
         See `sum_shard`.
     """
-    step.write_cross(step.add_up(within=False), sums)
+    step.write_cross(step.add_up(calibration, within=False), sums)

@@ -22,30 +22,11 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.capture.capture import Encoder, calibrate, capture
 from universal_neurons.models import hub
 from universal_neurons.models.load import Model, load
-from universal_neurons.prepare import corpus
-from universal_neurons.prepare import tokens as tokens_module
-from universal_neurons.prepare.subsets import Subsets
+from universal_neurons.prepare.corpus import select, selection_options
+from universal_neurons.prepare.reading import Corpus
+from universal_neurons.prepare.tokens import check_tokenizer
 from universal_neurons.store.arrays import write_arrays
-from universal_neurons.store.files import read_json
-
-
-@dataclass(frozen=True)
-class CorpusFiles:
-    """Where the tokens are.
-
-    Attributes
-    ----------
-    tokens
-        All sequences (.npy).
-    about
-        What `corpus.describe` says of them (JSON).
-    subsets
-        Every token's subset (.npy), if the corpus has any.
-    """
-
-    tokens: str | Path
-    about: str | Path
-    subsets: str | Path = ""
+from universal_neurons.store.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -71,8 +52,10 @@ class Cell:
         The model's names.
     directory
         Where it is.
-    files
-        The corpus.
+    source
+        Where its directory is from (``models.source``).
+    corpus
+        What it is run over.
     options
         How to capture it.
     selection
@@ -84,42 +67,49 @@ class Cell:
     seed: str
     step: int
     directory: str | Path
-    files: CorpusFiles
+    source: str
+    corpus: Corpus
     options: CaptureOptions
     selection: Mapping[str, Any]
     provenance: Mapping[str, Any]
 
-    @cached_property
-    def about(self) -> dict[str, Any]:
-        """What is known of the corpus."""
-        return read_json(self.files.about)
+    @classmethod
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        seeds: Sequence[str],
+        step: str | int,
+        directories: Sequence[str | Path],
+        corpus: Corpus,
+        options: Mapping[str, Any],
+    ) -> list[Cell]:
+        """Seeds at a step of a resolved configuration, with `CaptureOptions` as a mapping."""
+        about = provenance(config, "corpus", "capture")
+        source, selection = config["models"]["source"], selection_options(config)
+        chosen = CaptureOptions(**options)
+        return [
+            cls(seed, int(step), directory, source, corpus, chosen, selection, about)
+            for seed, directory in zip(seeds, directories, strict=True)
+        ]
 
     @cached_property
     def tokens(self) -> NDArray[np.integer]:
-        """All sequences, checked to be those that `about` describes.
+        """All sequences of the corpus.
 
         Raises
         ------
         UserError
-            If they are not, or are too few, or of another tokenizer than the model's.
+            If they are damaged, or too few, or of another tokenizer than the model's.
         """
-        tokens = np.load(self.files.tokens, mmap_mode="r")
-        tokens_module.check_digest(tokens, self.about)
-        corpus.select(self.about, **self.selection)
-        tokens_module.check_tokenizer(Path(self.directory), self.about)
+        tokens = self.corpus.sequences
+        select(self.corpus.facts, **self.selection)
+        check_tokenizer(Path(self.directory), self.corpus.facts)
         return tokens
 
     @cached_property
     def exclude(self) -> list[int]:
         """Token ids that are not scored."""
-        return tokens_module.excluded(self.options.exclude_token_ids, self.about)
-
-    @cached_property
-    def subsets(self) -> Subsets | None:
-        """Of the corpus, if it has any."""
-        if not self.files.subsets:
-            return None
-        return Subsets.read(self.files.subsets, self.about["subsets"], self.tokens.shape)
+        return self.corpus.excluded(self.options.exclude_token_ids)
 
     @cached_property
     def model(self) -> Model:
@@ -133,7 +123,7 @@ class Cell:
             **self.provenance,
             "seed": self.seed,
             "step": self.step,
-            "corpus_sha256": self.about["sha256"],
+            "corpus_sha256": self.corpus.facts["sha256"],
             "model_sha256": self.model.digest(),
             "exclude": self.exclude,
             "encoding": self.options.encoding,
@@ -148,11 +138,11 @@ class Cell:
             self.options.encoding,
             self.exclude,
             self.options.batch_tokens,
-            self.subsets,
+            self.corpus.labels,
         )
 
 
-def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path, source: str) -> None:
+def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None:
     """Calibrate a model and store that, with what is known of the model.
 
     Parameters
@@ -163,8 +153,6 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path, source:
         Store to make.
     facts
         JSON file to make: digest and size of the model.
-    source
-        Where its directory is from (``models.source``).
 
     Raises
     ------
@@ -185,7 +173,7 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path, source:
     about = {
         "seed": cell.seed,
         "step": cell.step,
-        "source": source,
+        "source": cell.source,
         "revision": hub.commit(str(cell.directory)),
         "sha256": cell.attributes["model_sha256"],
         "n_layers": len(cell.model.d_mlp),
@@ -246,3 +234,25 @@ def capture_shard(
     about = cell.attributes
     capture(cell.model, tokens, sequences, encoder, activations, moments, attributes=about)
     write_arrays(within, within_sums(Activations(activations)), about)
+
+
+def capture_first(
+    cell: Cell,
+    sequences: tuple[int, int],
+    *,
+    calibration: str | Path,
+    facts: str | Path,
+    activations: str | Path,
+    moments: str | Path,
+    within: str | Path,
+) -> None:
+    """Fix a model's codes and store its first shard: `fix_codes`, then `capture_shard`."""
+    fix_codes(cell, calibration=calibration, facts=facts)
+    capture_shard(
+        cell,
+        sequences,
+        calibration=calibration,
+        activations=activations,
+        moments=moments,
+        within=within,
+    )

@@ -67,7 +67,7 @@ def train(
     steps: Sequence[int],
     options: Mapping[str, Any],
     tokenizer: Path | None,
-    work_dir: Path,
+    work_dir: str | Path,
     outputs: Mapping[int, Path],
 ) -> None:
     """Train one seed and save it at the given steps.
@@ -117,6 +117,7 @@ def train(
     # that reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(options["threads"])
+    work_dir = Path(work_dir)
     _start_work(work_dir, _fingerprint(sequences, seed, options))
     trainer = None
     for step in steps:

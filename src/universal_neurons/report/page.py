@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,18 @@ from universal_neurons.errors import UserError
 from universal_neurons.report.figures.registry import FIGURES
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.headlines import headlines
-from universal_neurons.report.results import Tables, check_rows
+from universal_neurons.report.results import (
+    Tables,
+    check_rows,
+    read_benchmarks,
+    read_tables,
+    subset_preferences,
+)
 from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
+from universal_neurons.store.arrays import attributes_of
+from universal_neurons.store.files import read_json
+from universal_neurons.store.provenance import provenance
 
 
 def write_report(
@@ -83,6 +92,44 @@ def write_report(
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
+
+
+def report_run(
+    out: str | Path,
+    *,
+    figures: Sequence[str | Path],
+    captions: Sequence[str | Path],
+    about: str | Path,
+    moments: Sequence[str | Path],
+    config: Mapping[str, Any],
+) -> None:
+    """Write the report of a finished run into the folder of its results.
+
+    Parameters
+    ----------
+    out
+        HTML file to make, in the folder with the run's tables and its ``benchmarks``.
+    figures, captions
+        Files of the directories that `write_report` takes, at least one each.
+    config
+        See `write_report`.
+    about
+        What is known of the corpus (``corpus.json``).
+    moments
+        Stores of all shards of any model: all are scored on the same tokens.
+    """
+    corpus, results = read_json(about), Path(out).parent
+    scored = sum(attributes_of(store)["n_tokens"] for store in moments)
+    write_report(
+        read_tables(results),
+        Path(figures[0]).parent,
+        Path(captions[0]).parent,
+        config=config,
+        provenance=provenance(config, token_hash=corpus["sha256"], scored_tokens=scored),
+        out=out,
+        subsets=subset_preferences(results) if corpus.get("subsets") else None,
+        benchmarks=read_benchmarks(results / "benchmarks"),
+    )
 
 
 def _figure(name: str, figures: Path, captions: Path) -> dict[str, Any]:

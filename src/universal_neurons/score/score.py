@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -15,14 +14,14 @@ from universal_neurons.score.token_budget import budget_table
 from universal_neurons.score.universality import matches_table, mean_over_others, universality_table
 from universal_neurons.store.arrays import read_by_pair
 from universal_neurons.store.same_run import check_same_run
-from universal_neurons.store.tables import read_table, write_table
+from universal_neurons.store.tables import read_table
 
 
 def score_step(
     step: int,
     parts: Sequence[str | Path],
-    threshold: float,
     *,
+    threshold: float,
     influence: str | Path | None = None,
     permuted: str | Path | None = None,
     untrained: str | Path | None = None,
@@ -75,11 +74,3 @@ def score_step(
         "nulls": nulls.histograms(chance, step),
         "token_budget": budget_table(step_matches.budgets, step, threshold),
     }
-
-
-def write_scores(
-    tables: Mapping[str, pd.DataFrame], paths: Any, attributes: Mapping[str, Any]
-) -> None:
-    """Write tables under the paths of the same names, as attributes or keys of `paths`."""
-    for name, table in tables.items():
-        write_table(paths[name], table, attributes)

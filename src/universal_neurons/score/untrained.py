@@ -20,6 +20,7 @@ from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.correlate.neurons import Captured
 from universal_neurons.correlate.rotations import write_rotated_std
 from universal_neurons.models import load as models
+from universal_neurons.prepare.reading import Corpus
 from universal_neurons.score.universality import matches_table, universality_table
 from universal_neurons.store.arrays import write_arrays
 
@@ -31,10 +32,9 @@ TOKENS = 65536
 
 def untrained_scores(
     model: str | Path,
-    tokens: NDArray[np.integer],
-    *,
-    exclude: Sequence[int],
+    corpus: Corpus,
     options: CaptureOptions,
+    *,
     rotations: str | Path,
     draws: int,
     kernel: str,
@@ -46,10 +46,8 @@ def untrained_scores(
     ----------
     model
         A model directory, whose architecture and initialisation they have.
-    tokens
-        Sequences, shape (sequences, context length), of which the first `TOKENS` tokens are used.
-    exclude
-        Token ids that are not scored.
+    corpus
+        The run's, of which the first `TOKENS` tokens are used.
     options
         How to capture them.
     rotations, draws
@@ -64,7 +62,9 @@ def untrained_scores(
     DataFrame
         See `universality.universality_table`, without ``universal``.
     """
+    tokens = corpus.sequences
     tokens = tokens[: -(-TOKENS // tokens.shape[1])]
+    exclude = corpus.excluded(options.exclude_token_ids)
     with TemporaryDirectory(dir=room, prefix=".untrained-") as name:
         folders = [Path(name, seed) for seed in SEEDS]
         for i, (seed, where) in enumerate(zip(SEEDS, folders, strict=True)):

@@ -7,7 +7,7 @@ reading; what is damaged or was made by another version of the method is refused
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,34 @@ def _read(path: str | Path, columns: Sequence[str] | None = None, filters: Any =
     return table
 
 
-def concatenate_tables(
-    paths: Iterable[str | Path], out: str | Path, attributes: Mapping[str, Any]
+def write_tables(
+    paths: Mapping[str, str | Path],
+    tables: Mapping[str, pd.DataFrame],
+    attributes: Mapping[str, Any],
 ) -> None:
-    """Write the rows of several Parquet files with the same columns as one file."""
-    tables = [_read(path) for path in paths]
-    _write(out, pa.concat_tables(tables, promote_options="permissive"), attributes)
+    """Write tables under the paths of the same names, see `write_table`."""
+    for name, table in tables.items():
+        write_table(paths[name], table, attributes)
+
+
+def concatenate_tables(
+    parts: Sequence[str | Path], out: Sequence[str | Path], attributes: Mapping[str, Any]
+) -> None:
+    """Write the rows of several Parquet files with the same columns as one file, for many tables.
+
+    Parameters
+    ----------
+    parts
+        The files, all of the first table before those of the second, of each the same number.
+    out
+        A file to make for every table.
+    attributes
+        Recorded with it.
+    """
+    n = len(parts) // len(out)
+    for i, path in enumerate(out):
+        tables = [_read(part) for part in parts[i * n : (i + 1) * n]]
+        _write(path, pa.concat_tables(tables, promote_options="permissive"), attributes)
 
 
 def _write(path: str | Path, table: pa.Table, attributes: Mapping[str, Any]) -> None:

@@ -1,0 +1,89 @@
+"""A model to intervene on, and what is known of its neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.ablate.controls import contribution, generator, matched_controls
+from universal_neurons.ablate.measure import Replacement
+from universal_neurons.activations import moments
+from universal_neurons.models.load import Model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with what its neurons do over the scored tokens.
+
+    Attributes
+    ----------
+    model
+        The model of `seed` at `step`.
+    seed, step
+        Its names; with other numbers they seed what is drawn at random.
+    mean, norm, sparsity
+        Shape (N,), over its neurons by layer, then neuron: mean and root mean square of the
+        activation, and the fraction of tokens at which it is above 0.
+    """
+
+    model: Model
+    seed: str
+    step: int
+    mean: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    sparsity: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, model: Model, seed: str, step: int, sums: moments.Sums) -> Subject:
+        """With the merged moments of its activations."""
+        facts = moments.moments(sums)
+        return cls(model, seed, step, facts["mean"], moments.rms(sums), facts["sparsity"])
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"seed {self.seed}, step {self.step}"
+
+    @cached_property
+    def layer(self) -> NDArray[np.int64]:
+        """Layer of every neuron."""
+        return np.repeat(np.arange(len(self.model.d_mlp)), self.model.d_mlp)
+
+    @cached_property
+    def contribution(self) -> NDArray[np.float64]:
+        """What every neuron adds to its MLP's output, see `controls.contribution`."""
+        return contribution(self.model, self.norm)
+
+    def controls(
+        self, chosen: NDArray[np.bool_], draws: int, random_seed: int
+    ) -> list[NDArray[np.int64]]:
+        """Sets of other neurons like the chosen ones, see `controls.matched_controls`."""
+        return matched_controls(
+            chosen,
+            self.contribution,
+            self.sparsity,
+            self.layer,
+            draws=draws,
+            seed=self.seed,
+            step=self.step,
+            random_seed=random_seed,
+        )
+
+    def replacement(
+        self,
+        sequences: NDArray[np.integer],
+        kinds: Sequence[str],
+        *,
+        random_seed: int,
+        batch_tokens: int,
+    ) -> Replacement:
+        """What takes the place of activations, drawn from held-out `sequences` where asked for."""
+        found = Replacement(self.model, self.mean)
+        if "resample" in kinds:
+            rng = generator(random_seed, self.seed, self.step, "resample")
+            found.sample(sequences, batch_tokens, rng)
+        return found

@@ -1,0 +1,80 @@
+"""The corpus of a run, as jobs read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.prepare.corpus import select
+from universal_neurons.prepare.subsets import Subsets
+from universal_neurons.prepare.tokens import check_digest, excluded
+from universal_neurons.store.files import read_json
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where the tokens are, and what is in them.
+
+    Attributes
+    ----------
+    tokens
+        All sequences (.npy).
+    about
+        What `tokens.describe` says of them (JSON).
+    subsets
+        Every token's subset (.npy), if the corpus has any.
+    """
+
+    tokens: str | Path
+    about: str | Path
+    subsets: str | Path = ""
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the corpus."""
+        return read_json(self.about)
+
+    @cached_property
+    def sequences(self) -> NDArray[np.integer]:
+        """All sequences, shape (sequences, context length), checked to be those of `about`.
+
+        Raises
+        ------
+        UserError
+            If they are not.
+        """
+        sequences = np.load(self.tokens, mmap_mode="r")
+        check_digest(sequences, self.facts)
+        return sequences
+
+    @cached_property
+    def labels(self) -> Subsets | None:
+        """The subsets, if there are any."""
+        if not self.subsets:
+            return None
+        return Subsets.read(self.subsets, self.facts["subsets"], self.sequences.shape)
+
+    def excluded(self, option: str | Sequence[int]) -> list[int]:
+        """Token ids that are not scored, see `tokens.excluded`."""
+        return excluded(option, self.facts)
+
+    def for_training(self, **asked: Any) -> NDArray[np.integer]:
+        """The sequences that models are trained on; `asked` are the options of `corpus.select`.
+
+        Raises
+        ------
+        UserError
+            If the corpus is too short for what is asked for, on which the training does not depend.
+        """
+        return self.sequences[: select(self.facts, **asked)["n_train"]]
+
+    def held_out(self, selection: str | Path) -> NDArray[np.integer]:
+        """The held-out sequences, of a file with what `corpus.select` returns."""
+        chosen: Mapping[str, int] = read_json(selection)
+        return self.sequences[chosen["heldout_start"] : chosen["heldout_stop"]]
