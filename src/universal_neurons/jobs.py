@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 # warnings only, and the one who watches tells how the log of a failed job ends.
 QUIET = "UNIVERSAL_NEURONS_QUIET"
 
+# How the log of a job ends that somebody stopped, and of one that is done.
+STOPPED, DONE = "stopped", "done in"
+
 # glibc's parameters for `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 T = TypeVar("T")
@@ -75,6 +78,7 @@ def job(log: str | Path | None) -> Iterator[None]:
         logger.error("error: %s", error)
         sys.exit(1)
     except KeyboardInterrupt:
+        logger.info(STOPPED)
         if quiet:
             sys.exit(130)
         raise
@@ -88,7 +92,7 @@ def job(log: str | Path | None) -> Iterator[None]:
         if quiet:
             sys.exit(1)
         raise
-    logger.info("done in %.1f s", time.monotonic() - start)
+    logger.info("%s %.1f s", DONE, time.monotonic() - start)
 
 
 class _Warnings(logging.StreamHandler):

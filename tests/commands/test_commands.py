@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import tiny
@@ -49,14 +51,42 @@ def test_the_command_line_starts_without_what_a_command_may_not_need():
     assert done.returncode == 0, done.stderr
 
 
-def test_all_files_of_a_run_that_has_not_begun_are_pending(tmp_path, monkeypatch):
+def test_what_remains_of_a_run_are_the_jobs_of_its_dry_run(tmp_path, monkeypatch):
     config = tiny.make(tmp_path)
+    jobs = tiny.planned(tmp_path)
     monkeypatch.chdir(tmp_path)
-    left = plans.pending(tmp_path / "config.yaml", tiny.ROOT / "Snakefile")
-    assert "results/tiny/report.html" in left
-    assert "results/tiny/activations/seeda/step10/shard0.zarr" in left
-    with pytest.raises(SystemExit, match=rf"{len(left)} files are still to be made, such as"):
-        main(["prune", "--snakefile", str(tiny.ROOT / "Snakefile")])
+    for name, value in tiny.environment().items():
+        monkeypatch.setenv(name, value)
+    snakefile = tiny.ROOT / "Snakefile"
+    left = plans.remaining("config.yaml", snakefile)
+    assert Counter(job.rule for job in left) == {"all": 1, **jobs}
+    capture = next(job for job in left if job.rule == "capture_first")
+    assert capture.log == Path("results/tiny/logs/capture/seeda/step10/shard0.log")
+    assert capture.benchmark == Path("results/tiny/benchmarks/capture/seeda/step10/shard0.tsv")
     tiny.configure(tmp_path, {**config, "runn": "x"})
-    with pytest.raises(UserError, match=r"runn: unknown key; did you mean run\?"):
-        plans.pending(tmp_path / "config.yaml", tiny.ROOT / "Snakefile")
+    with pytest.raises(UserError) as error:
+        plans.remaining("config.yaml", snakefile)
+    said = str(error.value)
+    assert "runn: unknown key; did you mean run?" in said
+    assert "Traceback" not in said
+    assert "profile" not in said
+    assert "  File" not in said
+
+
+@pytest.mark.parametrize("command", ["status", "prune"])
+def test_a_folder_without_the_workflow_is_told_where_to_name_it(command, tmp_path, monkeypatch):
+    tiny.make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"^error: no Snakefile in {tmp_path}: .*--snakefile"):
+        main([command])
+    with pytest.raises(SystemExit, match="^error: no other: .*--snakefile"):
+        main([command, "--snakefile", "other"])
+
+
+def test_the_whole_grid_is_costed_without_the_workflow(tmp_path, monkeypatch, capsys):
+    tiny.make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    main(["estimate"])
+    said = capsys.readouterr().out
+    assert "total" in said
+    assert "What is still to do is not known" in said

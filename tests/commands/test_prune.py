@@ -40,9 +40,12 @@ def test_a_pruned_run_plans_nothing_and_a_seed_added_later_gives_the_same_tables
     config = {**config, "run": "pruned", "models": {**config["models"], "steps": [20]}}
     two = {**config, "models": {**config["models"], "seeds": SEEDS[:2]}}
     tiny.configure(tmp_path, two)
+    jobs = tiny.planned(tmp_path)
     refused = make_prune(tmp_path, "activations")
     assert refused.returncode != 0
-    assert "nothing was dropped" in refused.stdout
+    (said,) = refused.stdout.strip().splitlines()
+    assert f"not finished, {sum(jobs.values()) + 1} jobs are still to do (" in said
+    assert "nothing was dropped" in said
     tiny.finish(tmp_path)
     for kind in prune.KINDS:
         done = make_prune(tmp_path, kind)

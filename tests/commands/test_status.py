@@ -1,31 +1,47 @@
-"""The status page counts jobs by what their logs say, also while they run."""
+"""The status page counts the jobs of the dry run, by what their logs say, also while they run."""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 
 import pytest
 import tiny
+import yaml
+from planning import grid
 
-from universal_neurons.commands import status
+from universal_neurons.commands import status, time_left
+from universal_neurons.commands.__main__ import main
+from universal_neurons.commands.plans import Job
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.counts import counts
+from universal_neurons.plan.grid import Grid
 
 NOW = 1_000_000.0
-LOGS = {
-    "capture/seeda/step1.log": ("10:00:00 done in 3.0 s\n", False, 0),
-    "capture/seeda/step2.log": ("10:00:00 done in 3.0 s\n", True, 0),  # to be done again
-    "capture/seedb/step1.log": ("10:00:00 500 of 1,000 tokens, 50 per second\n", True, 5),
-    "capture/seedb/step2.log": ("10:00:00 500 of 1,000 tokens, 50 per second\n", True, 5000),
-    "match/a/b.log": ("10:00:00 error: x.zarr: damaged\n", True, 9000),
-    "match/a/c.log": ("Traceback (most recent call last):\nKeyError: 'x'\n", True, 9000),
-    "match/a/d.log": (None, True, 0),
-    "match/a/e.log": ("", True, 1),
-    "report.log": (None, True, 0),
+RATES = {"int8": 1e6, "float32": 1e6, "model": 1e6}
+DONE, GOING = "10:00:00 done in 3.0 s\n", "10:00:00 500 of 1,000 tokens, 50 per second\n"
+# Logs of jobs still to do: what they say, and how many seconds ago.
+LEFT = {
+    "capture/seeda/step2.log": (DONE, 0),  # to be done again
+    "capture/seedb/step1.log": (GOING, 5),
+    "capture/seedb/step2.log": (GOING, 5000),
+    "capture/seedb/step3.log": ("", 1),
+    "capture/seedb/step4.log": ("10:00:00 stopped\n", 1),
+    "matches/a/b.log": ("10:00:00 error: x.zarr: damaged\n", 9000),
+    "matches/a/c.log": ("10:00:00 unexpected error\nTraceback (most …):\nzarr.NotFound: 'x'\n", 1),
+    "matches/a/d.log": (None, 0),
+    "matches/a/e.log": ("", 9000),
+    "report.log": (None, 0),
 }
+RULE = {"capture": "capture", "matches": "match", "report.log": "report"}
+OBSOLETE = ["ablate/seedsa+z/step1.log", "capture/seedz/step1.log"]
 
 
 @pytest.fixture
 def results(tmp_path):
-    for name, (text, _, age) in LOGS.items():
+    logs = {**LEFT, **dict.fromkeys(OBSOLETE, (DONE, 0))}
+    for name, (text, age) in logs.items():
         if text is not None:
             log = tmp_path / "logs" / name
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -36,32 +52,130 @@ def results(tmp_path):
     return tmp_path
 
 
-def plan(results) -> str:
-    jobs = [f"rule x:\n    log: {results}/logs/{n}\n" for n, (_, left, _) in LOGS.items() if left]
-    return "Job stats:\n" + "".join(jobs) + "    log: elsewhere/other.log\n"
+def found(results) -> dict[str, status.Rule]:
+    jobs = [Job(RULE[name.split("/")[0]], results / "logs" / name, None) for name in LEFT]
+    whole = {"capture": 8, "match": 4, "score": 2, "report": 1, "all": 1}
+    return status.rules(whole, [*jobs, Job("all", None, None)], NOW)
 
 
-def test_every_job_is_counted_once_by_what_its_log_says(results):
-    found = status.rules(results, status.planned_logs(plan(results)), NOW)
-    assert list(found) == ["capture", "match", "report"]
-    capture, match, report = found.values()
-    assert (capture.done, capture.waiting) == (1, 1)
-    assert [log.parent.name for log in capture.running] == ["seedb"]
-    assert [log.name for log in capture.silent] == ["step2.log"]
-    assert (match.done, match.waiting) == (0, 2)
-    assert [log.name for log in match.failed] == ["b.log", "c.log"]
-    assert report.waiting == 1
+def names(jobs) -> list[str]:
+    return [job.log.name for job in jobs if job.log]
 
 
-def test_the_page_shows_where_to_look_and_what_takes_room(results):
-    page = status.page(results, plan(results), NOW)
+def test_every_job_of_the_grid_is_counted_once_by_what_its_log_says(results):
+    capture, match, score, report, whole = found(results).values()
+    assert capture.done == 8 - 5
+    assert names(capture.waiting) == ["step2.log", "step4.log"]
+    assert names(capture.running) == ["step1.log", "step3.log"], "an empty log is of a job at work"
+    assert names(capture.silent) == ["step2.log"]
+    assert match.done == 0
+    assert names(match.failed) == ["b.log", "c.log"]
+    assert (names(match.waiting), names(match.silent)) == (["d.log"], ["e.log"])
+    assert (score.done, report.done, whole.done) == (2, 0, 0)
+
+
+def test_the_page_shows_how_far_the_run_is_where_to_look_and_what_takes_room(results):
+    page = status.page(results, found(results), 150.0)
+    assert page.startswith(f"{results}: 5 of 16 jobs done (31 %), about 2.5 min left\n")
+    assert re.search(r"^total +16 +5 +2 +7 +2$", page, re.MULTILINE)
     assert "error: x.zarr: damaged" in page
     assert "500 of 1,000 tokens, 50 per second" in page
-    assert "0.03 GB  activations" in page
+    assert "step3.log: has just begun" in page
+    assert "30 MB  activations" in page
+
+
+def test_a_rounded_share_never_says_that_all_is_done(results):
+    jobs = [Job("capture", None, None)]
+    page = status.page(results, status.rules({"capture": 1000}, jobs, NOW), 1)
+    assert "999 of 1,000 jobs done (99 %)" in page
+
+
+def benchmark(results, name, begun, seconds):
+    path = results / "benchmarks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"s\th:m:s\n{seconds}\t0:00:00\n")
+    os.utime(path, (begun + seconds, begun + seconds))
+    return path
+
+
+def test_the_time_left_is_that_of_finished_jobs_as_many_side_by_side(results):
+    """Four captures of 10 s, two at a time, and a match of 4 s; then the machine was off."""
+    for i in range(4):
+        benchmark(results, f"capture/{i}.tsv", NOW + 10 * (i // 2), 10)
+    benchmark(results, "matches/a.tsv", NOW + 100_000, 4)
+    stale = benchmark(results, "capture/5.tsv", NOW, 9999)  # its job is to be done again
+    left = {
+        Job("capture", None, stale): 1.0,
+        Job("capture", None, results / "benchmarks/capture/6.tsv"): 0.5,
+        Job("match", None, results / "benchmarks/matches/b.tsv"): 1.0,
+    }
+    together = (40 + 4) / (20 + 4)
+    found = time_left.seconds_left(results, left, grid())
+    assert found == pytest.approx((10 + 5 + 4) / together)
+
+
+def test_the_time_of_jobs_of_which_none_is_done_is_the_estimates(tmp_path, monkeypatch):
+    monkeypatch.setattr(time_left, "rates", lambda: RATES)
+    score, trace = (
+        {Job(name, None, tmp_path / f"benchmarks/{name}/1.tsv"): 1.0} for name in ("score", "trace")
+    )
+    few, many = (time_left.seconds_left(tmp_path, left, grid()) for left in (score, trace))
+    assert 0 < few < 10
+    assert many > 100, "at a million operations per second"
+
+
+def test_a_seed_added_brings_its_jobs_by_the_names_of_the_dry_run_and_no_obsolete_ones(
+    local, monkeypatch
+):
+    where, config = local
+    models = {**config["models"], "seeds": [*config["models"]["seeds"], "late"]}
+    config = {**config, "models": models}
+    (where / "late.yaml").write_text(yaml.safe_dump(config))
+    plan = tiny.finish(where, "--dry-run", "--configfile", "late.yaml").stdout
+    planned = {"all": 1, **tiny.jobs_in(plan)}
+    monkeypatch.chdir(where)
+    for name, value in tiny.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(
+        time_left, "rates", lambda: dict.fromkeys(("int8", "float32", "model"), 1e9)
+    )
+    page, done = status.of_run("late.yaml", tiny.ROOT / "Snakefile")
+    rows = re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", page, re.MULTILINE)
+    jobs = {name: int(number) for name, number, *_ in rows}
+    whole = counts(Grid.of(resolve(config)))
+    assert not done
+    assert jobs == {**whole, "total": whole.total()}
+    left = {row[0]: int(row[1]) - int(row[2]) for row in rows if row[0] != "total"}
+    assert {name: number for name, number in left.items() if number} == planned
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_watching_draws_again_until_all_is_done(monkeypatch):
+    pages = iter([("one", False), ("two", False), ("three", True)])
+    monkeypatch.setattr(status, "of_run", lambda *given: next(pages))
+    monkeypatch.setattr(status, "EVERY", 0)
+    shown = Terminal()
+    status.watch("config.yaml", stream=shown)
+    assert shown.getvalue() == "".join(f"{status.CLEAR}{n}\n" for n in ("one", "two", "three"))
+
+
+def test_watching_ends_by_ctrl_c_without_a_traceback(monkeypatch, capsys):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "of_run", lambda *given: ("one", False))
+    monkeypatch.setattr(status.time, "sleep", interrupted)
+    main(["status", "--watch"])
+    assert capsys.readouterr().out == "one\n\n"
 
 
 def test_the_status_of_a_run_that_failed_and_of_one_that_is_done(tmp_path):
-    config = tiny.make(tmp_path)
+    tiny.make(tmp_path)
+    total = 1 + sum(tiny.planned(tmp_path).values())
 
     def page() -> str:
         return tiny.universal_neurons(tmp_path, "status").stdout
@@ -72,11 +186,9 @@ def test_the_status_of_a_run_that_failed_and_of_one_that_is_done(tmp_path):
     assert tiny.snakemake(tmp_path).returncode != 0
     said = page()
     assert "Failed:\n  results/tiny/logs/capture/seedb/step10/shard0.log:" in said
-    assert said.split("capture")[1].split()[:4] == ["1", "0", "0", "1"]
+    assert said.split("capture_first")[1].split()[:5] == ["2", "1", "0", "0", "1"]
     weights.write_bytes(content)
     assert tiny.snakemake(tmp_path).returncode == 0
     said = page()
     assert "Failed" not in said
-    assert said.split("capture")[1].split()[:4] == ["2", "0", "0", "0"]
-    tiny.configure(tmp_path, {**config, "runn": "x"})
-    assert "runn: unknown key; did you mean run?" in page()
+    assert f"{total} of {total} jobs done (100 %)\n" in said

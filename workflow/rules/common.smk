@@ -38,7 +38,7 @@ RESULTS = f"results/{config['run']}"
 OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
 OF_BLOCKS = ["ablation", "doses", "effects"]
 TABLES = [*OF_STEPS, *OF_BLOCKS, "persistence", "trajectories", "neurons", "models"]
-if corpus.has_subsets(config["corpus"]):
+if GRID.config.corpus.has_subsets:
     TABLES.append("subsets")
 
 # Paths by wildcards; {seed} and {other} are a pair.

@@ -13,13 +13,16 @@ from universal_neurons.errors import UserError
 def _estimate(given: argparse.Namespace) -> str:
     from universal_neurons.commands import estimate
 
-    return estimate.page(given.config)
+    return estimate.page(given.config, given.snakefile)
 
 
 def _status(given: argparse.Namespace) -> str:
     from universal_neurons.commands import status
 
-    return status.of_run(given.config, given.snakefile)
+    if given.watch:
+        status.watch(given.config, given.snakefile, stream=sys.stdout)
+        return ""
+    return status.of_run(given.config, given.snakefile)[0]
 
 
 def _prune(given: argparse.Namespace) -> str:
@@ -47,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         found.set_defaults(run=run)
         return found
 
-    estimate = add("estimate", "Jobs, operations, bytes and hours on this machine.", _estimate)
+    estimate = add("estimate", "Jobs, bytes and time, of all and of what is to do.", _estimate)
     status = add("status", "How far a run is, what failed and what takes room on disk.", _status)
     prune = add("prune", "Drop the activations or partial sums of a finished run.", _prune)
     for command in (estimate, status, prune):
@@ -58,10 +61,12 @@ def _parser() -> argparse.ArgumentParser:
             default=Path("config.yaml"),
             help="the run's configuration (config.yaml)",
         )
-    for command in (status, prune):
         command.add_argument(
             "--snakefile", type=Path, help="the workflow's (Snakefile in this folder)"
         )
+    status.add_argument(
+        "--watch", action="store_true", help="show it again every few seconds until all is done"
+    )
     prune.add_argument(
         "--what",
         choices=("activations", "sums"),
@@ -88,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = _parser().parse_args(arguments)
     try:
-        print(given.run(given))
+        if said := given.run(given):
+            print(said)
     except UserError as error:
         sys.exit(f"error: {error}")
 

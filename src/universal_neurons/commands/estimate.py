@@ -1,18 +1,24 @@
-"""What a configuration will cost: jobs, operations, bytes stored and hours on this machine.
+"""What a configuration costs, the whole grid and what of it is still to do: ``make estimate``.
 
-``make estimate`` prints it.
+Jobs, operations, bytes stored and time on this machine.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from universal_neurons.commands.plans import has_workflow, remaining
 from universal_neurons.plan.config import load_config
-from universal_neurons.plan.cost import Cost, planned
+from universal_neurons.plan.cost import Share, shares
+from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.units import in_bytes, in_time
 from universal_neurons.prepare import corpus
+
+NO_SHARE = Share(0, {}, 0.0, 0.0)
 
 
 def rates() -> dict[str, float]:
@@ -43,38 +49,65 @@ def rates() -> dict[str, float]:
     return {"int8": 0.8 * int8, "float32": 0.9 * float32, "model": 0.6 * float32}
 
 
-def table(found: Mapping[str, Cost], speed: Mapping[str, float]) -> str:
+def table(
+    whole: Mapping[str, Share], left: Mapping[str, Share] | None, speed: Mapping[str, float]
+) -> str:
     """The estimate as text, one line per rule.
 
     Parameters
     ----------
-    found
-        Cost by rule, as `cost.planned` gives it.
+    whole
+        What all jobs of the grid take, by rule, as `cost.shares` gives it.
+    left
+        What the jobs take that are still to do; None if that is not known.
     speed
         As `rates` measures it.
     """
-    costs = found.values()
-    rows = [(rule, c.jobs, c.operations, c.stored, c.hours(speed)) for rule, c in found.items()]
-    total = (
-        *("all", sum(c.jobs for c in costs), sum(c.operations for c in costs)),
-        *(sum(c.stored for c in costs), sum(c.hours(speed) for c in costs)),
+    parts = [whole] if left is None else [whole, left]
+    heads = f"{'jobs':>7} {'operations':>11} {'stored':>8} {'time':>8}"
+    titles = [f"{title:>{len(heads)}}" for title in ("the whole grid", "still to do")]
+    lines = [f"{'':17} {'   '.join(text)}" for text in (titles[: len(parts)], [heads] * len(parts))]
+    for rule in dict.fromkeys(rule for part in parts for rule in part):
+        cells = (_cells([part.get(rule, NO_SHARE)], speed) for part in parts)
+        lines.append(f"{rule:17} {'   '.join(cells)}")
+    totals = "   ".join(_cells(part.values(), speed) for part in parts)
+    return "\n".join([*lines, f"{'total':17} {totals}"])
+
+
+def _cells(found: Iterable[Share], speed: Mapping[str, float]) -> str:
+    """Columns of some rules together."""
+    found = list(found)
+    operations, stored = sum(f.operations for f in found), sum(f.stored for f in found)
+    jobs, seconds = sum(f.jobs for f in found), sum(f.seconds(speed) for f in found)
+    shown = f"{operations:.1e}" if operations else "-"
+    return (
+        f"{jobs:7,} {shown:>11} {in_bytes(stored) if stored else '-':>8} "
+        f"{in_time(seconds) if seconds else '-':>8}"
     )
-    lines = [f"{'':12} {'jobs':>7} {'operations':>11} {'stored':>10} {'hours here':>11}"]
-    for name, jobs, operations, stored, hours in [*rows, total]:
-        lines.append(
-            f"{name:12} {jobs:7.0f} {operations:11.2e} {stored / 1e9:7.2f} GB {hours:11.2f}"
-        )
-    return "\n".join(lines)
 
 
-def page(path: str | Path) -> str:
+def page(path: str | Path, snakefile: Path | None = None) -> str:
     """The estimate for a configuration file.
+
+    Parameters
+    ----------
+    path
+        Of the configuration.
+    snakefile
+        Of the workflow, which says what is still to do; where Snakemake looks for it if None. What
+        the whole grid costs takes none.
 
     Raises
     ------
     UserError
-        If the configuration is wrong.
+        If the configuration is wrong or the run can't be planned.
     """
     config = load_config(path)
     corpus.check_length(config["corpus"])
-    return table(planned(Grid.of(config)), rates())
+    grid = Grid.of(config)
+    whole = shares(grid, counts(grid))
+    if snakefile is None and not has_workflow(None):
+        note = "What is still to do is not known: no Snakefile in this folder (--snakefile)."
+        return f"{table(whole, None, rates())}\n{note}"
+    left = Counter(job.rule for job in remaining(path, snakefile))
+    return table(whole, shares(grid, left), rates())

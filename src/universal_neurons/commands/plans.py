@@ -1,32 +1,56 @@
-"""What Snakemake still has to do for a run, as it says itself."""
+"""The jobs that a run still has to do, as Snakemake's dry run lists them."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from universal_neurons.errors import UserError
 
-# First column of the table that ``snakemake --summary`` prints, and what the last one says of a
-# file that is to be made.
-FIRST_COLUMN, PENDING = "output_file", "update pending"
+# Where Snakemake itself looks for a workflow.
+SNAKEFILES = ("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile")
+
+# How a job begins in a dry run, and the lines of it that are read.
+JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", re.MULTILINE)
+LOG, BENCHMARK = (re.compile(rf"^    {name}: (.+)$", re.MULTILINE) for name in ("log", "benchmark"))
+TOTAL = re.compile(r"^total +(\d+)$", re.MULTILINE)
+NOTHING = "Nothing to be done"
+
+# Where in Snakemake's words a mistake begins.
+MISTAKE = re.compile(r"^(?:\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
 
 
-def _snakemake(config: Path, snakefile: Path | None, *options: str) -> str:
-    """What Snakemake prints to standard output; the other words only where it fails."""
-    where = () if snakefile is None else ("--snakefile", str(snakefile))
-    command = [sys.executable, "-m", "snakemake", *where, "--configfile", str(config)]
-    done = subprocess.run(
-        [*command, "--cores", "1", *options], text=True, capture_output=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"snakemake can't plan the run:\n{done.stdout}{done.stderr}")
-    return done.stdout
+@dataclass(frozen=True)
+class Job:
+    """A job of a dry run.
+
+    Attributes
+    ----------
+    rule
+        Its rule.
+    log, benchmark
+        Files that it writes, where it has them.
+    """
+
+    rule: str
+    log: Path | None
+    benchmark: Path | None
 
 
-def dry_run(config: Path, snakefile: Path | None = None) -> str:
-    """The jobs still to do, in the words of a dry run; takes no lock.
+def has_workflow(snakefile: Path | None) -> bool:
+    """Whether there is a workflow to plan: the one given, or one where Snakemake looks for it."""
+    names = SNAKEFILES if snakefile is None else (snakefile,)
+    return any(Path(name).is_file() for name in names)
+
+
+def remaining(config: str | Path, snakefile: Path | None = None) -> list[Job]:
+    """The jobs that are still to do, or to do again; takes no lock.
+
+    Files that were removed after everything made from them was there bring none.
 
     Parameters
     ----------
@@ -38,31 +62,37 @@ def dry_run(config: Path, snakefile: Path | None = None) -> str:
     Raises
     ------
     UserError
-        If Snakemake can't plan the run.
+        If there is no workflow or Snakemake can't plan the run.
     """
-    return _snakemake(config, snakefile, "--dry-run")
+    if not has_workflow(snakefile):
+        looked = snakefile or f"Snakefile in {Path.cwd()}"
+        raise UserError(f"no {looked}: name the workflow's by --snakefile, or go to its folder")
+    where = () if snakefile is None else ("--snakefile", str(snakefile))
+    command = [sys.executable, "-m", "snakemake", *where, "--configfile", str(config)]
+    done = subprocess.run(
+        [*command, "--cores", "1", "--dry-run"], text=True, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"snakemake can't plan the run: {_mistake(done.stderr + done.stdout)}")
+    return list(_jobs(done.stdout))
 
 
-def pending(config: Path, snakefile: Path | None = None) -> list[str]:
-    """Output files that are still to be made, or made again; takes no lock.
+def _jobs(said: str) -> Iterator[Job]:
+    """The jobs in a dry run's output."""
+    found = JOB.findall(said)
+    total = TOTAL.search(said)
+    if len(found) != (int(total[1]) if total else 0) or not (total or NOTHING in said):
+        raise UserError("snakemake --dry-run printed no plan that is known here")
+    for rule, lines in found:
+        log, benchmark = (
+            Path(named[1]) if (named := pattern.search(lines)) else None
+            for pattern in (LOG, BENCHMARK)
+        )
+        yield Job(rule, log, benchmark)
 
-    Files that were removed after everything made from them was there are not among them.
 
-    Parameters
-    ----------
-    config, snakefile
-        See `dry_run`.
-
-    Raises
-    ------
-    UserError
-        If Snakemake can't plan the run.
-    """
-    lines = _snakemake(config, snakefile, "--summary").splitlines()
-    table = [line.split("\t") for line in lines]
-    start = next((i for i, row in enumerate(table) if row[0] == FIRST_COLUMN), None)
-    if start is None or table[start][-1] != "plan":
-        raise UserError("snakemake --summary printed no table that is known here")
-    width = len(table[start])
-    rows = (row for row in table[start + 1 :] if len(row) == width)
-    return [row[0] for row in rows if row[-1] == PENDING]
+def _mistake(said: str) -> str:
+    """What is wrong, of all that Snakemake says where it fails."""
+    start = MISTAKE.search(said)
+    lines = said[start.start() if start else 0 :].splitlines()
+    return "\n".join(line for line in lines if line.strip() and not line.startswith('  File "'))

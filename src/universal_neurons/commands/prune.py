@@ -6,16 +6,18 @@ Activations are all of what a run holds but a few per cent, and partial sums mos
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from universal_neurons.commands.plans import pending
+from universal_neurons.commands.plans import remaining
 from universal_neurons.commands.status import bytes_in
 from universal_neurons.errors import UserError
 from universal_neurons.plan.config import load_config
 from universal_neurons.plan.pruned import add_pruned
 from universal_neurons.plan.sections import Config
+from universal_neurons.plan.units import in_bytes
 
 # What can be dropped.
 KINDS = ("activations", "sums")
@@ -60,12 +62,14 @@ def of_run(config: str | Path, kind: str, snakefile: Path | None = None) -> str:
         If something is still to be done: nothing is dropped then.
     """
     run = Config.of(load_config(config))
-    if left := pending(Path(config), snakefile):
+    if left := Counter(job.rule for job in remaining(config, snakefile)):
+        rules = [f"{jobs} of {rule}" for rule, jobs in left.items()]
+        some = ", ".join(rules[:3]) + (", ..." if len(rules) > 3 else "")
         raise UserError(
-            f"the run {run.run} is not finished: {len(left)} files are still to be made, such as "
-            f"{left[0]}; nothing was dropped"
+            f"the run {run.run} is not finished, {left.total()} jobs are still to do ({some}): "
+            "nothing was dropped; run snakemake to the end first"
         )
     results, models = Path("results", run.run), run.models
     grid = {"seeds": models.seeds, "steps": models.steps, "shards": run.corpus.shards}
     freed = prune(results, kind, grid)
-    return f"{results / kind}: dropped, {freed / 1e9:.2f} GB freed"
+    return f"{results / kind}: dropped, {in_bytes(freed)} freed"

@@ -1,25 +1,42 @@
 """How far a run is, on one page: ``make status``.
 
-Every job has a log under `logs/`, which ends with "done" or with an error; a plan of the jobs still
-to do names their logs too. So counting logs is all it takes, also while the run goes on elsewhere.
-The plan is a dry run's: the table of ``snakemake --summary`` has a line per file, not per job, and
-no log for a job that has not run yet.
+What is still to do, a dry run says. Every job has a log, which ends with "done", with an error or
+with how far it is: so the logs of those jobs say which of them are at work, also while the run goes
+on elsewhere. The other jobs of the grid are done.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
-from universal_neurons.commands.plans import dry_run
+from universal_neurons.commands.plans import Job, remaining
+from universal_neurons.commands.time_left import seconds_left
+from universal_neurons.jobs import DONE, STOPPED
 from universal_neurons.plan.config import load_config
+from universal_neurons.plan.counts import counts
+from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.units import in_bytes, in_time
 
 # A running job says how far it is every 10 s; a job that was silent for longer than this was most
 # likely killed.
 SILENT_SECONDS = 600
+
+# Seconds between two pages; planning a large run takes seconds itself.
+EVERY = 3.0
+
+# Puts a terminal's cursor into its first corner and clears what is below.
+CLEAR = "\x1b[H\x1b[J"
+
+# How lines begin that a job itself logs; the last line of a traceback does not.
+TIME = r"\d\d:\d\d:\d\d "
 
 
 @dataclass
@@ -30,102 +47,126 @@ class Rule:
     ----------
     done
         Number of jobs whose results stand.
-    waiting
-        Number of jobs that have not begun.
-    running, silent, failed
-        Logs of the jobs that are at work, that stopped without a word, and that failed.
+    waiting, running, silent, failed
+        Jobs that have not begun, that are at work, that stopped without a word, and that failed.
     """
 
     done: int = 0
-    waiting: int = 0
-    running: list[Path] = field(default_factory=list)
-    silent: list[Path] = field(default_factory=list)
-    failed: list[Path] = field(default_factory=list)
+    waiting: list[Job] = field(default_factory=list)
+    running: list[Job] = field(default_factory=list)
+    silent: list[Job] = field(default_factory=list)
+    failed: list[Job] = field(default_factory=list)
+
+    @property
+    def left(self) -> list[Job]:
+        """All that are not done."""
+        return [*self.waiting, *self.running, *self.silent, *self.failed]
 
 
-def planned_logs(plan: str) -> set[Path]:
-    """Logs of the jobs in a dry run's output."""
-    return {Path(name) for name in re.findall(r"^    log: (\S.*?)(?: \(.*)?$", plan, re.MULTILINE)}
-
-
-def rules(results: str | Path, planned: Iterable[Path], now: float) -> dict[str, Rule]:
-    """Sort the jobs of a run by what their logs say.
+def rules(whole: Mapping[str, int], left: Iterable[Job], now: float) -> dict[str, Rule]:
+    """Sort the jobs of a run.
 
     Parameters
     ----------
-    results
-        Directory ``results/<run>``.
-    planned
-        Logs of the jobs still to do, as `planned_logs` finds them.
+    whole
+        Number of jobs of the grid by rule.
+    left
+        The jobs still to do.
     now
         Seconds since the epoch.
 
     Returns
     -------
     dict
-        By the first folder of their logs, the rules in alphabetical order.
+        By rule, in the order of `whole`.
     """
-    folder, left = Path(results) / "logs", set(planned)
-    found: dict[str, Rule] = {}
-    for log in sorted(left.union(folder.rglob("*.log"))):
-        if folder not in log.parents:
-            continue
-        rule = found.setdefault(log.relative_to(folder).parts[0].removesuffix(".log"), Rule())
-        if log not in left:
-            rule.done += 1
-            continue
-        last = last_line(log)
-        if last is None or re.match(r"[\d:]+ done in ", last):
-            # Not begun, or done before and to be done again.
-            rule.waiting += 1
-        elif re.match(r"[\d:]+ error: |\w*Error\b", last):
-            rule.failed.append(log)
-        elif now - log.stat().st_mtime > SILENT_SECONDS:
-            rule.silent.append(log)
-        else:
-            rule.running.append(log)
+    found = {rule: Rule() for rule in whole}
+    for job in left:
+        rule = found.setdefault(job.rule, Rule())
+        _jobs_like(job, rule, now).append(job)
+    for name, rule in found.items():
+        rule.done = max(0, whole.get(name, 0) - len(rule.left))
     return found
 
 
-def last_line(log: Path) -> str | None:
-    """The last line of a log that has one."""
-    if not log.is_file():
-        return None
+def _jobs_like(job: Job, rule: Rule, now: float) -> list[Job]:
+    """Those of a rule that a job still to do is one of, by its log."""
+    if job.log is None or not job.log.is_file():
+        return rule.waiting
+    last = last_line(job.log)
+    if last and re.match(rf"{TIME}({DONE} |{STOPPED}$)", last):
+        # To be done again, or to go on with.
+        return rule.waiting
+    if last and not re.match(rf"{TIME}(?!error: )", last):
+        return rule.failed
+    return rule.silent if now - job.log.stat().st_mtime > SILENT_SECONDS else rule.running
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not blank; empty where there is none yet."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), None)
+    return next((line for line in reversed(lines) if line.strip()), "")
 
 
-def page(results: str | Path, plan: str, now: float) -> str:
-    """The page: jobs by rule, what is at work and what failed, and room on disk.
+def page(results: str | Path, found: Mapping[str, Rule], seconds: float) -> str:
+    """The page: how far the run is, jobs by rule, those at work and failed, and room on disk.
 
     Parameters
     ----------
-    results, now
-        See `rules`.
-    plan
-        Output of a dry run.
+    results
+        Directory ``results/<run>``.
+    found
+        As `rules` returns it.
+    seconds
+        Left until all jobs are done.
     """
-    found = rules(results, planned_logs(plan), now)
-    lines = [f"{'':<22}{'done':>8}{'running':>9}{'waiting':>9}{'failed':>8}"]
-    for name, rule in found.items():
-        counts = rule.done, len(rule.running), rule.waiting + len(rule.silent), len(rule.failed)
-        lines.append(f"{name:<22}{counts[0]:>8,}{counts[1]:>9,}{counts[2]:>9,}{counts[3]:>8,}")
-    for title, logs in (
-        ("Running", [log for rule in found.values() for log in rule.running]),
-        ("Stopped without a word", [log for rule in found.values() for log in rule.silent]),
-        ("Failed", [log for rule in found.values() for log in rule.failed]),
+    total = _columns(found.values())
+    # Never 100 as long as a job is left.
+    percent = 100 * total["done"] // max(total["jobs"], 1)
+    state = f"{total['done']:,} of {total['jobs']:,} jobs done ({percent} %)"
+    if total["done"] < total["jobs"]:
+        state += f", about {in_time(seconds)} left"
+    lines = [f"{results}: {state}", "", f"{'':17}" + "".join(f"{name:>9}" for name in total)]
+    for name, columns in (
+        *((name, _columns([rule])) for name, rule in found.items()),
+        ("total", total),
     ):
+        lines.append(f"{name:17}" + "".join(f"{number:9,}" for number in columns.values()))
+    for title, jobs in (
+        ("Running", [job for rule in found.values() for job in rule.running]),
+        ("Stopped without a word", [job for rule in found.values() for job in rule.silent]),
+        ("Failed", [job for rule in found.values() for job in rule.failed]),
+    ):
+        logs = [job.log for job in jobs if job.log]
         if logs:
-            lines += ["", f"{title}:", *(f"  {log}: {last_line(log)}" for log in logs)]
-    lines += ["", *(f"{size / 1e9:8.2f} GB  {name}" for name, size in sizes(results))]
+            said = ((log, last_line(log) or "has just begun") for log in logs)
+            lines += ["", f"{title}:", *(f"  {log}: {line}" for log, line in said)]
+    lines += ["", *(f"{in_bytes(size):>8}  {name}" for name, size in sizes(results))]
     return "\n".join(lines)
 
 
+def _columns(some: Iterable[Rule]) -> Counter[str]:
+    """Numbers of jobs of rules by what they are at."""
+    found: Counter[str] = Counter()
+    for rule in some:
+        found["jobs"] += rule.done + len(rule.left)
+        found["done"] += rule.done
+        found["running"] += len(rule.running)
+        found["waiting"] += len(rule.waiting) + len(rule.silent)
+        found["failed"] += len(rule.failed)
+    return found
+
+
 def bytes_in(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+    """Bytes of a file, or of all files below a folder; those that go meanwhile do not count."""
+    inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    total = 0
+    for file in [path, *inside]:
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def sizes(results: str | Path) -> list[tuple[str, int]]:
@@ -138,8 +179,8 @@ def sizes(results: str | Path) -> list[tuple[str, int]]:
     return whole + sorted(parts.items(), key=lambda part: -part[1])[:8]
 
 
-def of_run(config: str | Path, snakefile: Path | None = None) -> str:
-    """The status page of a run.
+def of_run(config: str | Path, snakefile: Path | None = None) -> tuple[str, bool]:
+    """The status page of a run, and whether all is done.
 
     Parameters
     ----------
@@ -153,5 +194,34 @@ def of_run(config: str | Path, snakefile: Path | None = None) -> str:
     UserError
         If the configuration is wrong or the run can't be planned.
     """
-    run = load_config(config)["run"]
-    return page(Path("results", run), dry_run(Path(config), snakefile), time.time())
+    grid = Grid.of(load_config(config))
+    results, left = Path("results", grid.config.run), remaining(config, snakefile)
+    found = rules(counts(grid), left, time.time())
+    # Of the jobs at work half is done, on average.
+    parts = dict.fromkeys(left, 1.0)
+    parts |= {job: 0.5 for rule in found.values() for job in rule.running}
+    return page(results, found, seconds_left(results, parts, grid)), not left
+
+
+def watch(config: str | Path, snakefile: Path | None = None, *, stream: TextIO) -> None:
+    """Show the page again every few seconds until all is done or somebody interrupts.
+
+    Parameters
+    ----------
+    config, snakefile
+        See `of_run`.
+    stream
+        A terminal's is cleared for every page.
+    """
+    clear = CLEAR if stream.isatty() else ""
+    try:
+        while True:
+            shown, done = of_run(config, snakefile)
+            print(f"{clear}{shown}", file=stream, flush=True)
+            if done:
+                return
+            time.sleep(EVERY)
+            if not clear:
+                print(file=stream)
+    except KeyboardInterrupt:
+        print(file=stream)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import (
     ABLATION_TOKENS,
@@ -23,6 +24,7 @@ from universal_neurons.plan.sizes import (
     VOCABULARY,
     Sizes,
 )
+from universal_neurons.plan.units import in_bytes
 from universal_neurons.store.arrays import CHUNK_BYTES
 
 # Stored bytes per activation and per entry of a rotation, after compression; docs/performance.md.
@@ -57,8 +59,6 @@ class Cost:
 
     Attributes
     ----------
-    jobs
-        Number of jobs of the whole grid.
     job
         Multiplications and additions of the largest job.
     whole
@@ -73,18 +73,12 @@ class Cost:
         Run time to ask for, whatever the operations.
     """
 
-    jobs: int
     job: Work
     whole: Work
     memory: float
     stored: float = 0
     start: float = START
     least_minutes: int = 10
-
-    @property
-    def operations(self) -> float:
-        """Operations of all jobs, whatever their rate."""
-        return sum(self.whole.values())
 
     @property
     def threads(self) -> int:
@@ -100,11 +94,6 @@ class Cost:
     def mem_mb(self) -> int:
         """Memory to ask a scheduler for, in MB."""
         return PROCESS_MB + int(self.memory / 1e6)
-
-    def hours(self, rates: Mapping[str, float]) -> float:
-        """Time of all jobs at these rates (operations per second), all cores busy."""
-        starts = self.jobs * self.start / (os.cpu_count() or 1)
-        return (starts + sum(self.whole[kind] / rates[kind] for kind in self.whole)) / 3600
 
 
 @dataclass(frozen=True)
@@ -147,19 +136,19 @@ def _times(work: Work, number: float) -> Work:
 
 def _fetch(s: Sizes) -> Cost:
     # Pickled weights and their copy.
-    return Cost(s.models, {}, {}, 2 * s.weights, s.models * s.weights, least_minutes=120)
+    return Cost({}, {}, 2 * s.weights, s.models * s.weights, least_minutes=120)
 
 
 def _train(s: Sizes) -> Cost:
     train = s.grid.config.models.train
-    tokens = train.total_steps * train.batch_size * s.grid.config.corpus.context_length
+    tokens = max(s.grid.steps) * train.batch_size * s.grid.config.corpus.context_length
     head = train.vocab_size * train.width
     forward = s.grid.forward_operations()
     # A step back costs two forward ones.
     job = {"model": 3 * (forward + 2 * head) * tokens}
     seeds = len(s.grid.seeds)
     stored = s.models * 4 * (forward / 2 + head)
-    return Cost(seeds, job, _times(job, seeds), 2.5e9, stored, START_TORCH, 720)
+    return Cost(job, _times(job, seeds), 2.5e9, stored, START_TORCH, 720)
 
 
 def _capture(s: Sizes) -> Cost:
@@ -167,7 +156,6 @@ def _capture(s: Sizes) -> Cost:
     config = s.grid.config.capture
     kept = ACTIVATION_BYTES[config.encoding] * s.scored * s.shape.neurons * config.keep
     return Cost(
-        s.models * len(s.grid.shards),
         _times(token, s.grid.shard_tokens()),
         _times(token, s.models * s.scored),
         2 * s.weights + s.shape.n_layers * 2 * CHUNK_BYTES + 2 * s.square,
@@ -193,7 +181,6 @@ def _direct(s: Sizes) -> Cost:
     codes = 2 * s.wide * DIRECT_TOKENS * s.shape.neurons
     sums = s.pairs * s.shape.neurons**2 + s.models * s.shape.d_mlp * s.shape.neurons
     return Cost(
-        passes * len(s.grid.steps) * len(s.grid.shards),
         _times(token, s.grid.shard_tokens()),
         whole,
         int(1e9 * s.grid.config.correlate.memory_gb) + seeds * (2 * s.weights + codes),
@@ -205,7 +192,6 @@ def _direct(s: Sizes) -> Cost:
 def _correlate(s: Sizes) -> Cost:
     job = s.grid.shard_tokens() * s.layers * s.layer_products
     return Cost(
-        s.blocks * len(s.grid.shards),
         {s.products: job},
         {s.products: s.pairs * s.pair},
         s.layer_sums + s.buffers,
@@ -216,12 +202,12 @@ def _correlate(s: Sizes) -> Cost:
 def _rotations(s: Sizes) -> Cost:
     rotations = s.draws * len(s.grid.layer_kinds)
     work = {"float32": DECOMPOSITION * rotations * s.cube}
-    return Cost(1, work, work, 6 * s.square, ROTATION_BYTES * rotations * s.shape.d_mlp**2)
+    return Cost(work, work, 6 * s.square, ROTATION_BYTES * rotations * s.shape.d_mlp**2)
 
 
 def _rotated_std(s: Sizes) -> Cost:
     job = {"float32": 2 * s.draws * s.shape.n_layers * s.cube}
-    return Cost(s.models, job, _times(job, s.models), 6 * s.square)
+    return Cost(job, _times(job, s.models), 6 * s.square)
 
 
 def _match(s: Sizes) -> Cost:
@@ -229,7 +215,7 @@ def _match(s: Sizes) -> Cost:
     layers = s.pairs * s.shape.n_layers
     # With the sampled neurons of the token budget at some eight points.
     memory = (9 + s.draws) * s.square
-    return Cost(s.blocks, _times(layer, s.layers), _times(layer, layers), memory)
+    return Cost(_times(layer, s.layers), _times(layer, layers), memory)
 
 
 def _screen(s: Sizes) -> Cost:
@@ -239,13 +225,13 @@ def _screen(s: Sizes) -> Cost:
     layer[s.products] = layer.get(s.products, 0) + sampled
     memory = s.layer_sums + s.buffers + (4 + s.draws) * s.square
     layers = s.pairs * s.shape.n_layers
-    return Cost(s.blocks, _times(layer, s.layers), _times(layer, layers), memory)
+    return Cost(_times(layer, s.layers), _times(layer, layers), memory)
 
 
 def _refine(s: Sizes) -> Cost:
     job = {s.products: REFINED_SHARE * s.pair}
     memory = REFINE_BYTES + s.buffers + 4 * REFINE_TOKENS * s.shape.neurons
-    return Cost(s.pairs, job, _times(job, s.pairs), memory)
+    return Cost(job, _times(job, s.pairs), memory)
 
 
 def _influence(s: Sizes) -> Cost:
@@ -254,13 +240,13 @@ def _influence(s: Sizes) -> Cost:
     job = {"float32": 2 * 2 * 5 * pairs * s.scored * s.shape.neurons}
     sums = 2 * 8 * INFLUENCE_GROUPS * 5 * pairs
     memory = s.shape.neurons * (4 * INFLUENCE_TOKENS * seeds + sums)
-    return Cost(steps, job, _times(job, steps), memory)
+    return Cost(job, _times(job, steps), memory)
 
 
 def _permuted(s: Sizes) -> Cost:
     job = {s.products: PERMUTED_SHARE * len(s.grid.pairs) * s.pair}
     steps = len(s.grid.steps)
-    return Cost(steps, job, _times(job, steps), s.layer_sums + 2 * s.buffers + s.square)
+    return Cost(job, _times(job, steps), s.layer_sums + 2 * s.buffers + s.square)
 
 
 def _untrained(s: Sizes) -> Cost:
@@ -270,7 +256,7 @@ def _untrained(s: Sizes) -> Cost:
     work["float32"] = s.shape.n_layers * s.layer_baseline
     work[s.products] = work.get(s.products, 0) + UNTRAINED_TOKENS * products
     memory = 2 * s.weights + s.layer_sums + s.buffers + (6 + s.draws) * s.square
-    return Cost(1, work, work, memory, start=START_TORCH)
+    return Cost(work, work, memory, start=START_TORCH)
 
 
 def _ablate(s: Sizes) -> Cost:
@@ -278,7 +264,6 @@ def _ablate(s: Sizes) -> Cost:
     # Activations and gradients of a batch, with its logits.
     batch = 4 * ABLATION_TOKENS * (8 * s.shape.neurons + 6 * VOCABULARY)
     return Cost(
-        len(s.grid.ablation_blocks()) * len(s.grid.steps),
         _times(model, s.seeds_of_block),
         _times(model, s.models),
         3 * s.weights + batch,
@@ -296,7 +281,6 @@ def _trace(s: Sizes) -> Cost:
     }
     intervals = len(s.grid.steps) - 1
     return Cost(
-        len(s.grid.ablation_blocks()) * intervals,
         _times(model, s.seeds_of_block),
         _times(model, len(s.grid.seeds) * intervals),
         2 * s.weights + 3 * 4 * config.persistence.trace_tokens * s.shape.neurons,
@@ -323,6 +307,15 @@ RULES: dict[str, Callable[[Sizes], Cost]] = {
 }
 
 
+# Rules whose jobs cost as those of another.
+FORMULA = {
+    "capture_first": "capture",
+    "restore": "capture",
+    "direct_first": "direct",
+    "direct_more": "direct",
+}
+
+
 def cost(grid: Grid, rule: str) -> Cost:
     """Cost of one of `RULES`, whether or not the grid has jobs of it."""
     return RULES[rule](Sizes(grid))
@@ -333,35 +326,69 @@ def asked(grid: Grid, rule: str) -> Cost | Fixed:
     return FIXED[rule] if rule in FIXED else cost(grid, rule)
 
 
-def planned(grid: Grid) -> dict[str, Cost]:
-    """Cost by rule of all rules that take time or room and that the grid has jobs of."""
-    config = grid.config
-    stored, screened = config.capture.store, config.correlate.mode == "screened"
-    there = {
-        "fetch": config.models.source == "hub",
-        "train": config.models.source == "train",
-        "capture": stored,
-        "direct": not stored,
-        "screen": screened,
-        "refine": screened,
-        "correlate": stored and not screened,
-        "match": not screened,
-        "influence": stored,
-        "permuted": stored,
-        "untrained": 0 not in grid.steps,
-        "trace": len(grid.steps) > 1,
-    }
-    sizes = Sizes(grid)
-    return {rule: of(sizes) for rule, of in RULES.items() if there.get(rule, True)}
+@dataclass(frozen=True)
+class Share:
+    """What some jobs of a rule take.
+
+    Attributes
+    ----------
+    jobs
+        Their number; parts of jobs count too.
+    work
+        Multiplications and additions.
+    stored
+        Bytes that they leave on disk.
+    start
+        Processor seconds of each job that are no work.
+    """
+
+    jobs: float
+    work: Work
+    stored: float
+    start: float
+
+    @property
+    def operations(self) -> float:
+        """Operations, whatever their rate."""
+        return sum(self.work.values())
+
+    def seconds(self, rates: Mapping[str, float]) -> float:
+        """Time at these rates (operations per second), all cores busy."""
+        starts = self.jobs * self.start / (os.cpu_count() or 1)
+        return starts + sum(self.work[kind] / rates[kind] for kind in self.work)
+
+
+def shares(grid: Grid, jobs: Mapping[str, float]) -> dict[str, Share]:
+    """What numbers of jobs take, each as much as others of its rule.
+
+    Parameters
+    ----------
+    grid
+        They are of.
+    jobs
+        Number of jobs by rule, as `counts` or a dry run has them.
+    """
+    whole, sizes = counts(grid), Sizes(grid)
+
+    def share(rule: str, number: float) -> Share:
+        formula = FORMULA.get(rule, rule)
+        if formula not in RULES:
+            # `all` is no job that takes time.
+            return Share(number, {}, 0.0, START if formula in FIXED else 0.0)
+        of = sum(n for other, n in whole.items() if FORMULA.get(other, other) == formula)
+        found, part = RULES[formula](sizes), number / of
+        return Share(number, _times(found.whole, part), found.stored * part, found.start)
+
+    return {rule: share(rule, number) for rule, number in jobs.items()}
 
 
 def summary(grid: Grid) -> str:
     """One line for the start of a run; of the whole grid, whatever is done already."""
-    found = planned(grid).values()
+    found = shares(grid, counts(grid)).values()
     jobs, operations, stored = (
         sum(getattr(each, name) for each in found) for name in ("jobs", "operations", "stored")
     )
     return (
-        f"The whole grid takes about {jobs} jobs, {operations:.1e} operations and "
-        f"{stored / 1e9:.1f} GB of disk; `make estimate` says how long."
+        f"The whole grid takes {jobs} jobs, about {operations:.1e} operations and "
+        f"{in_bytes(stored)} of disk; `make estimate` says how long."
     )

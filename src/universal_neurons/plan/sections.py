@@ -65,6 +65,12 @@ class Corpus:
     shards: int
     seed: int
 
+    @property
+    def has_subsets(self) -> bool:
+        """Whether the texts are of named subsets."""
+        several = self.dataset if self.source == "hub" else self.path
+        return self.subset_key is not None or isinstance(several, Mapping)
+
 
 @dataclass(frozen=True)
 class Capture:

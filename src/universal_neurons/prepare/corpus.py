@@ -78,12 +78,6 @@ def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: config[key] for key in keys}, "stream_tokens": enough}
 
 
-def has_subsets(config: Mapping[str, Any]) -> bool:
-    """Whether the corpus of a resolved section ``corpus`` has named subsets."""
-    several = config["dataset"] if config["source"] == "hub" else config["path"]
-    return config["subset_key"] is not None or isinstance(several, Mapping)
-
-
 def make(
     options: Mapping[str, Any],
     tokenizer: Any,

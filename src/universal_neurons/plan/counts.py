@@ -1,0 +1,91 @@
+"""How many jobs of every rule a grid has.
+
+The same numbers as a dry run of a run that has nothing yet; tests hold them together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.sizes import Sizes
+
+
+def counts(grid: Grid) -> Counter[str]:
+    """Jobs by rule of the whole grid, in the order of the stages; rules without jobs are left out.
+
+    Parameters
+    ----------
+    grid
+        Of the run.
+    """
+    stored = grid.config.capture.store
+    screened = grid.config.correlate.mode == "screened"
+    found = {
+        **_prepare(grid),
+        **(_capture(grid) if stored else _direct(grid)),
+        **_correlate(grid, stored and not screened, screened),
+        **_by_step(grid, stored),
+        **_joins(grid),
+    }
+    return Counter({rule: jobs for rule, jobs in found.items() if jobs})
+
+
+def _prepare(grid: Grid) -> dict[str, int]:
+    source = grid.config.models.source
+    return {
+        "fetch": (source == "hub") * Sizes(grid).models,
+        "fetch_tokenizer": int(source == "hub"),
+        "tokenizer": int(source == "train"),
+        "corpus": 1,
+        "selection": 1,
+        "train": (source == "train") * len(grid.seeds),
+    }
+
+
+def _capture(grid: Grid) -> dict[str, int]:
+    models, more = Sizes(grid).models, len(grid.shards) - 1
+    return {"capture_first": models, "capture": models * more}
+
+
+def _direct(grid: Grid) -> dict[str, int]:
+    steps, shards = len(grid.steps), len(grid.shards)
+    more = len(grid.layer_blocks(*grid.pairs[0])) - 1
+    return {
+        "direct_first": steps,
+        "direct": steps * (shards - 1),
+        "direct_more": steps * shards * more,
+    }
+
+
+def _correlate(grid: Grid, correlated: bool, screened: bool) -> dict[str, int]:
+    sizes = Sizes(grid)
+    return {
+        "rotations": 1,
+        "rotated_std": sizes.models,
+        "screen": screened * sizes.blocks,
+        "refine": screened * sizes.pairs,
+        "correlate": correlated * sizes.blocks * len(grid.shards),
+        "match": (not screened) * sizes.blocks,
+    }
+
+
+def _by_step(grid: Grid, stored: bool) -> dict[str, int]:
+    steps, blocks = len(grid.steps), len(grid.ablation_blocks())
+    return {
+        "influence": stored * steps,
+        "permuted": stored * steps,
+        "untrained": int(0 not in grid.steps),
+        "score": steps,
+        "ablate": blocks * steps,
+        "trace": blocks * (steps - 1),
+    }
+
+
+def _joins(grid: Grid) -> dict[str, int]:
+    joins = (
+        *("persistence", "trajectories", "concatenate", "concatenate_seeds", "neurons"),
+        *("subsets",) * grid.config.corpus.has_subsets,
+        *("models", "figures", "report", "all"),
+    )
+    return dict.fromkeys(joins, 1)
