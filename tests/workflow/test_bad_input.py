@@ -230,7 +230,7 @@ def truncated(folder):
         (pickled, "the model can't be loaded"),
         (pickled_by_torch, "the model can't be loaded"),
         (nan_weights, "weight transformer.h.1.mlp.c_fc.weight has NaN or infinite values"),
-        (code_of_its_own, "the model can't be loaded"),
+        (code_of_its_own, "unknown architecture 'bomb'"),
         (truncated, "the model can't be loaded"),
         (lambda folder: (folder / "config.json").unlink(), "not a Hugging Face model directory"),
     ],
@@ -241,7 +241,7 @@ def test_a_bad_model_is_named_and_its_code_never_run(right, spoil, message, capf
     spoil(folder)
     with pytest.raises(UserError) as error:
         load(folder)
-    assert str(error.value).startswith(f"{folder}: ")
+    assert str(folder) in str(error.value)
     assert message in str(error.value)
     assert "code from the weights ran" not in "".join(capfd.readouterr())
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from universal_neurons.errors import UserError
+from universal_neurons.models.weights import PICKLED, SAFETENSORS, parts_of, read_pickled
 from universal_neurons.store.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,6 @@ TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "vocab.txt",
 )  # fmt: skip
-
-# Weights in the order of preference: whole, or the index of their parts.
-SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Requests for config.json side by side before any job runs.
 CONNECTIONS = 8
@@ -216,7 +212,7 @@ def _weights(name: Name, commit: str) -> list[Path]:
         if whole.is_file():
             return [whole]
         if index.is_file():
-            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            parts = parts_of(index)
             _download(pinned, parts)
             files = [cached / part for part in parts]
             if missing := [file for file in files if not file.is_file()]:
@@ -282,16 +278,16 @@ def _convert(name: Name, file: Path, out: Path) -> None:
     from safetensors.torch import save_file
 
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"models.revision: {name}: {file.name} can't be loaded as weights alone ({error}); "
-            "files that would execute code are refused"
-        ) from error
-    if not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
-        raise UserError(f"models.revision: {name}: {file.name} holds more than weights")
-    # Tied weights share memory, which safetensors can't express: every name gets its own.
-    own = {k: v.clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
+        weights = read_pickled(file)
+    except UserError as error:
+        raise UserError(f"models.revision: {name}: {error}") from error
+    own: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for key, weight in weights.items():
+        # Tied weights share memory, which safetensors can't express: every name gets its own.
+        memory = weight.untyped_storage().data_ptr()
+        own[key] = (weight.clone() if memory in seen else weight).contiguous()
+        seen.add(memory)
     save_file(own, out, metadata={"format": "pt"})
 
 

@@ -6,43 +6,47 @@ nonlinearity, or act(gate)·up in a gated MLP.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+)
+from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
 from universal_neurons.errors import UserError
+from universal_neurons.models.architectures import ARCHITECTURES
+from universal_neurons.models.description import read_description
+from universal_neurons.models.fit import check_loading, check_size
 from universal_neurons.models.shape import read_shape
+from universal_neurons.models.weights import one_line, read_weights
 
 # Loading a model takes no time worth a progress bar; our own log says what is loaded.
 transformers_logging.disable_progress_bar()
+# What it would warn of at loading is refused.
+transformers_logging.set_verbosity_error()
 
-# model_type of config.json -> (path of the list of blocks, path of the MLP's output projection
-# within a block). A new architecture is a new line here.
-ARCHITECTURES = {
-    "gpt2": ("transformer.h", "mlp.c_proj"),
-    "gpt_neox": ("gpt_neox.layers", "mlp.dense_4h_to_h"),
-    "opt": ("model.decoder.layers", "fc2"),
-    "llama": ("model.layers", "mlp.down_proj"),
-    "mistral": ("model.layers", "mlp.down_proj"),
-    "qwen2": ("model.layers", "mlp.down_proj"),
-    "qwen3": ("model.layers", "mlp.down_proj"),
-    "gemma": ("model.layers", "mlp.down_proj"),
-    "gemma2": ("model.layers", "mlp.down_proj"),
-}
-
-# What loading broken files, or pickled ones that hold more than weights, raises.
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
+# Keys of config.json that say how to run a model or classify by it, not what it is. Some would have
+# code fetched (an attention kernel of the Hub), or other files loaded than those that are checked.
+LEFT_OUT = {
+    "_attn_implementation", "attn_implementation", "_attn_implementation_internal",
+    "_experts_implementation", "experts_implementation", "_experts_implementation_internal",
+    "auto_map", "fusion_config", "id2label", "label2id", "num_labels", "output_attentions",
+    "output_hidden_states", "problem_type", "return_dict", "torchscript", "transformers_weights",
+    "use_return_dict",
+}  # fmt: skip
 
 OnLayer = Callable[[int, torch.Tensor], torch.Tensor | None]
 
@@ -148,32 +152,33 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
     Raises
     ------
     UserError
-        If the directory is missing or unreadable, the architecture is unknown or a mixture of
-        experts, or a weight is missing or not finite.
+        If the directory is missing or unreadable, the architecture is unknown, a mixture of experts
+        or quantised, ``config.json`` and the weights do not fit each other, or a weight is not
+        finite.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: not a Hugging Face model directory (no config.json)")
-    read_shape(path)
-    try:
-        module, loading = AutoModelForCausalLM.from_pretrained(
-            path,
+    config = _configuration(path)
+    weights = read_weights(path)
+    with _explained(path):
+        with torch.device("meta"):
+            outline = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+        check_size(path, outline, weights)
+        # Without a path, no other file of the directory is looked for.
+        module, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
             dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except _UNREADABLE as error:
-        raise UserError(f"{path}: the model can't be loaded: {error}") from error
-    # transformers would go on with random weights in their place.
-    if loading["missing_keys"]:
-        raise UserError(
-            f"{path}: weights are missing: {', '.join(sorted(loading['missing_keys']))}"
-        )
+    check_loading(path, loading, read_description(path))
     for name, weight in module.named_parameters():
         if not torch.isfinite(weight).all():
             raise UserError(f"{path}: weight {name} has NaN or infinite values")
-    return _reach(module, path, device)
+    return _reach(module, device)
 
 
 def untrained(path: str | Path, seed: int, *, dtype: str = "float32", device: str = "cpu") -> Model:
@@ -194,22 +199,46 @@ def untrained(path: str | Path, seed: int, *, dtype: str = "float32", device: st
         If the directory is missing or the architecture is unknown.
     """
     path = Path(path)
-    read_shape(path)
+    config = _configuration(path)
     torch.manual_seed(seed)
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return _reach(module.to(getattr(torch, dtype)), path, device)
+    with _explained(path):
+        module = AutoModelForCausalLM.from_config(config)
+    return _reach(module.to(getattr(torch, dtype)), device)
 
 
-def _reach(module: Any, path: Path, device: str) -> Model:
+def _configuration(path: Path) -> PreTrainedConfig:
+    """The configuration of a model, without the keys that are left out."""
+    read_shape(path)
+    about = {k: v for k, v in read_description(path).items() if k not in LEFT_OUT}
+    if "model_type" not in about:
+        raise UserError(f"{path}: config.json does not name the architecture (model_type)")
+    for key in ("activation_function", "hidden_act", "hidden_activation"):
+        name = about.get(key)
+        if name is not None and not (isinstance(name, str) and name in ACT2FN):
+            raise UserError(
+                f"{path}: config.json: unknown activation {name!r} ({key}); known are "
+                f"{', '.join(ACT2FN)}"
+            )
+    with _explained(path / "config.json"):
+        return CONFIG_MAPPING[about["model_type"]].from_dict(about)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what transformers makes of a wrong config.json into a message that names the model."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: the model can't be loaded: {one_line(error)}") from error
+
+
+def _reach(module: Any, device: str) -> Model:
     """Put a model on its device and find its neurons."""
-    kind = module.config.model_type
-    if kind not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"{path}: unknown architecture {kind!r}; known are {known}")
     where = device_of(device)
     module = module.to(where).eval().requires_grad_(False)
-    blocks_path, projection_path = ARCHITECTURES[kind]
+    blocks_path, projection_path = ARCHITECTURES[module.config.model_type]
     blocks = tuple(module.get_submodule(blocks_path))
     return Model(
         module=module,
