@@ -12,19 +12,20 @@ from tiny import ROOT
 LARGE = ("torch", "transformers", "matplotlib", "numba", "pandas", "datasets")
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 
-MODELS = {"torch", "transformers"}
-CAPTURE = MODELS | {"numba"}
+TABLES = frozenset({"pandas"})
+SUMS = frozenset({"numba"})
+MODELS = frozenset({"torch", "transformers"})
 # What a script may import of them; the others none.
 USED = {
-    **dict.fromkeys(("ablate", "trace"), MODELS | {"pandas"}),
-    **dict.fromkeys(("capture", "capture_first", "restore"), CAPTURE),
-    **dict.fromkeys(("direct", "direct_first", "direct_more"), CAPTURE),
-    **dict.fromkeys(("influence", "match", "permuted", "refine", "screen"), {"numba"}),
+    **dict.fromkeys(("ablate", "trace"), MODELS | TABLES),
+    **dict.fromkeys(("capture", "capture_first", "restore"), MODELS | SUMS),
+    **dict.fromkeys(("direct", "direct_first", "direct_more"), MODELS | SUMS),
+    **dict.fromkeys(("influence", "match", "permuted", "refine", "screen"), SUMS),
     **dict.fromkeys(("tokenizer", "train"), MODELS),
-    **dict.fromkeys(("concatenate", "persistence", "trajectories"), {"pandas"}),
-    **dict.fromkeys(("models", "neurons", "report", "score", "subsets"), {"pandas", "numba"}),
-    "figures": {"matplotlib", "pandas"},
-    "untrained": CAPTURE | {"pandas"},
+    **dict.fromkeys(("concatenate", "persistence", "trajectories"), TABLES),
+    **dict.fromkeys(("models", "neurons", "report", "score", "subsets"), TABLES | SUMS),
+    "figures": TABLES | {"matplotlib"},
+    "untrained": MODELS | SUMS | TABLES,
 }
 
 
