@@ -15,6 +15,7 @@ from universal_neurons.correlate.neurons import Neurons
 from universal_neurons.correlate.rotations import rotation
 from universal_neurons.score import token_budget
 from universal_neurons.store.arrays import Added, read_arrays, write_arrays
+from universal_neurons.store.columns.score import TOKEN_BUDGET
 
 SPLITS = (100, 150, 210, 300)
 
@@ -119,7 +120,7 @@ def test_a_single_shard_has_no_curve(tokens, tmp_path):
         StepMatches.read(run_match(*stores, tmp_path)).budgets, 3, 0.5
     )
     assert table.empty
-    assert list(table.columns) == token_budget.COLUMNS
+    assert list(table.columns) == TOKEN_BUDGET.names
 
 
 def test_the_table_compares_parts_with_all_and_the_halves_with_each_other():

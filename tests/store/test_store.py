@@ -17,7 +17,8 @@ from universal_neurons.errors import UserError
 from universal_neurons.store import arrays as arrays_module
 from universal_neurons.store import provenance
 from universal_neurons.store import rows as rows_module
-from universal_neurons.store.tables import concatenate_tables, write_table
+from universal_neurons.store.columns.declare import SEED, STEP, Column, Table
+from universal_neurons.store.tables import concatenate_table, write_table
 
 ARRAYS = {"a": np.arange(12).reshape(3, 4), "b": np.array([0.5, np.nan])}
 
@@ -116,9 +117,11 @@ def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
     first = pd.DataFrame({"seed": ["0"], "step": [5], "x": [np.nan]})
     second = pd.DataFrame({"seed": ["1"], "step": [6], "x": [0.25]})
     about = provenance.provenance({"run": "r"}, corpus_sha256="abc")
+    x = Column("x", "float64", "", "Anything; or null.", nullable=True)
+    declared = Table("t", "For tests.", (SEED, STEP), (x,))
     for name, table in (("a", first), ("b", second)):
-        write_table(tmp_path / name, table, about)
-    concatenate_tables([tmp_path / "a", tmp_path / "b"], [tmp_path / "all"], about)
+        write_table(tmp_path / name, declared, table, about)
+    concatenate_table([tmp_path / "a", tmp_path / "b"], tmp_path / "all", declared, about)
     expected = pd.concat([first, second], ignore_index=True)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all"), expected)
     metadata = pq.read_schema(tmp_path / "all").metadata[b"universal_neurons"]

@@ -65,8 +65,7 @@ def fractions_table(
     Returns
     -------
     DataFrame
-        One row per (step, seed, layer), layer −1 for all, seed "" for the mean over seeds, with
-        ``n_neurons, n_universal, fraction, se, low, high``; the last three NaN without influences.
+        `columns.score.FRACTIONS`.
     """
     rng = np.random.default_rng(seed)
     n_groups = len(next(iter(influences.values()))) if influences else 1
@@ -93,32 +92,37 @@ def fractions_table(
         for key in zip(table["seed"], table["layer"], strict=True)
     ]
     table["quantile"] = scipy.stats.norm.ppf(0.975)
-    pooled = []
-    for layer in sorted(set(table["layer"])):
-        own = table[table["layer"] == layer]
-        n_seeds = len(own)
-        between = own["fraction"].var(ddof=1) / n_seeds
-        shared = np.nan
-        # A layer may be in one seed only, where models have different depths.
-        if n_groups > 1 and n_seeds > 1:
-            together = np.cov([resampled[name, layer] for name in own["seed"]])
-            shared = max(0.0, together[~np.eye(n_seeds, dtype=bool)].mean())
-        # Welch and Satterthwaite: only the part between seeds rests on few numbers.
-        freedom = (n_seeds - 1) * (1 + shared / between) ** 2 if between > 0 else np.inf
-        pooled.append(
-            {
-                "seed": "",
-                "layer": layer,
-                "n_neurons": own["n_neurons"].sum(),
-                "n_universal": own["n_universal"].sum(),
-                "fraction": own["fraction"].mean(),
-                "se": np.sqrt(between + shared),
-                "quantile": scipy.stats.t.ppf(0.975, freedom),
-            }
-        )
+    pooled = [_over_seeds(own, resampled) for _, own in table.groupby("layer")]
     table = pd.concat([pd.DataFrame(pooled), table], ignore_index=True)
     half = table.pop("quantile") * table["se"]
     table["low"] = (table["fraction"] - half).clip(0, 1)
     table["high"] = (table["fraction"] + half).clip(0, 1)
     table.insert(0, "step", universality["step"].iloc[0])
     return table
+
+
+def _over_seeds(
+    own: pd.DataFrame, resampled: Mapping[tuple[str, int], NDArray[np.float64]]
+) -> dict[str, object]:
+    """The row of the mean over seeds from the rows of every seed's layer, or of all layers.
+
+    `resampled` are the fractions of bootstrap draws by (seed, layer), if there are any.
+    """
+    layer, n_seeds = int(own["layer"].iloc[0]), len(own)
+    between = own["fraction"].var(ddof=1) / n_seeds
+    shared = np.nan
+    # A layer may be in one seed only, where models have different depths.
+    if resampled and n_seeds > 1:
+        together = np.cov([resampled[name, layer] for name in own["seed"]])
+        shared = max(0.0, together[~np.eye(n_seeds, dtype=bool)].mean())
+    # Welch and Satterthwaite: only the part between seeds rests on few numbers.
+    freedom = (n_seeds - 1) * (1 + shared / between) ** 2 if between > 0 else np.inf
+    return {
+        "seed": "",
+        "layer": layer,
+        "n_neurons": own["n_neurons"].sum(),
+        "n_universal": own["n_universal"].sum(),
+        "fraction": own["fraction"].mean(),
+        "se": np.sqrt(between + shared),
+        "quantile": scipy.stats.t.ppf(0.975, freedom),
+    }

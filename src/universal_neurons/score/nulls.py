@@ -183,8 +183,7 @@ def histograms(nulls: Mapping[str, pd.DataFrame], step: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``step, null, low, high, n``: number of values from ``low`` to below ``high``, one row per
-        bin of `BIN_WIDTH` with any.
+        `columns.score.NULLS`, bins of `BIN_WIDTH`.
     """
     parts = []
     for name, null in nulls.items():

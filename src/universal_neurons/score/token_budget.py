@@ -11,15 +11,11 @@ from scipy.stats import rankdata
 
 from universal_neurons.correlate.budget import BudgetPoints
 from universal_neurons.score.universality import mean_over_others
+from universal_neurons.store.columns.score import TOKEN_BUDGET
 
 # A convention: the Jaccard index of half the tokens with all, and the reliability, that say that
 # more tokens would change little.
 ENOUGH = 0.9
-
-COLUMNS = [
-    *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
-    *("jaccard", "rank_corr", "corr", "reliability"),
-]
 
 
 def budget_table(
@@ -39,13 +35,8 @@ def budget_table(
     Returns
     -------
     DataFrame
-        `COLUMNS`, one row per seed and point, nothing without a `Budget` (a single shard, screened
-        mode). ``part`` is ``first`` (the first ``n_shards``, with ``n_tokens`` scored tokens) or
-        ``all``, compared with all shards, or ``second half``, compared with the first half. Of the
-        ``n_neurons`` sampled neurons: ``n_universal`` in that part; ``jaccard`` of the two
-        universal sets (NaN if both are empty); ``rank_corr`` of the two excess correlations
-        (Spearman) and ``corr`` (Pearson), NaN where one is constant. Of the second half also the
-        ``reliability`` of all tokens, 2 corr / (1 + corr) by Spearman and Brown; else NaN.
+        `columns.score.TOKEN_BUDGET`; no rows without `budgets` (a single shard, screened mode).
+        The reliability of all tokens is 2 corr / (1 + corr), by Spearman and Brown.
     """
     found: dict[tuple[str, str], NDArray[np.float64]] = {}
     for a, b, points in budgets:
@@ -78,7 +69,7 @@ def budget_table(
                     "reliability": reliability if name == "second half" else np.nan,
                 }
             )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=TOKEN_BUDGET.names)
 
 
 def _corr(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

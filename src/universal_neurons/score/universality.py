@@ -43,12 +43,8 @@ def matches_table(
     Returns
     -------
     DataFrame
-        One row per (seed, other_seed, layer, neuron), sorted by them, with ``best_corr``,
-        ``best_corr_se`` (standard error over groups of sequences, of the match found; NaN without
-        influences), ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean
-        over the rotations of the largest correlation), ``baseline_se`` (its standard error over the
-        rotations; NaN with one), ``min_corr``, ``best_by`` (``comparison`` with all neurons, or
-        ``certificate``: see `refine`) and ``baseline_by`` (``all tokens`` or ``sample``).
+        `columns.score.MATCHES` but for its last columns, which `notions` adds; sorted by seed,
+        other seed, layer and neuron.
     """
     frames = []
     for key, found in matches.found.items():
@@ -116,9 +112,8 @@ def universality_table(
     Returns
     -------
     DataFrame
-        One row per (step, seed, layer, neuron) with ``max_corr``, ``baseline_corr``,
-        ``excess_corr``, ``excess_se`` (of the tokens and of the rotations, added in squares; NaN
-        without influences), ``universal``.
+        `columns.score.UNIVERSALITY` up to ``universal``, sorted by step, seed, layer and neuron. In
+        the standard error those of tokens and of rotations are added in squares.
     """
     keys = ["step", "seed", "layer", "neuron"]
     # A mean over S seeds of means over rotations; nothing is known of one rotation's error.

@@ -60,7 +60,7 @@ def untrained_scores(
     Returns
     -------
     DataFrame
-        See `universality.universality_table`, without ``universal``.
+        `columns.score.UNTRAINED`.
     """
     tokens = corpus.sequences
     tokens = tokens[: -(-TOKENS // tokens.shape[1])]
