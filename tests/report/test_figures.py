@@ -170,6 +170,12 @@ def test_curves_of_chance_are_those_of_the_last_step(demo):
     np.testing.assert_allclose(y, expected)
 
 
+def test_legends_have_the_seeds_in_the_order_of_the_configuration():
+    figure = draw("loss", Findings(synthetic.tables(seeds=["23", "7", "11"]), THRESHOLD))
+    (legend,) = [ax.get_legend() for ax in figure.axes]
+    assert [text.get_text() for text in legend.get_texts()][:3] == ["23", "7", "11"]
+
+
 def test_threshold_itself_is_not_above_the_threshold(demo):
     universality = pd.DataFrame({"step": 1, "excess_corr": [0.5, 0.7]})
     tables = {"universality": universality, "nulls": demo["nulls"][:0]}

@@ -121,8 +121,11 @@ def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
     declared = Table("t", "For tests.", (SEED, STEP), (x,))
     for name, table in (("a", first), ("b", second)):
         write_table(tmp_path / name, declared, table, about)
-    concatenate_table([tmp_path / "a", tmp_path / "b"], tmp_path / "all", declared, about)
+    concatenate_table(
+        [tmp_path / "a", tmp_path / "b"], tmp_path / "all", declared, about, ["1", "0"]
+    )
     expected = pd.concat([first, second], ignore_index=True)
+    expected["seed"] = pd.Categorical(expected["seed"], ["1", "0"], ordered=True)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all"), expected)
     metadata = pq.read_schema(tmp_path / "all").metadata[b"universal_neurons"]
     assert json.loads(metadata) == about

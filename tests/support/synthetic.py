@@ -39,7 +39,7 @@ def tables(
         names=["step", "seed", "layer", "neuron"],
     ).to_frame(index=False)
     universality = _universality(grid, steps, threshold, universal, rng)
-    return {
+    made = {
         "matches": _matches(universality, seeds, n_layers, d_mlp, rng),
         "universality": universality,
         "fractions": _fractions(universality),
@@ -54,6 +54,14 @@ def tables(
         "effects": _effects(universality, rng),
         "token_budget": _token_budget(universality, seeds, steps),
     }
+    return {name: _in_order(table, seeds) for name, table in made.items()}
+
+
+def _in_order(table, seeds):
+    """Seeds as the ordered categories that result tables have."""
+    labels = [*([""] if "" in set(table.get("seed", ())) else []), *seeds]
+    columns = [name for name in ("seed", "other_seed") if name in table]
+    return table.astype(dict.fromkeys(columns, pd.CategoricalDtype(labels, ordered=True)))
 
 
 def write(made: dict[str, pd.DataFrame], results: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_half_written_table_is_named_and_refused(tmp_path, left):
     path.write_bytes(path.read_bytes()[:left])
     for read in (
         read_table,
-        lambda path: concatenate_table([path], tmp_path / "all", DECLARED, {}),
+        lambda path: concatenate_table([path], tmp_path / "all", DECLARED, {}, []),
     ):
         with pytest.raises(UserError) as error:
             read(path)

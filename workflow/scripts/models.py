@@ -7,4 +7,5 @@ from universal_neurons.store.tables import read_table, write_table
 with job(snakemake.log[0]):
     ablation = read_table(snakemake.input.ablation)
     table = describe.models_table(snakemake.input.models, ablation)
-    write_table(snakemake.output[0], MODELS, table, provenance(snakemake.config))
+    about = provenance(snakemake.config)
+    write_table(snakemake.output[0], MODELS, table, about, snakemake.params.seeds)

@@ -8,4 +8,5 @@ from universal_neurons.store.tables import write_table
 with job(snakemake.log[0]):
     check_same_run(snakemake.input)
     table = describe.neurons_table(snakemake.input)
-    write_table(snakemake.output[0], NEURONS, table, provenance(snakemake.config))
+    about = provenance(snakemake.config)
+    write_table(snakemake.output[0], NEURONS, table, about, snakemake.params.seeds)

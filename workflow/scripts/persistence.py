@@ -6,4 +6,5 @@ from universal_neurons.store.tables import read_table, write_table
 
 with job(snakemake.log[0]):
     table = persistence(read_table(snakemake.input[0]))
-    write_table(snakemake.output[0], PERSISTENCE, table, provenance(snakemake.config, "persist"))
+    about = provenance(snakemake.config, "persist")
+    write_table(snakemake.output[0], PERSISTENCE, table, about, snakemake.params.seeds)

@@ -10,4 +10,5 @@ with job(snakemake.log[0]):
     given = snakemake.input
     check_same_run(given.moments)
     table = describe.subsets_table(given.moments, read_json(given.about)["subsets"])
-    write_table(snakemake.output[0], SUBSETS, table, provenance(snakemake.config))
+    about = provenance(snakemake.config)
+    write_table(snakemake.output[0], SUBSETS, table, about, snakemake.params.seeds)

@@ -8,4 +8,5 @@ with job(snakemake.log[0]):
     columns = ["seed", "step", "layer", "neuron", "universal"]
     universality = read_table(snakemake.input.universality, columns)
     table = trajectories(universality, read_traces(snakemake.input.traces))
-    write_table(snakemake.output[0], TRAJECTORIES, table, provenance(snakemake.config, "persist"))
+    about = provenance(snakemake.config, "persist")
+    write_table(snakemake.output[0], TRAJECTORIES, table, about, snakemake.params.seeds)

@@ -79,7 +79,7 @@ def read_tables(
     Returns
     -------
     dict
-        Table name to the columns of `COLUMNS`; seeds as categories, to save memory.
+        Table name to the columns of `COLUMNS`.
 
     Raises
     ------
@@ -101,10 +101,7 @@ def read_tables(
         if name in ("matches", "effects"):
             steps = read_table(path, ["step"])["step"]
             filters = [("step", "==", steps.max())] if len(steps) else None
-        table = read_table(path, columns, filters)
-        for column in {"seed", "other_seed"}.intersection(columns):
-            table[column] = table[column].astype(str).astype("category")
-        tables[name] = table
+        tables[name] = read_table(path, columns, filters)
     return tables
 
 

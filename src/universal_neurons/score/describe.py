@@ -95,8 +95,10 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
         `columns.describe.MODELS`.
     """
     table = pd.DataFrame([read_json(path) for path in facts])
+    # The seeds' order is that of the ablation's categories.
+    table["seed"] = table["seed"].astype(ablation["seed"].dtype)
     table = table.sort_values(["seed", "step"], ignore_index=True)
-    name = table["seed"] + "/" + table["step"].astype(str)
+    name = table["seed"].astype(str) + "/" + table["step"].astype(str)
     first = name.groupby(table["sha256"]).transform("first")
     table["duplicate_of"] = first.where(first != name)
     for model, original in zip(name, table["duplicate_of"], strict=True):

@@ -22,7 +22,11 @@ from universal_neurons.store.provenance import check_method
 
 
 def write_table(
-    path: str | Path, table: Table, rows: pd.DataFrame, attributes: Mapping[str, Any]
+    path: str | Path,
+    table: Table,
+    rows: pd.DataFrame,
+    attributes: Mapping[str, Any],
+    seeds: Sequence[str] | None = None,
 ) -> None:
     """Write the rows of a table as Parquet; the file appears when it is whole.
 
@@ -36,8 +40,12 @@ def write_table(
         With these columns, in any order.
     attributes
         Provenance: JSON under the key ``universal_neurons`` of the schema's metadata.
+    seeds
+        Of the run, in the order that rows and categories get, see `Table.order`; a part, which does
+        not depend on it, is written without.
     """
-    _write(path, table.conform(rows), attributes)
+    found = table.conform(rows)
+    _write(path, found if seeds is None else table.order(found, seeds), attributes)
 
 
 def read_table(
@@ -80,7 +88,10 @@ def write_tables(
 
 
 def concatenate_tables(
-    parts: Sequence[str | Path], out: Sequence[str | Path], attributes: Mapping[str, Any]
+    parts: Sequence[str | Path],
+    out: Sequence[str | Path],
+    attributes: Mapping[str, Any],
+    seeds: Sequence[str],
 ) -> None:
     """Join the parts of many tables, see `concatenate_table`.
 
@@ -90,23 +101,27 @@ def concatenate_tables(
         The files, all of the first table before those of the second, of each the same number.
     out
         A file to make for every table, which its name says.
-    attributes
-        Recorded with it.
+    attributes, seeds
+        See `write_table`.
     """
     n = len(parts) // len(out)
     for i, path in enumerate(out):
         own, table = parts[i * n : (i + 1) * n], TABLES[Path(path).stem]
-        concatenate_table(own, path, table, attributes)
+        concatenate_table(own, path, table, attributes, seeds)
 
 
 def concatenate_table(
-    parts: Iterable[str | Path], out: str | Path, table: Table, attributes: Mapping[str, Any]
+    parts: Iterable[str | Path],
+    out: str | Path,
+    table: Table,
+    attributes: Mapping[str, Any],
+    seeds: Sequence[str],
 ) -> None:
-    """Write the rows of several files of a table as one file."""
+    """Write the rows of several parts of a table as one file; see `write_table`."""
     found = []
     for part in parts:
         with reading(part):
-            found.append(table.conform(_read(part)))
+            found.append(table.order(table.conform(_read(part)), seeds))
     _write(out, pa.concat_tables(found), attributes)
 
 

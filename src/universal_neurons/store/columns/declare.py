@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
+# Seeds are text; where the run's seeds are known, categories in the order of the configuration.
 TYPES = {
     "text": pa.large_string(),
+    "seed": pa.large_string(),
     "bool": pa.bool_(),
     "int32": pa.int32(),
     "int64": pa.int64(),
@@ -52,6 +56,8 @@ class Column:
     def accepts(self, found: pa.DataType) -> bool:
         """Whether values of a type are of this column's kind; no values at all are of any."""
         own = TYPES[self.type]
+        if pa.types.is_dictionary(found):
+            found = found.value_type
         return pa.types.is_null(found) or any(kind(found) and kind(own) for kind in KINDS)
 
 
@@ -110,9 +116,42 @@ class Table:
         fields = [pa.field(column.name, TYPES[column.type]) for column in self.columns]
         return found.select(self.names).cast(pa.schema(fields))
 
+    def order(self, rows: pa.Table, seeds: Sequence[str]) -> pa.Table:
+        """Make the seeds of conforming rows ordered categories, and sort the rows by them.
+
+        Rows are sorted by the keys up to the last seed among them; else they keep their order.
+
+        Parameters
+        ----------
+        rows
+            As `conform` returns them.
+        seeds
+            In their order; the empty label of a mean over seeds, where there is one, comes first.
+
+        Raises
+        ------
+        ValueError
+            If a row is of another seed.
+        """
+        places = [i for i, key in enumerate(self.keys) if key.type == "seed"]
+        for i in places:
+            labels = rows[self.keys[i].name].combine_chunks()
+            mean = [""] if pc.any(pc.equal(labels, "")).as_py() else []
+            known = pa.array([*mean, *seeds], pa.large_string())
+            codes = pc.index_in(labels, known)
+            if codes.null_count:
+                raise ValueError(f"{self.name}.{self.keys[i].name} has seeds not of the run")
+            ordered = pa.DictionaryArray.from_arrays(codes, known, ordered=True)
+            rows = rows.set_column(i, self.keys[i].name, ordered)
+        if not places:
+            return rows
+        leading = [rows[key.name].combine_chunks() for key in self.keys[: max(places) + 1]]
+        by = [getattr(key, "indices", key).to_numpy() for key in leading]
+        return rows.take(np.lexsort(by[::-1]))
+
 
 STEP = Column("step", "int64", "", "Training step.")
-SEED = Column("seed", "text", "", "Label of an independently trained model.")
+SEED = Column("seed", "seed", "", "Label of an independently trained model.")
 LAYER = Column("layer", "int32", "", "Transformer block, counted from 0.")
 NEURON = Column("neuron", "int32", "", "Index into the hidden width of the layer's MLP, from 0.")
 LAYER_OR_ALL = Column("layer", "int64", "", "Transformer block, counted from 0; −1 for all.")

@@ -20,7 +20,7 @@ MATCHES = Table(
     (
         STEP,
         SEED,
-        Column("other_seed", "text", "", "The seed whose neurons it was compared with."),
+        Column("other_seed", "seed", "", "The seed whose neurons it was compared with."),
         LAYER,
         NEURON,
     ),
@@ -131,7 +131,7 @@ UNIVERSALITY = Table(
 UNTRAINED = Table(
     "untrained",
     "Scores of two models with random weights, where the run has no step 0.",
-    (STEP, SEED, LAYER, NEURON),
+    (STEP, Column("seed", "text", "", "`untrained 0` or `untrained 1`."), LAYER, NEURON),
     SCORES,
 )
 
@@ -141,7 +141,7 @@ FRACTIONS = Table(
     "How many neurons are universal, per layer and overall, of every seed and over seeds.",
     (
         STEP,
-        Column("seed", "text", "", "Label of a model; empty for the mean over seeds."),
+        Column("seed", "seed", "", "Label of a model; empty for the mean over seeds."),
         LAYER_OR_ALL,
     ),
     (
