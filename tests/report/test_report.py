@@ -25,6 +25,8 @@ from universal_neurons.report.page import write_report
 from universal_neurons.report.results import read_benchmarks
 from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
+from universal_neurons.score.criterion import Criterion
+from universal_neurons.score.nulls import BIN_WIDTH
 
 THRESHOLD = 0.3
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
@@ -33,7 +35,11 @@ CONFIG = {
     "corpus": {"tokens": 10_000, "heldout_tokens": 5000},
     "capture": {"encoding": "int8"},
     "baseline": {"draws": 5},
-    "universality": {"excess_threshold": THRESHOLD},
+    "universality": {
+        "criterion": "excess",
+        "excess_threshold": THRESHOLD,
+        "false_discovery_rate": 0.05,
+    },
 }
 
 
@@ -57,7 +63,7 @@ def drawn(demo, tmp_path_factory) -> Path:
 
 
 def findings(tables, threshold: float = THRESHOLD) -> Findings:
-    return Findings(tables, threshold)
+    return Findings(tables, synthetic.excess_above(threshold))
 
 
 def page_of(tables, drawn, out, **more) -> str:
@@ -84,6 +90,7 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "layer": 0,
                     "neuron": np.arange(n),
                     "excess_corr": np.where(universal, 0.4, 0.1),
+                    "threshold": THRESHOLD,
                     "universal": universal,
                     "q_value": np.where(universal, 0.01, 0.6),
                     "assigned_universal": universal,
@@ -223,9 +230,50 @@ def test_one_shard_has_nothing_to_compare_and_says_so(demo, drawn, tmp_path):
 def test_no_universal_neuron_is_said_plainly(nothing):
     text = headline(nothing, "Universal neurons")
     assert "no universal neuron was found: none of 2,000 neurons" in text
-    assert "the highest is 0.270" in text
+    assert "the highest excess correlation is 0.270" in text
     assert "no persistence to judge" in headline(nothing, "Persistence")
     assert "no universal neurons" in headline(nothing, "Ablation")
+
+
+def test_a_threshold_is_suggested_where_nothing_is_universal_but_much_beyond_chance(nothing):
+    tables = {**nothing, "universality": nothing["universality"].assign(universal=False)}
+    text = headline(tables, "Universal neurons", 0.5)
+    last = nothing["universality"].query("step == 1000")["excess_corr"]
+    suggested = findings(tables, 0.5).suggestion
+    assert (last > suggested.threshold).mean() == suggested.found
+    assert suggested.by_chance <= 0.05 * suggested.found
+    assert f"universality.excess_threshold: {suggested.threshold:g}, or" in text
+    assert "universality.criterion: q_value" in text
+    below = suggested.threshold - BIN_WIDTH
+    null = nothing["nulls"].query("step == 1000 and null == 'rotated'")
+    above = null.loc[null["low"] > below - 1e-6, "n"].sum() / null["n"].sum()
+    assert above > 0.05 * (last > below).mean()
+
+
+def test_no_threshold_is_suggested_where_chance_does_as_well(nothing):
+    now = nothing["universality"]
+    noise = np.random.default_rng(0).normal(0, 0.02, len(now))
+    text = headline({**nothing, "universality": now.assign(excess_corr=noise)}, "Universal neurons")
+    assert "no universal neuron was found" in text
+    assert "excess_threshold:" not in text
+    silent = {**nothing, "nulls": nothing["nulls"][:0], "universality": now.assign(q_value=np.nan)}
+    assert "excess_threshold:" not in headline(silent, "Universal neurons")
+
+
+def test_the_report_tells_of_universal_neurons_by_q_value(demo, drawn, tmp_path):
+    now = demo["universality"]
+    by_layer = {0: 0.05, 1: 0.07}
+    judged = now.assign(threshold=now["layer"].map(by_layer), universal=now["q_value"] < 0.05)
+    found = Findings({**demo, "universality": judged}, Criterion("q_value", 0.5, 0.05))
+    said = next(h.text for h in headlines(found) if h.topic == "Universal neurons")
+    assert "are beyond chance (q < 0.05)" in said
+    assert "0.5" not in said.partition(".")[0]
+    remarks = " ".join(trust(found, CONFIG, {}))
+    assert "at the last step these are 0.05 to 0.07" in remarks
+    for name in ("emergence", "excess_histogram", "threshold_curve"):
+        figure(name, found)
+    config = {**CONFIG, "universality": {**CONFIG["universality"], "criterion": "q_value"}}
+    assert "criterion: q_value" in page_of(found.tables, drawn, tmp_path, config=config)
 
 
 def test_persistence_is_held_against_chance(demo):
@@ -586,13 +634,13 @@ def test_groups_are_counted_once_for_all_seeds(demo):
 
 
 def test_notions_are_compared_by_their_sets(demo):
-    table = summaries.agreement(demo["universality"])
+    table = summaries.agreement(demo["universality"], 0.05)
     last = demo["universality"].query("step == 1000")
     assert table.loc["universal", "count"] == last["universal"].sum()
     one, two = (set(last.index[last[name]]) for name in ("universal", "in_group"))
     assert 0 < len(one & two) < len(one | two)
     assert table.loc["universal", "in a group"] == len(one & two) / len(one | two)
     assert table.loc["in a group", "in a group"] == 1
-    nothing = summaries.agreement(demo["universality"].assign(in_group=False))
+    nothing = summaries.agreement(demo["universality"].assign(in_group=False), 0.05)
     assert np.isnan(nothing.loc["in a group", "in a group"])
     assert nothing.loc["in a group", "universal"] == 0

@@ -17,6 +17,7 @@ from scipy import stats
 from universal_neurons.persist.trajectories import trajectories
 from universal_neurons.report.summaries import universal_counts
 from universal_neurons.score import nulls
+from universal_neurons.score.criterion import Criterion
 
 STEPS = (50, 150, 300, 600, 1000)
 
@@ -64,6 +65,11 @@ def _in_order(table, seeds):
     return table.astype(dict.fromkeys(columns, pd.CategoricalDtype(labels, ordered=True)))
 
 
+def excess_above(threshold: float) -> Criterion:
+    """That of a run with a threshold."""
+    return Criterion("excess", threshold, 0.05)
+
+
 def write(made: dict[str, pd.DataFrame], results: Path) -> None:
     """Write the tables as a run's Parquet files."""
     results.mkdir(parents=True, exist_ok=True)
@@ -89,6 +95,7 @@ def _universality(grid, steps, threshold, universal, rng):
         max_corr=baseline + excess,
         baseline_corr=baseline,
         excess_corr=excess,
+        threshold=threshold,
         universal=excess > threshold,
         p_value=np.where(excess > 0.05, 1e-4, 0.5),
         q_value=np.where(excess > 0.05, 1e-3, 0.6),
@@ -104,10 +111,11 @@ def _fractions(universality):
     counts = universal_counts(universality)
     keys = ["step", "layer"]
     sums = counts.groupby(keys)[["n_neurons", "n_universal"]].sum()
-    mean = counts.groupby(keys)["fraction"].mean()
+    counts = counts.rename(columns={"fraction": "mean_fraction"})
+    mean = counts.groupby(keys)["mean_fraction"].mean()
     table = pd.concat([sums.join(mean).reset_index().assign(seed=""), counts])
     table["se"] = 0.01
-    low, high = ((table["fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
+    low, high = ((table["mean_fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
     return table.assign(low=low, high=high)
 
 

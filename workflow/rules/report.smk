@@ -119,7 +119,7 @@ rule figures:
     resources:
         **asks("figures"),
     params:
-        threshold=config["universality"]["excess_threshold"],
+        universality=config["universality"],
         version=METHOD_VERSION["report"],
     script:
         "../scripts/figures.py"

@@ -30,7 +30,7 @@ def claims_table(findings: Findings) -> ShortTable:
 
 def _found_share(findings: Findings) -> str:
     share = findings.overall["fraction"].iloc[-1]
-    return f"{percent(share)} at the last step, at the threshold of this run"
+    return f"{percent(share)} at the last step, by the criterion of this run"
 
 
 def _found_rise(findings: Findings) -> str:

@@ -17,6 +17,7 @@ from universal_neurons.report.summaries import ALL_LAYERS, consecutive
 from universal_neurons.report.words import (
     NULLS,
     count_seeds,
+    criterion_met,
     listed,
     number,
     out_of,
@@ -28,8 +29,6 @@ from universal_neurons.report.words import (
     times,
 )
 from universal_neurons.score.token_budget import ENOUGH
-
-FALSE_DISCOVERY_RATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def headlines(findings: Findings) -> list[Headline]:
 
 
 def _on_emergence(findings: Findings) -> str:
-    overall, threshold = findings.overall, findings.threshold
+    overall = findings.overall
     last, first = overall.index[-1], overall.index[0]
     now = overall.loc[last]
     sentences = []
@@ -72,16 +71,18 @@ def _on_emergence(findings: Findings) -> str:
         sentences.append(
             f"At the last step ({last:,}), {percent(now['fraction'])} of neurons "
             f"({out_of(now['n_universal'], now['n_neurons'])}, "
-            f"{pooled_over(int(now['n_seeds']), now['lowest'], now['highest'])}) have an excess "
-            f"correlation above {threshold:g}."
+            f"{pooled_over(int(now['n_seeds']), now['lowest'], now['highest'])}) "
+            f"{criterion_met(findings.criterion, many=True)}."
         )
     else:
         highest = findings.last_scores["excess_corr"].max()
         sentences.append(
             f"At the last step ({last:,}), no universal neuron was found: none of "
             f"{int(now['n_neurons']):,} neurons (pooled over {count_seeds(int(now['n_seeds']))}) "
-            f"has an excess correlation above {threshold:g}; the highest is {number(highest, 3)}."
+            f"{criterion_met(findings.criterion)}; the highest excess correlation is "
+            f"{number(highest, 3)}."
         )
+        sentences.append(_suggestion(findings))
     sentences.append(_interval_of(findings.tables["fractions"]))
     if first != last:
         then = overall.loc[first]
@@ -109,7 +110,20 @@ def _on_emergence(findings: Findings) -> str:
     average = f"Whatever the threshold, the mean excess correlation is {number(means[last], 3)}"
     before = f" at the last step and was {number(means[first], 3)} at the first"
     sentences.append(average + (before if first != last else "") + ".")
-    return " ".join(sentences)
+    return " ".join(filter(None, sentences))
+
+
+def _suggestion(findings: Findings) -> str:
+    """What to set so that there is something to follow, where the nulls say that there is."""
+    suggested = findings.suggestion
+    if suggested is None or findings.criterion.kind != "excess":
+        return ""
+    return (
+        f"Still, {percent(suggested.found)} of neurons are above {suggested.threshold:g}, and by "
+        f"chance at most {percent(suggested.by_chance)} would be: with "
+        f"universality.excess_threshold: {suggested.threshold:g}, or universality.criterion: "
+        "q_value, there are universal neurons to follow, to ablate and to hold against chance."
+    )
 
 
 def _interval_of(fractions: pd.DataFrame) -> str:
@@ -142,11 +156,12 @@ def _on_chance(findings: Findings) -> str:
     compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
     known = [name for name in NULLS if name in compared]
     chance = listed([NULLS[name] for name in known])
-    n, passing = len(now), int((now["q_value"] < FALSE_DISCOVERY_RATE).sum())
+    least = findings.criterion.false_discovery_rate
+    n, passing = len(now), int((now["q_value"] < least).sum())
     above = int((now["excess_corr"] > PAPER_THRESHOLD).sum())
-    rate = percent(FALSE_DISCOVERY_RATE)
+    rate = f"{100 * least:g}\u00a0%"
     if passing:
-        lowest = now.loc[now["q_value"] < FALSE_DISCOVERY_RATE, "excess_corr"].min()
+        lowest = now.loc[now["q_value"] < least, "excess_corr"].min()
         text = (
             f"At the last step ({last:,}), {out_of(passing, n)} neurons ({percent(passing / n)}) "
             f"are beyond chance at a false discovery rate of {rate}: matched better than {chance}. "

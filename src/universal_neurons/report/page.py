@@ -28,6 +28,7 @@ from universal_neurons.report.results import (
 )
 from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
+from universal_neurons.score.criterion import Criterion
 from universal_neurons.store.arrays import attributes_of
 from universal_neurons.store.files import read_json
 from universal_neurons.store.provenance import provenance
@@ -72,7 +73,7 @@ def write_report(
         If a figure or caption is missing, or a table is empty.
     """
     check_rows(tables, tables, "report")
-    findings = Findings(tables, float(config["universality"]["excess_threshold"]))
+    findings = Findings(tables, Criterion.of(config["universality"]))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("universal_neurons.report", "."),
         autoescape=True,

@@ -18,7 +18,7 @@ Tables = Mapping[str, pd.DataFrame]
 COLUMNS = {
     "matches": ["step", "seed", "other_seed", "layer", "best_layer"],
     "universality": [
-        *("step", "seed", "layer", "excess_corr", "universal", "q_value"),
+        *("step", "seed", "layer", "excess_corr", "threshold", "universal", "q_value"),
         *("assigned_universal", "n_matched", "n_mutual", "in_group", "leave_one_out"),
     ],
     "groups": [
@@ -26,7 +26,7 @@ COLUMNS = {
         *("group_mean_corr", "group_min_corr"),
     ],
     "nulls": ["step", "null", "low", "high", "n"],
-    "fractions": ["step", "seed", "layer", "n_neurons", "fraction", "se", "low", "high"],
+    "fractions": ["step", "seed", "layer", "mean_fraction", "se", "low", "high"],
     "persistence": [
         *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
         *("persistence", "jaccard", "chance", "p_value", "odds_ratio", "q_value"),

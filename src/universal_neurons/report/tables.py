@@ -88,7 +88,7 @@ def _chance_table(findings: Findings) -> ShortTable:
 
 
 def _agreement_table(findings: Findings) -> ShortTable:
-    table = agreement(findings.last_scores)
+    table = agreement(findings.last_scores, findings.criterion.false_discovery_rate)
     rows = [
         {"notion": str(name), "neurons": f"{int(row['count']):,}"}
         | {other: number(row[other], 2) for other in table.index}

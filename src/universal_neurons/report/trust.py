@@ -74,7 +74,7 @@ def trust(
     tables = findings.tables
     remarks = [
         *_on_tokens(config, provenance),
-        _on_threshold(findings.last_scores["excess_corr"], findings.threshold),
+        _on_criterion(findings),
         _on_seeds(tables["universality"]["seed"].nunique(), config),
         *_on_neurons(tables["neurons"], config, provenance),
         *_on_controls(findings.contrasts),
@@ -109,8 +109,21 @@ def _on_tokens(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list
     return [remark + (f" Losses use {held_out:,} other tokens." if held_out else "")]
 
 
-def _on_threshold(excess: pd.Series, threshold: float) -> str:
+def _on_criterion(findings: Findings) -> str:
+    excess, criterion = findings.last_scores["excess_corr"], findings.criterion
     above = int((excess > PAPER_THRESHOLD).sum())
+    pass_it = f"{out_of(above, len(excess))} neurons ({percent(above / len(excess))})"
+    if criterion.kind == "q_value":
+        low, high = findings.thresholds
+        between = f"; at the last step these are {low:.2f} to {high:.2f}" if low == low else ""
+        return (
+            "Universal here means beyond chance at a false discovery rate of "
+            f"{100 * criterion.false_discovery_rate:g}\u00a0% within a seed, which comes down to a "
+            f"threshold of excess correlation for every seed and layer{between}. The papers use "
+            f"{PAPER_THRESHOLD:g}, which {pass_it} would pass; percentages by different criteria "
+            "cannot be compared. Intervals take the thresholds as given."
+        )
+    threshold = criterion.excess_threshold
     text = f"The threshold of this run is {threshold:g}, a convention like any other."
     if threshold == PAPER_THRESHOLD:
         text += " It is the one of the papers"
@@ -121,9 +134,11 @@ def _on_threshold(excess: pd.Series, threshold: float) -> str:
         "trained for few steps rarely reach it."
     )
     if threshold != PAPER_THRESHOLD:
+        text += f" Here, {pass_it} would pass {PAPER_THRESHOLD:g} at the last step."
+    if findings.suggestion:
         text += (
-            f" Here, {out_of(above, len(excess))} neurons ({percent(above / len(excess))}) would "
-            f"pass {PAPER_THRESHOLD:g} at the last step."
+            f" At {findings.suggestion.threshold:g} chance would be kept to "
+            f"{100 * criterion.false_discovery_rate:g}\u00a0% of the neurons above the threshold."
         )
     return f"{text} Percentages at different thresholds cannot be compared."
 

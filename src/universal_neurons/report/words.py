@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from universal_neurons.score.criterion import Criterion
+
 # What each null of the table `nulls` stands for.
 NULLS = {
     "rotated": "random rotations of the other seeds' neurons",
@@ -29,6 +31,14 @@ class ShortTable:
     def columns(self) -> list[str]:
         """Column names in order."""
         return list(self.rows[0]) if self.rows else []
+
+
+def criterion_met(criterion: Criterion, *, many: bool = False) -> str:
+    """The predicate of a universal neuron by the run's criterion, or of many of them."""
+    if criterion.kind == "excess":
+        threshold = criterion.excess_threshold
+        return f"{'have' if many else 'has'} an excess correlation above {threshold:g}"
+    return f"{'are' if many else 'is'} beyond chance (q < {criterion.false_discovery_rate:g})"
 
 
 def percent(share: float) -> str:

@@ -143,7 +143,6 @@ def add_notions(
     matches: pd.DataFrame,
     scores: pd.DataFrame,
     found: Mapping[tuple[str, str], Matches],
-    excess_threshold: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Add the other notions to one step's tables.
 
@@ -152,11 +151,9 @@ def add_notions(
     matches
         As `universality.matches_table` returns them.
     scores
-        As `universality.universality_table` returns them.
+        As `criterion.Criterion.judge` returns them.
     found
         What the matches were made of, see `matches.StepMatches`.
-    excess_threshold
-        Above which a neuron counts as matched in a seed, and as universal.
 
     Returns
     -------
@@ -197,15 +194,16 @@ def add_notions(
     parts = []
     for seed in seeds:
         rows = np.array([pairs[seed, other] for other in seeds if other != seed])
-        one_to_one = assigned_excess[rows]
+        one_to_one, own = assigned_excess[rows], scores[scores["seed"] == seed]
+        threshold = own["threshold"].to_numpy()
         parts.append(
-            scores[scores["seed"] == seed].assign(
+            own.assign(
                 assigned_excess=one_to_one.mean(0),
-                assigned_universal=one_to_one.mean(0) > excess_threshold,
-                n_matched=(excess[rows] > excess_threshold).sum(0),
+                assigned_universal=one_to_one.mean(0) > threshold,
+                n_matched=(excess[rows] > threshold).sum(0),
                 n_mutual=mutual[rows].sum(0),
-                n_assigned=(one_to_one > excess_threshold).sum(0),
-                leave_one_out=_leave_one_out(excess[rows], excess_threshold),
+                n_assigned=(one_to_one > threshold).sum(0),
+                leave_one_out=_leave_one_out(excess[rows], threshold),
             )
         )
     scores = pd.concat(parts, ignore_index=True)
@@ -215,10 +213,12 @@ def add_notions(
     return matches, scores, groups
 
 
-def _leave_one_out(excess: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+def _leave_one_out(
+    excess: NDArray[np.float64], threshold: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Of the other seeds without which a neuron is universal, the share where it is matched.
 
-    `excess` has shape (other seeds, N); NaN where there is no such seed.
+    `excess` has shape (other seeds, N), `threshold` (N,); NaN where there is no such seed.
     """
     if len(excess) < 2:
         return np.full(excess.shape[1], np.nan)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from universal_neurons.correlate.budget import BudgetPoints
+from universal_neurons.correlate.budget import BudgetPoints, sampled
 from universal_neurons.score.universality import mean_over_others
 from universal_neurons.store.columns.score import TOKEN_BUDGET
 
@@ -19,7 +19,9 @@ ENOUGH = 0.9
 
 
 def budget_table(
-    budgets: Iterable[tuple[str, str, BudgetPoints]], step: int, excess_threshold: float
+    budgets: Iterable[tuple[str, str, BudgetPoints]],
+    step: int,
+    thresholds: Mapping[str, ArrayLike],
 ) -> pd.DataFrame:
     """How scores of fewer tokens, and of two halves of them, agree at one step.
 
@@ -29,8 +31,9 @@ def budget_table(
         Of every pair of seeds, in any grouping of layers; see `matches.StepMatches`.
     step
         The step they belong to.
-    excess_threshold
-        Above which a neuron counts as universal.
+    thresholds
+        Excess correlation above which the sampled neurons of every seed, see `sampled_thresholds`,
+        count as universal.
 
     Returns
     -------
@@ -49,7 +52,7 @@ def budget_table(
         names = ["first"] * (len(excess) - 2) + ["all", "second half"]
         for name, (start, stop), n_tokens, own in zip(names, ranges, tokens, excess, strict=True):
             other = excess[-3 if name == "second half" else -2]
-            one, two = own > excess_threshold, other > excess_threshold
+            one, two = own > thresholds[seed], other > thresholds[seed]
             either = (one | two).sum()
             corr = _corr(own, other)
             # A negative correlation says no more than none.
@@ -70,6 +73,23 @@ def budget_table(
                 }
             )
     return pd.DataFrame(rows, columns=TOKEN_BUDGET.names)
+
+
+def sampled_thresholds(scores: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Thresholds of the neurons that budgets are of, by seed.
+
+    Parameters
+    ----------
+    scores
+        One step's ``seed, layer, threshold``, sorted by seed, layer and neuron.
+    """
+    found = {}
+    for seed, own in scores.groupby("seed", observed=True):
+        layers = own.groupby("layer")["threshold"]
+        found[str(seed)] = np.concatenate(
+            [layer.to_numpy()[sampled(len(layer))] for _, layer in layers]
+        )
+    return found
 
 
 def _corr(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -91,28 +91,24 @@ def _pair_table(
 
 
 def universality_table(
-    matches: pd.DataFrame,
-    excess_threshold: float,
-    influences: Mapping[str, NDArray] | None = None,
+    matches: pd.DataFrame, influences: Mapping[str, NDArray] | None = None
 ) -> pd.DataFrame:
     """Score every neuron: its excess correlation, averaged over the other seeds.
 
     The excess correlation (2401.12181, eq. 3) is the mean over the other seeds of the largest
-    correlation less its rotated baseline. A neuron is universal if it exceeds the threshold.
+    correlation less its rotated baseline.
 
     Parameters
     ----------
     matches
         As `matches_table` returns it.
-    excess_threshold
-        Above which a neuron counts as universal.
     influences
         On the mean over the other seeds, by seed: see `mean_over_others`.
 
     Returns
     -------
     DataFrame
-        `columns.score.UNIVERSALITY` up to ``universal``, sorted by step, seed, layer and neuron. In
+        `columns.score.UNIVERSALITY` up to ``excess_se``, sorted by step, seed, layer and neuron. In
         the standard error those of tokens and of rotations are added in squares.
     """
     keys = ["step", "seed", "layer", "neuron"]
@@ -132,5 +128,4 @@ def universality_table(
         scores["excess_se"] = np.sqrt(tokens**2 + rotations.to_numpy())
     else:
         scores["excess_se"] = np.nan
-    scores["universal"] = scores["excess_corr"] > excess_threshold
     return scores

@@ -165,5 +165,6 @@ EXCESS = Column(
     "Excess correlation: largest correlation less its rotated baseline, mean over the other seeds.",
 )
 UNIVERSAL = Column(
-    "universal", "bool", "", "Whether the excess correlation is above the threshold."
+    *("universal", "bool", ""),
+    "Whether the excess correlation is above the threshold, see `universality`.",
 )

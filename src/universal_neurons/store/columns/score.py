@@ -90,7 +90,13 @@ UNIVERSALITY = Table(
     (STEP, SEED, LAYER, NEURON),
     (
         *SCORES,
-        UNIVERSAL,
+        Column(
+            *("threshold", "float64", "correlation"),
+            "Excess correlation above which a neuron of the seed and layer is universal by "
+            "`universality.criterion`: `excess_threshold`, or where q-values begin to be below "
+            "`false_discovery_rate` (infinite if they never are).",
+        ),
+        Column("universal", "bool", "", "Whether the excess correlation is above the threshold."),
         Column(
             *("p_value", "float64", "probability"),
             "How often chance reaches the excess correlation: largest p-value over the nulls; null "
@@ -135,6 +141,7 @@ UNTRAINED = Table(
     SCORES,
 )
 
+# What both ends of an interval are for.
 INTERVAL = "for the choice of tokens, of the mean also of seeds; null without a standard error"
 FRACTIONS = Table(
     "fractions",
@@ -147,21 +154,26 @@ FRACTIONS = Table(
     (
         Column("n_neurons", "int64", "neurons", "Neurons; of all seeds in the rows of the mean."),
         Column("n_universal", "int64", "neurons", "Universal ones among them."),
-        Column("fraction", "float64", "share", "Universal share; its mean over seeds."),
+        Column("fraction", "float64", "share", "`n_universal` of `n_neurons`."),
+        Column(
+            *("mean_fraction", "float64", "share"),
+            "In the rows of the mean that of the seeds' fractions, which differs from `fraction` "
+            "where widths do; else `fraction`.",
+        ),
         Column(
             *("se", "float64", "share"),
-            "Its standard error; null where activations were not stored, and of the mean with one "
-            "seed.",
+            "Standard error of `mean_fraction`; null where activations were not stored, and of the "
+            "mean with one seed.",
             nullable=True,
         ),
         Column(
             *("low", "float64", "share"),
-            f"Lower end of its 95 % interval, {INTERVAL}.",
+            f"Lower end of the 95 % interval of `mean_fraction`, {INTERVAL}.",
             nullable=True,
         ),
         Column(
             *("high", "float64", "share"),
-            f"Upper end of its 95 % interval, {INTERVAL}.",
+            f"Upper end of the 95 % interval of `mean_fraction`, {INTERVAL}.",
             nullable=True,
         ),
     ),
