@@ -104,6 +104,18 @@ def test_missing_rows_are_an_error(tmp_path):
             rows_module.RowWriter.close([writer], threads)
 
 
+@pytest.mark.filterwarnings("error")
+def test_listing_a_store_does_not_warn_of_snakemakes_own_file(tmp_path):
+    arrays_module.write_arrays(
+        tmp_path / "s.zarr", {"a": np.arange(3), "b": np.ones(2)}.items(), {}
+    )
+    (tmp_path / "s.zarr/.snakemake_timestamp").touch()
+    store = zarr.open(tmp_path / "s.zarr", mode="r")
+    assert sorted(store) == ["a", "b"]
+    np.testing.assert_array_equal(store["a"][:], arrays["a"])
+    assert set(arrays_module.read_arrays(tmp_path / "s.zarr")) == {"a", "b"}
+
+
 def test_stores_add_up_name_by_name(tmp_path):
     for i in range(3):
         arrays = {"a": np.full((2, 2), 10**i), "b": np.array([i])}
