@@ -43,6 +43,9 @@ CONFIG = {
 }
 
 
+SCORED = 9000
+
+
 @pytest.fixture(scope="module")
 def demo() -> dict[str, pd.DataFrame]:
     return synthetic.tables()
@@ -68,12 +71,13 @@ def findings(tables, threshold: float = THRESHOLD) -> Findings:
 
 def page_of(tables, drawn, out, **more) -> str:
     options = {"config": CONFIG, "provenance": {"config_hash": "f00 & <b>"}, **more}
+    options["scored_tokens"] = SCORED
     write_report(tables, drawn, CAPTIONS, out=out / "report.html", **options)
     return (out / "report.html").read_text()
 
 
 def headline(tables, topic: str, threshold: float = THRESHOLD) -> str:
-    found = {h.topic: h.text for h in headlines(findings(tables, threshold))}
+    found = {h.topic: h.text for h in headlines(findings(tables, threshold), CONFIG)}
     return found[topic].replace("\u00a0", " ")
 
 
@@ -149,7 +153,7 @@ def test_the_closest_groups_are_listed_with_their_members(demo):
     assert "all groups" in table.note
     assert len(table.rows) == 8
     assert table.rows[0]["mean correlation"] == "0.90"
-    assert [table.rows[5][f"seed {i}"] for i in range(5)] == ["1.1"] * 5
+    assert [table.rows[5][f"seed {i}"] for i in range(5)] == ["L1N1"] * 5
     many = synthetic.tables(n_layers=7, d_mlp=20)
     tables = {table.title: table for table in short_tables(findings(many))}
     table = tables["Groups: one neuron of each seed"]
@@ -265,10 +269,10 @@ def test_the_report_tells_of_universal_neurons_by_q_value(demo, drawn, tmp_path)
     by_layer = {0: 0.05, 1: 0.07}
     judged = now.assign(threshold=now["layer"].map(by_layer), universal=now["q_value"] < 0.05)
     found = Findings({**demo, "universality": judged}, Criterion("q_value", 0.5, 0.05))
-    said = next(h.text for h in headlines(found) if h.topic == "Universal neurons")
+    said = next(h.text for h in headlines(found, CONFIG) if h.topic == "Universal neurons")
     assert "are beyond chance (q < 0.05)" in said
     assert "0.5" not in said.partition(".")[0]
-    remarks = " ".join(trust(found, CONFIG, {}))
+    remarks = " ".join(trust(found, CONFIG, SCORED))
     assert "at the last step these are 0.05 to 0.07" in remarks
     for name in ("emergence", "excess_histogram", "threshold_curve"):
         figure(name, found)
@@ -359,9 +363,9 @@ def test_ablation_at_an_earlier_step_is_told_so(demo):
 def test_smaller_control_sets_are_admitted(demo):
     rows = ablation(0.01, [0.004, 0.005], n=4)
     rows[1]["n_neurons"] = 2
-    remarks = " ".join(trust(findings({**demo, "ablation": pd.DataFrame(rows)}), CONFIG, {}))
+    remarks = " ".join(trust(findings({**demo, "ablation": pd.DataFrame(rows)}), CONFIG, SCORED))
     assert "In 1 case (step, seed and layer) more neurons are universal than not" in remarks
-    remarks = " ".join(trust(findings(demo), CONFIG, {}))
+    remarks = " ".join(trust(findings(demo), CONFIG, SCORED))
     assert "control sets are smaller" not in remarks
 
 
@@ -379,7 +383,7 @@ def test_copies_are_flagged(demo):
     models.loc[7, "duplicate_of"] = "0/300"
     (warning,) = warnings(findings({**demo, "models": models}))
     assert "seed 1 step 300 (same as 0/300)" in warning
-    remarks = trust(findings({**demo, "models": models}), CONFIG, {})
+    remarks = trust(findings({**demo, "models": models}), CONFIG, SCORED)
     assert not any("No two models" in remark for remark in remarks)
 
 
@@ -396,7 +400,7 @@ def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
             "rounding_se": [0.0, 2e-4, 1e-4, 1e-4],
         }
     )
-    remarks = trust(findings({**demo, "neurons": neurons}), CONFIG, {"scored_tokens": 1200})
+    remarks = trust(findings({**demo, "neurons": neurons}), CONFIG, 1200)
     text = " ".join(remarks).replace("\u00a0", " ")
     assert "1 of 4 neurons (25.0 %)" in text
     assert "12 activation values of all models (0.25 %)" in text
@@ -422,7 +426,7 @@ def test_coarse_codes_are_warned_of(demo):
     [(0.3, "The papers use 0.5, for GPT-2 Small"), (0.5, "It is the one of the papers, for GPT-2")],
 )
 def test_the_threshold_is_held_against_the_papers(demo, threshold, remark):
-    text = " ".join(trust(findings(demo, threshold), CONFIG, {}))
+    text = " ".join(trust(findings(demo, threshold), CONFIG, SCORED))
     assert remark in text
     assert ("would pass 0.5" in text) == (threshold != 0.5)
 
@@ -434,8 +438,8 @@ def test_sentences_tables_and_figures_share_their_summaries(demo, monkeypatch):
     for name, counted in computed.items():
         monkeypatch.setattr(summaries, name, counted)
     found = findings(demo)
-    headlines(found)
-    trust(found, CONFIG, {})
+    headlines(found, CONFIG)
+    trust(found, CONFIG, SCORED)
     short_tables(found)
     for name in FIGURES:
         figure(name, found)
@@ -539,7 +543,12 @@ def test_without_groups_and_nulls_there_is_a_report(demo, drawn, tmp_path):
 
 
 def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
-    options = {"config": CONFIG, "provenance": {}, "out": tmp_path / "report.html"}
+    options = {
+        "config": CONFIG,
+        "provenance": {},
+        "scored_tokens": SCORED,
+        "out": tmp_path / "report.html",
+    }
     with pytest.raises(UserError, match=r"workflow\.rst is missing"):
         write_report(demo, drawn, tmp_path, **options)
     with pytest.raises(UserError, match=r"emergence\.svg is missing"):
