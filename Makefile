@@ -13,7 +13,7 @@ READY_LINT := .venv/ready-lint
 # Kills of `make kill-test`.
 N ?= 50
 
-.PHONY: demo test test-all test-slurm kill-test estimate status prune bench lint format lock rulegraph clean compare-published
+.PHONY: demo test test-all test-slurm kill-test estimate status prune bench lint format lock rulegraph tables clean compare-published
 
 demo: $(READY_RUN)
 	$(BIN)/snakemake --cores all
@@ -123,6 +123,10 @@ compare-published: $(READY_RUN)
 # The picture of the rules in docs/architecture.md; needs `dot` (Debian's package graphviz).
 rulegraph: $(READY_RUN)
 	$(BIN)/snakemake --rulegraph | $(BIN)/python docs/rulegraph.py | dot -Tsvg > docs/rulegraph.svg
+
+# The columns of all result tables, from their declarations.
+tables: $(READY_RUN)
+	$(BIN)/python docs/tables.py > docs/tables.md
 
 # Newest versions of everything, torch excepted (pyproject.toml); tests/workflow/test_environment.py says which of
 # them envs/ needs too. Run the tests before committing the result.

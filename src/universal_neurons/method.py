@@ -14,9 +14,9 @@ METHOD_VERSION = {
     "influence": 2,
     "permuted": 2,
     "untrained": 2,
-    "score": 4,
+    "score": 5,
     "ablate": 2,
     "persist": 2,
     "trace": 1,
-    "report": 3,
+    "report": 4,
 }

@@ -107,9 +107,7 @@ def scores_of(where, tokens, names="ab"):
             parts += run_match(shards[a], shards[b], where / (a + b))
             found = best_of((shards[a], shards[b]), sample(shards[a]))
             best[a, b], best[b, a] = found
-    scores = universality.universality_table(
-        universality.matches_table(StepMatches.read(parts), 3), 0.5
-    )
+    scores = universality.universality_table(universality.matches_table(StepMatches.read(parts), 3))
     return nulls.with_p_values(
         scores,
         {
@@ -137,9 +135,7 @@ def test_models_that_share_their_neurons_are_discovered(tmp_path):
         name: run_capture(gpt2(0), tokens, tmp_path / name, seed=name, exclude=()) for name in "ab"
     }
     parts = run_match(same["a"], same["b"], tmp_path)
-    scores = universality.universality_table(
-        universality.matches_table(StepMatches.read(parts), 3), 0.5
-    )
+    scores = universality.universality_table(universality.matches_table(StepMatches.read(parts), 3))
     ahead, back = best_of(same.values(), sample(same["a"]))
     null = nulls.permuted_null({("a", "b"): ahead, ("b", "a"): back}, scores)
     found = nulls.with_p_values(scores, {"permuted": null})

@@ -11,13 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from universal_neurons.persist.persistence import persistence
+from universal_neurons.store.columns.persist import PERSISTENCE
 
-COLUMNS = {
-    "seed": "str",
-    **dict.fromkeys(["layer", "from_step", "to_step", "n_from", "n_to", "n_both"], "int64"),
-    **dict.fromkeys(["persistence", "jaccard", "chance", "p_value"], "float64"),
-    **dict.fromkeys(["odds_ratio", "q_value"], "float64"),
-}
+COLUMNS = {column.name: column.type.replace("text", "str") for column in PERSISTENCE.columns}
 
 
 def universality(sets, widths, seed="0"):

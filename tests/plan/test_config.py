@@ -95,6 +95,8 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("capture.keep", "yes please", "capture.keep: 'yes please' is wrong"),
         ("baseline.draws", 0, "baseline.draws: 0 is wrong; expected number of random rotations"),
         ("universality.excess_threshold", "high", "excess_threshold: 'high' is wrong"),
+        ("universality.criterion", "p", "criterion: 'p' is wrong; expected what makes a neuron"),
+        ("universality.false_discovery_rate", 0, "false_discovery_rate: 0 is wrong; expected a"),
         ("ablation.controls", 5, "ablation.controls: 5 is wrong; expected number of control"),
         ("ablation.kinds", ["median"], "ablation.kinds.0: 'median' is wrong; expected a list of"),
     ],
@@ -165,6 +167,14 @@ def test_wrong_options_of_a_hub_data_set_are_refused(corpus, message):
     with pytest.raises(UserError) as error:
         resolve(config)
     assert message in str(error.value)
+
+
+def test_universal_by_q_value_takes_two_rotations():
+    config = changed("universality.criterion", "q_value")
+    assert resolve(config)["universality"]["false_discovery_rate"] == 0.05
+    config["baseline"] = {"draws": 1}
+    with pytest.raises(UserError, match="universality.criterion: q_value .* baseline.draws of 2"):
+        resolve(config)
 
 
 def test_all_mistakes_are_listed_at_once():

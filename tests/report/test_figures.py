@@ -59,7 +59,7 @@ def render(figure: Figure) -> None:
 
 
 def drawn(name: str, tables: dict[str, pd.DataFrame], threshold: float = THRESHOLD) -> Figure:
-    return draw(name, Findings(tables, threshold))
+    return draw(name, Findings(tables, synthetic.excess_above(threshold)))
 
 
 def texts(figure: Figure) -> str:
@@ -89,7 +89,7 @@ def test_negative_excess_alone_can_be_drawn(demo):
 
 def test_figures_say_when_nothing_is_universal(nothing):
     said = {name: texts(drawn(name, nothing)) for name in registry.FIGURES}
-    assert "no neuron has excess correlation above 0.3 at any step" in said["emergence"]
+    assert "no neuron has an excess correlation above 0.3 at any step" in said["emergence"]
     assert "nothing can persist" in said["persistence"]
     assert "no universal neurons to ablate" in said["ablation"]
     assert "no universal neurons to ablate" in said["ablation_layers"]
@@ -170,8 +170,14 @@ def test_curves_of_chance_are_those_of_the_last_step(demo):
     np.testing.assert_allclose(y, expected)
 
 
+def test_legends_have_the_seeds_in_the_order_of_the_configuration():
+    figure = drawn("loss", synthetic.tables(seeds=["23", "7", "11"]))
+    (legend,) = [ax.get_legend() for ax in figure.axes]
+    assert [text.get_text() for text in legend.get_texts()][:3] == ["23", "7", "11"]
+
+
 def test_threshold_itself_is_not_above_the_threshold(demo):
-    universality = pd.DataFrame({"step": 1, "excess_corr": [0.5, 0.7]})
+    universality = pd.DataFrame({"step": 1, "excess_corr": [0.5, 0.7], "threshold": 0.5})
     tables = {"universality": universality, "nulls": demo["nulls"][:0]}
     x, y = drawn("threshold_curve", tables, 0.5).axes[0].lines[0].get_data()
     assert y[np.searchsorted(x, 0.5)] == 0.5
@@ -246,7 +252,7 @@ def test_same_tables_give_the_same_files(demo, tmp_path):
 
 def test_write_figures_draws_all_from_the_files_of_a_run(tmp_path):
     synthetic.write(synthetic.tables(d_mlp=50, controls=2), tmp_path)
-    write_figures(tmp_path, tmp_path / "figures", threshold=THRESHOLD)
+    write_figures(tmp_path, tmp_path / "figures", criterion=synthetic.excess_above(THRESHOLD))
     for name in registry.FIGURES:
         assert (tmp_path / "figures" / f"{name}.svg").stat().st_size > 0
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 0

@@ -25,6 +25,8 @@ from universal_neurons.report.page import write_report
 from universal_neurons.report.results import read_benchmarks
 from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
+from universal_neurons.score.criterion import Criterion
+from universal_neurons.score.nulls import BIN_WIDTH
 
 THRESHOLD = 0.3
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
@@ -33,8 +35,15 @@ CONFIG = {
     "corpus": {"tokens": 10_000, "heldout_tokens": 5000},
     "capture": {"encoding": "int8"},
     "baseline": {"draws": 5},
-    "universality": {"excess_threshold": THRESHOLD},
+    "universality": {
+        "criterion": "excess",
+        "excess_threshold": THRESHOLD,
+        "false_discovery_rate": 0.05,
+    },
 }
+
+
+SCORED = 9000
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +66,18 @@ def drawn(demo, tmp_path_factory) -> Path:
 
 
 def findings(tables, threshold: float = THRESHOLD) -> Findings:
-    return Findings(tables, threshold)
+    return Findings(tables, synthetic.excess_above(threshold))
 
 
 def page_of(tables, drawn, out, **more) -> str:
     options = {"config": CONFIG, "provenance": {"config_hash": "f00 & <b>"}, **more}
+    options["scored_tokens"] = SCORED
     write_report(tables, drawn, CAPTIONS, out=out / "report.html", **options)
     return (out / "report.html").read_text()
 
 
 def headline(tables, topic: str, threshold: float = THRESHOLD) -> str:
-    found = {h.topic: h.text for h in headlines(findings(tables, threshold))}
+    found = {h.topic: h.text for h in headlines(findings(tables, threshold), CONFIG)}
     return found[topic].replace("\u00a0", " ")
 
 
@@ -84,6 +94,7 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "layer": 0,
                     "neuron": np.arange(n),
                     "excess_corr": np.where(universal, 0.4, 0.1),
+                    "threshold": THRESHOLD,
                     "universal": universal,
                     "q_value": np.where(universal, 0.01, 0.6),
                     "assigned_universal": universal,
@@ -142,7 +153,7 @@ def test_the_closest_groups_are_listed_with_their_members(demo):
     assert "all groups" in table.note
     assert len(table.rows) == 8
     assert table.rows[0]["mean correlation"] == "0.90"
-    assert [table.rows[5][f"seed {i}"] for i in range(5)] == ["1.1"] * 5
+    assert [table.rows[5][f"seed {i}"] for i in range(5)] == ["L1N1"] * 5
     many = synthetic.tables(n_layers=7, d_mlp=20)
     tables = {table.title: table for table in short_tables(findings(many))}
     table = tables["Groups: one neuron of each seed"]
@@ -223,9 +234,50 @@ def test_one_shard_has_nothing_to_compare_and_says_so(demo, drawn, tmp_path):
 def test_no_universal_neuron_is_said_plainly(nothing):
     text = headline(nothing, "Universal neurons")
     assert "no universal neuron was found: none of 2,000 neurons" in text
-    assert "the highest is 0.270" in text
+    assert "the highest excess correlation is 0.270" in text
     assert "no persistence to judge" in headline(nothing, "Persistence")
     assert "no universal neurons" in headline(nothing, "Ablation")
+
+
+def test_a_threshold_is_suggested_where_nothing_is_universal_but_much_beyond_chance(nothing):
+    tables = {**nothing, "universality": nothing["universality"].assign(universal=False)}
+    text = headline(tables, "Universal neurons", 0.5)
+    last = nothing["universality"].query("step == 1000")["excess_corr"]
+    suggested = findings(tables, 0.5).suggestion
+    assert (last > suggested.threshold).mean() == suggested.found
+    assert suggested.by_chance <= 0.05 * suggested.found
+    assert f"universality.excess_threshold: {suggested.threshold:g}, or" in text
+    assert "universality.criterion: q_value" in text
+    below = suggested.threshold - BIN_WIDTH
+    null = nothing["nulls"].query("step == 1000 and null == 'rotated'")
+    above = null.loc[null["low"] > below - 1e-6, "n"].sum() / null["n"].sum()
+    assert above > 0.05 * (last > below).mean()
+
+
+def test_no_threshold_is_suggested_where_chance_does_as_well(nothing):
+    now = nothing["universality"]
+    noise = np.random.default_rng(0).normal(0, 0.02, len(now))
+    text = headline({**nothing, "universality": now.assign(excess_corr=noise)}, "Universal neurons")
+    assert "no universal neuron was found" in text
+    assert "excess_threshold:" not in text
+    silent = {**nothing, "nulls": nothing["nulls"][:0], "universality": now.assign(q_value=np.nan)}
+    assert "excess_threshold:" not in headline(silent, "Universal neurons")
+
+
+def test_the_report_tells_of_universal_neurons_by_q_value(demo, drawn, tmp_path):
+    now = demo["universality"]
+    by_layer = {0: 0.05, 1: 0.07}
+    judged = now.assign(threshold=now["layer"].map(by_layer), universal=now["q_value"] < 0.05)
+    found = Findings({**demo, "universality": judged}, Criterion("q_value", 0.5, 0.05))
+    said = next(h.text for h in headlines(found, CONFIG) if h.topic == "Universal neurons")
+    assert "are beyond chance (q < 0.05)" in said
+    assert "0.5" not in said.partition(".")[0]
+    remarks = " ".join(trust(found, CONFIG, SCORED))
+    assert "at the last step these are 0.05 to 0.07" in remarks
+    for name in ("emergence", "excess_histogram", "threshold_curve"):
+        figure(name, found)
+    config = {**CONFIG, "universality": {**CONFIG["universality"], "criterion": "q_value"}}
+    assert "criterion: q_value" in page_of(found.tables, drawn, tmp_path, config=config)
 
 
 def test_persistence_is_held_against_chance(demo):
@@ -311,9 +363,9 @@ def test_ablation_at_an_earlier_step_is_told_so(demo):
 def test_smaller_control_sets_are_admitted(demo):
     rows = ablation(0.01, [0.004, 0.005], n=4)
     rows[1]["n_neurons"] = 2
-    remarks = " ".join(trust(findings({**demo, "ablation": pd.DataFrame(rows)}), CONFIG, {}))
+    remarks = " ".join(trust(findings({**demo, "ablation": pd.DataFrame(rows)}), CONFIG, SCORED))
     assert "In 1 case (step, seed and layer) more neurons are universal than not" in remarks
-    remarks = " ".join(trust(findings(demo), CONFIG, {}))
+    remarks = " ".join(trust(findings(demo), CONFIG, SCORED))
     assert "control sets are smaller" not in remarks
 
 
@@ -331,7 +383,7 @@ def test_copies_are_flagged(demo):
     models.loc[7, "duplicate_of"] = "0/300"
     (warning,) = warnings(findings({**demo, "models": models}))
     assert "seed 1 step 300 (same as 0/300)" in warning
-    remarks = trust(findings({**demo, "models": models}), CONFIG, {})
+    remarks = trust(findings({**demo, "models": models}), CONFIG, SCORED)
     assert not any("No two models" in remark for remark in remarks)
 
 
@@ -348,7 +400,7 @@ def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
             "rounding_se": [0.0, 2e-4, 1e-4, 1e-4],
         }
     )
-    remarks = trust(findings({**demo, "neurons": neurons}), CONFIG, {"scored_tokens": 1200})
+    remarks = trust(findings({**demo, "neurons": neurons}), CONFIG, 1200)
     text = " ".join(remarks).replace("\u00a0", " ")
     assert "1 of 4 neurons (25.0 %)" in text
     assert "12 activation values of all models (0.25 %)" in text
@@ -374,7 +426,7 @@ def test_coarse_codes_are_warned_of(demo):
     [(0.3, "The papers use 0.5, for GPT-2 Small"), (0.5, "It is the one of the papers, for GPT-2")],
 )
 def test_the_threshold_is_held_against_the_papers(demo, threshold, remark):
-    text = " ".join(trust(findings(demo, threshold), CONFIG, {}))
+    text = " ".join(trust(findings(demo, threshold), CONFIG, SCORED))
     assert remark in text
     assert ("would pass 0.5" in text) == (threshold != 0.5)
 
@@ -386,8 +438,8 @@ def test_sentences_tables_and_figures_share_their_summaries(demo, monkeypatch):
     for name, counted in computed.items():
         monkeypatch.setattr(summaries, name, counted)
     found = findings(demo)
-    headlines(found)
-    trust(found, CONFIG, {})
+    headlines(found, CONFIG)
+    trust(found, CONFIG, SCORED)
     short_tables(found)
     for name in FIGURES:
         figure(name, found)
@@ -491,7 +543,12 @@ def test_without_groups_and_nulls_there_is_a_report(demo, drawn, tmp_path):
 
 
 def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
-    options = {"config": CONFIG, "provenance": {}, "out": tmp_path / "report.html"}
+    options = {
+        "config": CONFIG,
+        "provenance": {},
+        "scored_tokens": SCORED,
+        "out": tmp_path / "report.html",
+    }
     with pytest.raises(UserError, match=r"workflow\.rst is missing"):
         write_report(demo, drawn, tmp_path, **options)
     with pytest.raises(UserError, match=r"emergence\.svg is missing"):
@@ -586,13 +643,13 @@ def test_groups_are_counted_once_for_all_seeds(demo):
 
 
 def test_notions_are_compared_by_their_sets(demo):
-    table = summaries.agreement(demo["universality"])
+    table = summaries.agreement(demo["universality"], 0.05)
     last = demo["universality"].query("step == 1000")
     assert table.loc["universal", "count"] == last["universal"].sum()
     one, two = (set(last.index[last[name]]) for name in ("universal", "in_group"))
     assert 0 < len(one & two) < len(one | two)
     assert table.loc["universal", "in a group"] == len(one & two) / len(one | two)
     assert table.loc["in a group", "in a group"] == 1
-    nothing = summaries.agreement(demo["universality"].assign(in_group=False))
+    nothing = summaries.agreement(demo["universality"].assign(in_group=False), 0.05)
     assert np.isnan(nothing.loc["in a group", "in a group"])
     assert nothing.loc["in a group", "universal"] == 0

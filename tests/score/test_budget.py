@@ -15,6 +15,7 @@ from universal_neurons.correlate.neurons import Neurons
 from universal_neurons.correlate.rotations import rotation
 from universal_neurons.score import token_budget
 from universal_neurons.store.arrays import Added, read_arrays, write_arrays
+from universal_neurons.store.columns.score import TOKEN_BUDGET
 
 SPLITS = (100, 150, 210, 300)
 
@@ -116,10 +117,10 @@ def test_all_shards_give_the_scores_of_the_run_with_one_draw(few, captured, tmp_
 def test_a_single_shard_has_no_curve(tokens, tmp_path):
     stores = [run_capture(gpt2(i), tokens, tmp_path / s, seed=s) for i, s in enumerate("ab")]
     table = token_budget.budget_table(
-        StepMatches.read(run_match(*stores, tmp_path)).budgets, 3, 0.5
+        StepMatches.read(run_match(*stores, tmp_path)).budgets, 3, {"a": 0.5, "b": 0.5}
     )
     assert table.empty
-    assert list(table.columns) == token_budget.COLUMNS
+    assert list(table.columns) == TOKEN_BUDGET.names
 
 
 def test_the_table_compares_parts_with_all_and_the_halves_with_each_other():
@@ -138,7 +139,7 @@ def test_the_table_compares_parts_with_all_and_the_halves_with_each_other():
             for i, has in enumerate((known, ~known)):
                 found[i][way] = np.where(has, scores[key], -np.inf)
         parts += [(a, b, budget.BudgetPoints(shards, tokens, **own)) for own in found]
-    table = token_budget.budget_table(parts, 7, threshold)
+    table = token_budget.budget_table(parts, 7, dict.fromkeys("xyz", threshold))
     assert len(table) == 3 * points
     for seed in "xyz":
         rows = table[table["seed"] == seed]
@@ -156,7 +157,7 @@ def test_the_table_compares_parts_with_all_and_the_halves_with_each_other():
         assert rows["reliability"].isna().tolist() == [True, True, True, False]
         r = pearsonr(excess[3], excess[1]).statistic
         assert rows["reliability"].iloc[-1] == pytest.approx(2 * r / (1 + r))
-    nothing = token_budget.budget_table(parts, 7, 9.0)
+    nothing = token_budget.budget_table(parts, 7, dict.fromkeys("xyz", 9.0))
     assert nothing["jaccard"].isna().all()
     assert (nothing["n_universal"] == 0).all()
 
@@ -184,7 +185,8 @@ def planted(n_tokens: int, where) -> pd.DataFrame:
     sums = Added([where / f"sums{n_tokens}_{k}.zarr" for k in range(shards)])
     scored = budget.Budget(sums, ranges, *points)
     scored.total(0, 0, rotation(0, 0, 0, d), rotation(0, 0, 0, d))
-    return token_budget.budget_table([("a", "b", scored.points())], 0, 0.2)
+    thresholds = dict.fromkeys("ab", 0.2)
+    return token_budget.budget_table([("a", "b", scored.points())], 0, thresholds)
 
 
 def test_few_tokens_are_unreliable_and_plenty_reliable(tmp_path):

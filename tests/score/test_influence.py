@@ -170,10 +170,9 @@ def test_intervals_of_fractions_cover_the_planted_truth(apart, runs, least, most
             excess = moved + parts.sum(0)
             found[seed] = parts - parts.mean(0)
             columns = {"layer": np.arange(n) % 2, "excess_corr": excess}
-            tables.append(
-                pd.DataFrame({"step": 1, "seed": seed, **columns, "universal": excess > threshold})
-            )
-        table = fractions.fractions_table(pd.concat(tables), found, threshold, draws=100)
+            columns |= {"threshold": threshold, "universal": excess > threshold}
+            tables.append(pd.DataFrame({"step": 1, "seed": seed, **columns}))
+        table = fractions.fractions_table(pd.concat(tables), found, draws=100)
         rows = table[table["layer"] == -1].set_index("seed")
         for seed, hits in inside.items():
             hits.append(rows.loc[seed, "low"] <= expected[seed] <= rows.loc[seed, "high"])
@@ -185,19 +184,42 @@ def test_intervals_of_fractions_cover_the_planted_truth(apart, runs, least, most
 def test_without_activations_fractions_have_no_interval():
     table = pd.DataFrame(
         {"step": 1, "seed": ["a", "b"], "layer": 0, "excess_corr": 0.2, "universal": [True, False]}
-    )
-    found = fractions.fractions_table(table, {}, 0.1)
+    ).assign(threshold=0.1)
+    found = fractions.fractions_table(table, {})
     assert found["fraction"].tolist() == [0.5, 0.5, 1, 1, 0, 0]
     assert found[["se", "low", "high"]].isna().all().all()
+
+
+def test_fractions_are_what_was_counted_and_their_mean_stands_apart_where_widths_differ():
+    table = pd.DataFrame(
+        {"step": 1, "seed": ["a"] * 2 + ["b"] * 4, "layer": 0, "excess_corr": 0.2}
+    ).assign(threshold=0.1, universal=[True, False, True, True, True, True])
+    found = fractions.fractions_table(table, {})
+    assert (found["fraction"] == found["n_universal"] / found["n_neurons"]).all()
+    mean = found[found["seed"] == ""]
+    assert mean["fraction"].tolist() == [5 / 6] * 2
+    assert mean["mean_fraction"].tolist() == [0.75] * 2
+    own = found[found["seed"] != ""]
+    assert (own["fraction"] == own["mean_fraction"]).all()
+
+
+def test_every_neuron_is_held_to_its_own_threshold_in_the_bootstrap():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"step": 1, "seed": "a", "layer": [0] * 50 + [1] * 50})
+    table = table.assign(excess_corr=0.5, threshold=[0.5] * 50 + [9.0] * 50, universal=False)
+    found = fractions.fractions_table(table, {"a": rng.normal(0, 0.1, (8, 100))})
+    errors = found[found["seed"] == "a"].set_index("layer")["se"]
+    assert errors[0] > 0
+    assert errors[1] == 0
 
 
 def test_a_layer_of_one_seed_alone_has_an_interval_of_that_seed_only():
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {"step": 1, "seed": ["a"] * 4 + ["b"] * 2, "layer": [0, 0, 1, 1, 0, 0]}
-    ).assign(excess_corr=0.1, universal=False)
+    ).assign(excess_corr=0.1, threshold=0.1, universal=False)
     found = {"a": rng.normal(size=(8, 4)), "b": rng.normal(size=(8, 2))}
-    errors = fractions.fractions_table(table, found, 0.1).set_index(["seed", "layer"])["se"]
+    errors = fractions.fractions_table(table, found).set_index(["seed", "layer"])["se"]
     assert np.isnan(errors["", 1])
     assert errors.drop(("", 1)).notna().all()
 
@@ -232,7 +254,7 @@ def test_intervals_of_excess_cover_the_planted_truth_with_a_baseline_of_the_same
             columns["baseline_se"] = draws.std(0, ddof=1) / np.sqrt(len(draws))
             names = {"step": 1, "seed": seed, "other_seed": other, "layer": 0}
             tables.append(pd.DataFrame({**names, "neuron": np.arange(N), **columns}))
-        scores = universality.universality_table(pd.concat(tables), 0.5, mean_over_others(found))
+        scores = universality.universality_table(pd.concat(tables), mean_over_others(found))
         error = (scores["excess_corr"] - np.tile(truth, 3)).abs()
         covered.append((error < 1.96 * scores["excess_se"]).to_numpy().reshape(3, N))
     # Weaker correlations are no larger than the noise that the baseline picks up.

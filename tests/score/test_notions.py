@@ -10,10 +10,15 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from universal_neurons.correlate.matches import CANDIDATES, Matches
+from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.notions import add_notions, assignment, groups_table, mutual_partners
 from universal_neurons.score.universality import universality_table
 
 D_MLP = {"a": (3, 2), "b": (2, 4), "c": (4, 1)}
+
+
+def judged(matches, threshold):
+    return Criterion("excess", threshold, 0.05).judge(universality_table(matches), {})
 
 
 def tables(corr, baseline=0.1, threshold=0.5):
@@ -43,7 +48,7 @@ def tables(corr, baseline=0.1, threshold=0.5):
         "best_neuron",
     ]
     matches = pd.DataFrame(rows, columns=columns).assign(baseline_corr=baseline, baseline_se=0.0)
-    return matches, universality_table(matches, threshold), found
+    return matches, judged(matches, threshold), found
 
 
 def random_corr(rng):
@@ -105,7 +110,7 @@ def test_scores_count_matches_and_leave_seeds_out():
     # Neuron 0 of a: 0.9 in b, 0.3 in c; neuron 1: 0.8 in both. Baseline 0.1, threshold 0.5.
     corr["a", "b"][0, 0], corr["a", "c"][0, 0] = 0.9, 0.3
     corr["a", "b"][1, 1] = corr["a", "c"][1, 1] = 0.8
-    matches, scores, groups = add_notions(*tables(corr), excess_threshold=0.5)
+    matches, scores, groups = add_notions(*tables(corr, threshold=0.5))
     a = scores[scores.seed == "a"].reset_index()
     assert list(a.n_matched[:3]) == [1, 2, 0]
     assert list(a.n_mutual[:2]) == [2, 2]
@@ -122,7 +127,7 @@ def test_two_seeds_have_groups_of_two_and_nothing_to_leave_out():
     two = {"a", "b"}
     matches = matches[matches.seed.isin(two) & matches.other_seed.isin(two)]
     matches, scores, groups = add_notions(
-        matches.reset_index(drop=True), universality_table(matches, 0.5), found, 0.5
+        matches.reset_index(drop=True), judged(matches, 0.5), found
     )
     assert scores.leave_one_out.isna().all()
     assert (groups.groupby("group").size() == 2).all()
@@ -191,8 +196,7 @@ def test_a_neuron_that_many_match_is_assigned_once_and_a_dead_one_never():
 
 
 def test_tables_name_the_assigned_partner_on_either_side():
-    matches, scores, found = tables(random_corr(np.random.default_rng(5)))
-    matches, scores, _ = add_notions(matches, scores, found, 0.5)
+    matches, scores, _ = add_notions(*tables(random_corr(np.random.default_rng(5))))
     rows = matches[matches["assigned_neuron"] >= 0]
     assert 0 < len(rows) < len(matches)
     ends = ["seed", "layer", "neuron"], ["other_seed", "assigned_layer", "assigned_neuron"]

@@ -64,9 +64,7 @@ def test_untrained_models_are_scored_as_those_of_a_run(saved, tmp_path):
         for i, name in enumerate(untrained.SEEDS)
     )
     parts = run_match(one, two, tmp_path)
-    expected = universality_table(matches_table(StepMatches.read(parts), 0), 0.5).drop(
-        columns="universal"
-    )
+    expected = universality_table(matches_table(StepMatches.read(parts), 0))
     pd.testing.assert_frame_equal(found, expected)
     null = nulls.untrained_null(found)
     assert len(null) == 160

@@ -17,7 +17,8 @@ from universal_neurons.errors import UserError
 from universal_neurons.store import arrays as arrays_module
 from universal_neurons.store import provenance
 from universal_neurons.store import rows as rows_module
-from universal_neurons.store.tables import concatenate_tables, write_table
+from universal_neurons.store.columns.declare import SEED, STEP, Column, Table
+from universal_neurons.store.tables import concatenate_table, write_table
 
 ARRAYS = {"a": np.arange(12).reshape(3, 4), "b": np.array([0.5, np.nan])}
 
@@ -103,6 +104,17 @@ def test_missing_rows_are_an_error(tmp_path):
             rows_module.RowWriter.close([writer], threads)
 
 
+@pytest.mark.filterwarnings("error")
+def test_listing_a_store_does_not_warn_of_snakemakes_own_file(tmp_path):
+    arrays = {"a": np.arange(3), "b": np.ones(2)}
+    arrays_module.write_arrays(tmp_path / "s.zarr", arrays.items(), {})
+    (tmp_path / "s.zarr/.snakemake_timestamp").touch()
+    store = zarr.open(tmp_path / "s.zarr", mode="r")
+    assert sorted(store) == ["a", "b"]
+    np.testing.assert_array_equal(store["a"][:], arrays["a"])
+    assert set(arrays_module.read_arrays(tmp_path / "s.zarr")) == {"a", "b"}
+
+
 def test_stores_add_up_name_by_name(tmp_path):
     for i in range(3):
         arrays = {"a": np.full((2, 2), 10**i), "b": np.array([i])}
@@ -116,10 +128,15 @@ def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
     first = pd.DataFrame({"seed": ["0"], "step": [5], "x": [np.nan]})
     second = pd.DataFrame({"seed": ["1"], "step": [6], "x": [0.25]})
     about = provenance.provenance({"run": "r"}, corpus_sha256="abc")
+    x = Column("x", "float64", "", "Anything; or null.", nullable=True)
+    declared = Table("t", "For tests.", (SEED, STEP), (x,))
     for name, table in (("a", first), ("b", second)):
-        write_table(tmp_path / name, table, about)
-    concatenate_tables([tmp_path / "a", tmp_path / "b"], [tmp_path / "all"], about)
+        write_table(tmp_path / name, declared, table, about)
+    concatenate_table(
+        [tmp_path / "a", tmp_path / "b"], tmp_path / "all", declared, about, ["1", "0"]
+    )
     expected = pd.concat([first, second], ignore_index=True)
+    expected["seed"] = pd.Categorical(expected["seed"], ["1", "0"], ordered=True)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all"), expected)
     metadata = pq.read_schema(tmp_path / "all").metadata[b"universal_neurons"]
     assert json.loads(metadata) == about

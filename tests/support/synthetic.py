@@ -17,6 +17,7 @@ from scipy import stats
 from universal_neurons.persist.trajectories import trajectories
 from universal_neurons.report.summaries import universal_counts
 from universal_neurons.score import nulls
+from universal_neurons.score.criterion import Criterion
 
 STEPS = (50, 150, 300, 600, 1000)
 
@@ -39,7 +40,7 @@ def tables(
         names=["step", "seed", "layer", "neuron"],
     ).to_frame(index=False)
     universality = _universality(grid, steps, threshold, universal, rng)
-    return {
+    made = {
         "matches": _matches(universality, seeds, n_layers, d_mlp, rng),
         "universality": universality,
         "fractions": _fractions(universality),
@@ -54,6 +55,19 @@ def tables(
         "effects": _effects(universality, rng),
         "token_budget": _token_budget(universality, seeds, steps),
     }
+    return {name: _in_order(table, seeds) for name, table in made.items()}
+
+
+def _in_order(table, seeds):
+    """Seeds as the ordered categories that result tables have."""
+    labels = [*([""] if "" in set(table.get("seed", ())) else []), *seeds]
+    columns = [name for name in ("seed", "other_seed") if name in table]
+    return table.astype(dict.fromkeys(columns, pd.CategoricalDtype(labels, ordered=True)))
+
+
+def excess_above(threshold: float) -> Criterion:
+    """That of a run with a threshold."""
+    return Criterion("excess", threshold, 0.05)
 
 
 def write(made: dict[str, pd.DataFrame], results: Path) -> None:
@@ -81,6 +95,8 @@ def _universality(grid, steps, threshold, universal, rng):
         max_corr=baseline + excess,
         baseline_corr=baseline,
         excess_corr=excess,
+        excess_se=0.01,
+        threshold=threshold,
         universal=excess > threshold,
         p_value=np.where(excess > 0.05, 1e-4, 0.5),
         q_value=np.where(excess > 0.05, 1e-3, 0.6),
@@ -96,10 +112,11 @@ def _fractions(universality):
     counts = universal_counts(universality)
     keys = ["step", "layer"]
     sums = counts.groupby(keys)[["n_neurons", "n_universal"]].sum()
-    mean = counts.groupby(keys)["fraction"].mean()
+    counts = counts.rename(columns={"fraction": "mean_fraction"})
+    mean = counts.groupby(keys)["mean_fraction"].mean()
     table = pd.concat([sums.join(mean).reset_index().assign(seed=""), counts])
     table["se"] = 0.01
-    low, high = ((table["fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
+    low, high = ((table["mean_fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
     return table.assign(low=low, high=high)
 
 
@@ -139,6 +156,7 @@ def _matches(universality, seeds, n_layers, d_mlp, rng):
                     "best_corr": part["max_corr"],
                     "best_layer": (part["layer"] + moved).clip(0, n_layers - 1),
                     "best_neuron": rng.integers(0, d_mlp, len(part)),
+                    "mutual": part["neuron"] % 2 == 0,
                     "baseline_corr": part["baseline_corr"],
                     "min_corr": -part["baseline_corr"],
                 }
@@ -224,6 +242,7 @@ def _neurons(grid, rng):
         sparsity=0.3,
         min=-0.17,
         max=8 * std,
+        dead=dead,
         escapes=rng.integers(0, 2, len(grid)),
         effective_tokens=rng.integers(20, 5000, len(grid)),
         rounding_se=1e-4,

@@ -17,7 +17,8 @@ from universal_neurons.prepare import tokens as tokens_module
 from universal_neurons.store import arrays as arrays_module
 from universal_neurons.store import files as files_module
 from universal_neurons.store import same_run
-from universal_neurons.store.tables import concatenate_tables, read_table, write_table
+from universal_neurons.store.columns.declare import STEP, Column, Table
+from universal_neurons.store.tables import concatenate_table, read_table, write_table
 
 VALUES = np.random.default_rng(0).integers(-127, 128, (60, 50)).astype(np.int8)
 ABOUT = {
@@ -206,9 +207,12 @@ def test_stores_of_other_runs_are_not_mixed(tmp_path):
         same_run.check_same_run([same, sums])
 
 
+DECLARED = Table("t", "For tests.", (STEP,), (Column("x", "float64", "", "Anything."),))
+
+
 def table(path, **about):
     rows = pd.DataFrame({"step": np.arange(3000), "x": np.random.default_rng(0).random(3000)})
-    write_table(path, rows, about)
+    write_table(path, DECLARED, rows, about)
     return rows
 
 
@@ -217,7 +221,10 @@ def test_a_half_written_table_is_named_and_refused(tmp_path, left):
     path = tmp_path / "t.parquet"
     table(path)
     path.write_bytes(path.read_bytes()[:left])
-    for read in (read_table, lambda path: concatenate_tables([path], [tmp_path / "all"], {})):
+    for read in (
+        read_table,
+        lambda path: concatenate_table([path], tmp_path / "all", DECLARED, {}, []),
+    ):
         with pytest.raises(UserError) as error:
             read(path)
         assert str(error.value).startswith(f"{path}: damaged")

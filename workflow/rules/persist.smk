@@ -16,6 +16,7 @@ rule persistence:
     resources:
         **asks("persistence"),
     params:
+        seeds=GRID.seeds,
         version=METHOD_VERSION["persist"],
     script:
         "../scripts/persistence.py"
@@ -73,6 +74,7 @@ rule trajectories:
     resources:
         **asks("trajectories"),
     params:
+        seeds=GRID.seeds,
         version=METHOD_VERSION["persist"],
     script:
         "../scripts/trajectories.py"

@@ -17,6 +17,8 @@ rule concatenate:
     threads: threads_of("concatenate")
     resources:
         **asks("concatenate"),
+    params:
+        seeds=GRID.seeds,
     script:
         "../scripts/concatenate.py"
 
@@ -48,6 +50,8 @@ rule neurons:
     threads: threads_of("neurons")
     resources:
         **asks("neurons"),
+    params:
+        seeds=GRID.seeds,
     script:
         "../scripts/neurons.py"
 
@@ -69,6 +73,8 @@ if CORPUS_SUBSETS:
         threads: threads_of("subsets")
         resources:
             **asks("subsets"),
+        params:
+            seeds=GRID.seeds,
         script:
             "../scripts/subsets.py"
 
@@ -88,6 +94,8 @@ rule models:
     threads: threads_of("models")
     resources:
         **asks("models"),
+    params:
+        seeds=GRID.seeds,
     script:
         "../scripts/models.py"
 
@@ -111,7 +119,7 @@ rule figures:
     resources:
         **asks("figures"),
     params:
-        threshold=config["universality"]["excess_threshold"],
+        universality=config["universality"],
         version=METHOD_VERSION["report"],
     script:
         "../scripts/figures.py"

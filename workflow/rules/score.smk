@@ -108,7 +108,7 @@ rule score:
     resources:
         **asks("score"),
     params:
-        threshold=config["universality"]["excess_threshold"],
+        universality=config["universality"],
         version=METHOD_VERSION["score"],
     script:
         "../scripts/score.py"

@@ -3,4 +3,5 @@ from universal_neurons.store.provenance import provenance
 from universal_neurons.store.tables import concatenate_tables
 
 with job(snakemake.log[0]):
-    concatenate_tables(snakemake.input, snakemake.output, provenance(snakemake.config))
+    about = provenance(snakemake.config)
+    concatenate_tables(snakemake.input, snakemake.output, about, snakemake.params.seeds)

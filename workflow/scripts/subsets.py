@@ -1,5 +1,6 @@
 from universal_neurons.jobs import job
 from universal_neurons.score import describe
+from universal_neurons.store.columns.describe import SUBSETS
 from universal_neurons.store.files import read_json
 from universal_neurons.store.provenance import provenance
 from universal_neurons.store.same_run import check_same_run
@@ -9,4 +10,5 @@ with job(snakemake.log[0]):
     given = snakemake.input
     check_same_run(given.moments)
     table = describe.subsets_table(given.moments, read_json(given.about)["subsets"])
-    write_table(snakemake.output[0], table, provenance(snakemake.config))
+    about = provenance(snakemake.config)
+    write_table(snakemake.output[0], SUBSETS, table, about, snakemake.params.seeds)

@@ -4,6 +4,7 @@ from universal_neurons.capture.run import CaptureOptions
 from universal_neurons.jobs import job
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.score.untrained import untrained_scores
+from universal_neurons.store.columns.score import UNTRAINED
 from universal_neurons.store.provenance import provenance
 from universal_neurons.store.tables import write_table
 
@@ -12,4 +13,4 @@ with job(snakemake.log[0]):
     corpus, options = Corpus(given.tokens, given.about), CaptureOptions(**params.capture)
     nulls = {"rotations": given.rotations, "draws": params.draws, "kernel": params.kernel}
     scores = untrained_scores(given.model, corpus, options, **nulls, room=Path(path).parent)
-    write_table(path, scores, provenance(snakemake.config, "untrained"))
+    write_table(path, UNTRAINED, scores, provenance(snakemake.config, "untrained"))

@@ -66,9 +66,10 @@ def ablate(
     Returns
     -------
     DataFrame
-        One row per layer (−1 = all layers), kind, neuron set and draw, see `_row`. A layer without
-        universal neurons has, for each kind, one row with ``n_neurons`` 0, the clean loss and
-        otherwise NaN; no control sets. An empty control set has no row.
+        `columns.ablate.ABLATION`. For the direct effect every block sees its clean input, and the
+        changes of the ablated blocks' outputs are added to the last one's; of controls it is
+        measured for the first `DIRECT_CONTROLS` draws. ``permutation_p`` is exact if the universal
+        set is exchangeable with its controls. An empty control set has no row.
 
     Raises
     ------
@@ -107,29 +108,7 @@ def ablate(
 def _row(
     subject: Subject, one: NeuronSet, kind: str, runs: Sequence[Run], measured: Measured
 ) -> dict[str, Any]:
-    """The row of a neuron set and kind.
-
-    - ``step, seed, layer, kind``;
-    - ``neuron_set`` (``universal`` or ``control``), ``draw`` (−1 for the universal set);
-    - ``n_neurons``, and means over the set that show how well controls match: ``mean_norm``,
-      ``mean_contribution`` (see `controls.contribution`) and ``mean_sparsity``;
-    - ``clean_loss``, ``ablated_loss``, ``delta_loss``: cross-entropy in nats per token over every
-      next-token position;
-    - ``delta_loss_se``: standard error of ``delta_loss`` over sequences, from the paired
-      differences (NaN for one sequence);
-    - ``kl``: KL(clean ‖ ablated) of the predictions, mean over the same positions, in nats;
-    - ``top1_change``: share of these positions whose likeliest token is another one;
-    - ``direct_delta_loss``: ``delta_loss`` with all later blocks frozen: every block sees its clean
-      input and the changes of the ablated blocks' outputs are added to the last one's (universal
-      sets and the first `DIRECT_CONTROLS` draws; NaN elsewhere);
-    - ``difference``, ``difference_se``: of a universal set, ``delta_loss`` less the mean of its
-      control sets', and the standard error of that over sequences, from the paired differences (the
-      sets are fixed; how controls vary is seen in their rows);
-    - ``permutation_p``: of a universal set, (1 + control sets with as large or a larger
-      ``delta_loss``) / (1 + control sets): exact if it is exchangeable with its controls.
-
-    The last three are NaN for control sets and without any.
-    """
+    """The row of a neuron set and kind; columns of `columns.ablate.ABLATION`."""
     total = direct = None
     against = []
     for i, run in enumerate(runs):

@@ -44,10 +44,7 @@ def doses(
     Returns
     -------
     DataFrame
-        One row per dose and neuron set: ``step, seed, kind, dose`` (the fraction of all neurons),
-        ``neuron_set`` (``top`` or ``control``), ``draw`` (−1 for ``top``), ``n_neurons``, and
-        ``delta_loss, delta_loss_se, kl, top1_change, difference, difference_se`` as in
-        `ablation.ablate`; the last two are NaN for controls.
+        `columns.ablate.DOSES`.
 
     Raises
     ------

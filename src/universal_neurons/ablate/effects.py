@@ -113,10 +113,7 @@ def effects(
     Returns
     -------
     DataFrame
-        One row per neuron: ``step, seed, layer, neuron, excess_corr``, ``first_order`` and
-        ``second_order`` (see `attribution`), ``attributed_delta_loss`` (their sum),
-        ``delta_loss, delta_loss_se`` (exact, as in `ablation.ablate`; NaN but for
-        the sample) and ``sampled`` (``top``, ``random`` or the empty string).
+        `columns.ablate.EFFECTS`.
 
     Raises
     ------

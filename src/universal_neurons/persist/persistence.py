@@ -25,22 +25,10 @@ def persistence(universality: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per seed, layer (−1 = all layers), from_step and to_step, with the columns
-
-        - ``n_from``, ``n_to``, ``n_both``: universal neurons at either step and at both;
-        - ``persistence``: n_both / n_from, NaN if n_from is 0;
-        - ``jaccard``: n_both / |union|, NaN if the union is empty;
-        - ``chance``: n_to / N of the layer's N neurons, the persistence expected of a random set;
-        - ``p_value``: probability that n_to neurons drawn at random from the N have at least
-          n_both in common with the n_from (hypergeometric upper tail), NaN if n_from is 0;
-        - ``odds_ratio``: odds of being universal at to_step of the n_from over those of the others,
-          with ½ added to all four counts (Haldane 1956, Anscombe 1956), so that it is finite; NaN
-          if n_from is 0;
-        - ``q_value``: Benjamini–Hochberg q-value of p_value over all rows of single layers of the
-          table, all seeds and pairs of steps; NaN for the rows of all layers, which repeat them,
-          and where p_value is.
-
-        Seeds come in their order of first appearance. A single step gives no rows.
+        `columns.persist.PERSISTENCE`, seeds in their order of first appearance. The p-value is that
+        of the hypergeometric upper tail; ½ is added to all four counts of the odds ratio (Haldane
+        1956, Anscombe 1956), so that it is finite; q-values leave out the rows of all layers, which
+        repeat the others. A single step gives no rows.
 
     Raises
     ------

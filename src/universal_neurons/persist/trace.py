@@ -75,9 +75,7 @@ def trace(
     Returns
     -------
     DataFrame
-        One row per neuron: ``layer, neuron, next_layer, next_neuron`` (all layers are searched; −1
-        for a neuron that is dead on these tokens), ``next_corr`` (its Pearson correlation, signed)
-        and ``self_corr`` (that with the neuron of the same layer and index).
+        `columns.persist.TRACE` without seed and step. All layers are searched for the best match.
 
     Raises
     ------
@@ -138,7 +136,7 @@ def trace_models(
     Returns
     -------
     DataFrame
-        See `trace`, with ``seed`` and ``step`` before its columns.
+        `columns.persist.TRACE`.
     """
     tables = []
     for seed, pair in directories.items():

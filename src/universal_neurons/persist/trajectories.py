@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import CensoredData, ecdf
 
+from universal_neurons.store.columns.persist import TRACE
 from universal_neurons.store.tables import read_table
 
 LABELS = ("never", "emergent", "maintained", "transient", "lost")
@@ -67,10 +68,7 @@ def trajectories(universality: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
     Returns
     -------
     DataFrame
-        Sorted by seed, layer, neuron and step: these, ``universal``, ``label`` (see `label`),
-        ``emergence_step`` (the first step at which the neuron is universal, −1 if never) and, of
-        its best match at the next step, ``next_layer, next_neuron, next_corr, self_corr`` (−1, −1
-        and NaN at the last step).
+        `columns.persist.TRAJECTORIES`, sorted by seed, layer, neuron and step.
     """
     table = universality[[*KEYS, "universal"]].sort_values(KEYS, ignore_index=True)
     parts = []
@@ -96,7 +94,7 @@ def trajectories(universality: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
 def read_traces(paths: Sequence[str | Path]) -> pd.DataFrame:
     """Read the tables of `trace.trace_models`; one without rows where there are none."""
     tables = [read_table(path) for path in paths]
-    return pd.concat(tables) if tables else pd.DataFrame(columns=[*KEYS, *NEXT])
+    return pd.concat(tables) if tables else pd.DataFrame(columns=TRACE.names)
 
 
 def survival(trajectories: pd.DataFrame) -> pd.DataFrame:

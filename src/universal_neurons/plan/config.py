@@ -188,6 +188,11 @@ def _cross_checks(config: Mapping[str, Any]) -> Iterator[str]:
             "correlate.mode: screened looks at activations twice and needs capture.store: true; "
             "use exact"
         )
+    if config["universality"]["criterion"] == "q_value" and config["baseline"]["draws"] < 2:
+        yield (
+            "universality.criterion: q_value holds rotations against each other and needs "
+            "baseline.draws of 2 or more"
+        )
     n_sequences = corpus["tokens"] // corpus["context_length"]
     if n_sequences == 0:
         yield (

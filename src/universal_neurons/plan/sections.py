@@ -109,7 +109,9 @@ class Baseline:
 class Universality:
     """Section ``universality``."""
 
+    criterion: str
     excess_threshold: float
+    false_discovery_rate: float
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def claims_table(findings: Findings) -> ShortTable:
 
 def _found_share(findings: Findings) -> str:
     share = findings.overall["fraction"].iloc[-1]
-    return f"{percent(share)} at the last step, at the threshold of this run"
+    return f"{percent(share)} at the last step, by the criterion of this run"
 
 
 def _found_rise(findings: Findings) -> str:
@@ -81,6 +81,8 @@ def _found_persistent_layers(findings: Findings) -> str:
     pooled = last["pooled"].drop(ALL_LAYERS).dropna()
     if len(pooled) < 3:
         return f"{UNKNOWN}: too few layers have universal neurons before the last step"
+    if pooled.nunique() == 1:
+        return f"all layers have the same persistence ({percent(pooled.iloc[0])})"
     order = pooled.sort_values(ascending=False)
     return (
         f"layers {order.index[0]} and {order.index[1]} have the largest persistence "

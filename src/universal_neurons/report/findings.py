@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from universal_neurons.report import summaries
 from universal_neurons.report.results import Tables
 from universal_neurons.report.summaries import ALL_LAYERS
+from universal_neurons.score.criterion import Criterion
 
 # Of 2401.12181: GPT-2 Small after 400,000 steps.
 PAPER_THRESHOLD = 0.5
@@ -26,18 +28,32 @@ class Findings:
     ----------
     tables
         As `results.read_tables` returns them. A summary needs its own tables only.
-    threshold
-        Excess correlation above which a neuron is universal.
+    criterion
+        When a neuron is universal.
     """
 
     tables: Tables
-    threshold: float
+    criterion: Criterion
 
     @cached_property
     def last_scores(self) -> pd.DataFrame:
         """The rows of `universality` at its last step."""
         universality = self.tables["universality"]
         return universality[universality["step"] == universality["step"].max()]
+
+    @cached_property
+    def thresholds(self) -> tuple[float, float]:
+        """Smallest and largest threshold at the last step that some excess could pass."""
+        known = self.last_scores["threshold"]
+        known = known[np.isfinite(known)]
+        return (known.min(), known.max()) if len(known) else (np.nan, np.nan)
+
+    @cached_property
+    def suggestion(self) -> summaries.Suggestion | None:
+        """See `summaries.suggested_threshold`."""
+        nulls = self.tables["nulls"]
+        rate = self.criterion.false_discovery_rate
+        return summaries.suggested_threshold(self.last_scores, nulls, rate)
 
     @cached_property
     def last_effects(self) -> pd.DataFrame:

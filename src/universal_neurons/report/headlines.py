@@ -5,7 +5,9 @@ Every sentence follows from the result tables; where they show nothing, the sent
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,8 @@ from universal_neurons.report.summaries import ALL_LAYERS, consecutive
 from universal_neurons.report.words import (
     NULLS,
     count_seeds,
+    criterion_met,
+    extremes,
     listed,
     number,
     out_of,
@@ -29,8 +33,6 @@ from universal_neurons.report.words import (
 )
 from universal_neurons.score.token_budget import ENOUGH
 
-FALSE_DISCOVERY_RATE = 0.05
-
 
 @dataclass(frozen=True)
 class Headline:
@@ -40,17 +42,20 @@ class Headline:
     text: str
 
 
-def headlines(findings: Findings) -> list[Headline]:
+def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
     """The run's main numbers in plain sentences, computed from its tables.
 
     Parameters
     ----------
     findings
         Of all tables of `results.COLUMNS`.
+    config
+        The run's; ``capture.store``, if given, says why something is not known.
     """
+    stored = bool(config.get("capture", {}).get("store", True))
     texts = {
-        "Universal neurons": _on_emergence(findings),
-        "Beyond chance": _on_chance(findings),
+        "Universal neurons": _on_emergence(findings, stored),
+        "Beyond chance": _on_chance(findings, stored),
         "Enough tokens?": _on_budget(findings),
         "Groups": _on_groups(findings),
         "Persistence": _on_persistence(findings),
@@ -63,8 +68,8 @@ def headlines(findings: Findings) -> list[Headline]:
     return [Headline(topic, text) for topic, text in texts.items()]
 
 
-def _on_emergence(findings: Findings) -> str:
-    overall, threshold = findings.overall, findings.threshold
+def _on_emergence(findings: Findings, stored: bool) -> str:
+    overall = findings.overall
     last, first = overall.index[-1], overall.index[0]
     now = overall.loc[last]
     sentences = []
@@ -72,17 +77,19 @@ def _on_emergence(findings: Findings) -> str:
         sentences.append(
             f"At the last step ({last:,}), {percent(now['fraction'])} of neurons "
             f"({out_of(now['n_universal'], now['n_neurons'])}, "
-            f"{pooled_over(int(now['n_seeds']), now['lowest'], now['highest'])}) have an excess "
-            f"correlation above {threshold:g}."
+            f"{pooled_over(int(now['n_seeds']), now['lowest'], now['highest'])}) "
+            f"{criterion_met(findings.criterion, many=True)}."
         )
     else:
         highest = findings.last_scores["excess_corr"].max()
         sentences.append(
             f"At the last step ({last:,}), no universal neuron was found: none of "
             f"{int(now['n_neurons']):,} neurons (pooled over {count_seeds(int(now['n_seeds']))}) "
-            f"has an excess correlation above {threshold:g}; the highest is {number(highest, 3)}."
+            f"{criterion_met(findings.criterion)}; the highest excess correlation is "
+            f"{number(highest, 3)}."
         )
-    sentences.append(_interval_of(findings.tables["fractions"]))
+        sentences.append(_suggestion(findings))
+    sentences.append(_interval_of(findings.tables["fractions"], stored))
     if first != last:
         then = overall.loc[first]
         sentences.append(
@@ -100,24 +107,34 @@ def _on_emergence(findings: Findings) -> str:
     by_layer = pooled[(pooled["layer"] != ALL_LAYERS) & (pooled["step"] == last)]
     by_layer = by_layer.set_index("layer")["fraction"]
     if len(by_layer) > 1 and now["n_universal"]:
-        sentences.append(
-            f"Of the layers at the last step, layer {by_layer.idxmax()} has the largest share "
-            f"({percent(by_layer.max())}), layer {by_layer.idxmin()} the smallest "
-            f"({percent(by_layer.min())})."
-        )
+        sentences.append(f"Of the layers at the last step, {extremes(by_layer, 'share')}.")
     means = findings.tables["universality"].groupby("step")["excess_corr"].mean()
     average = f"Whatever the threshold, the mean excess correlation is {number(means[last], 3)}"
     before = f" at the last step and was {number(means[first], 3)} at the first"
     sentences.append(average + (before if first != last else "") + ".")
-    return " ".join(sentences)
+    return " ".join(filter(None, sentences))
 
 
-def _interval_of(fractions: pd.DataFrame) -> str:
+def _suggestion(findings: Findings) -> str:
+    """What to set so that there is something to follow, where the nulls say that there is."""
+    suggested = findings.suggestion
+    if suggested is None or findings.criterion.kind != "excess":
+        return ""
+    return (
+        f"Still, {percent(suggested.found)} of neurons are above {suggested.threshold:g}, and by "
+        f"chance at most {percent(suggested.by_chance)} would be: with "
+        f"universality.excess_threshold: {suggested.threshold:g}, or universality.criterion: "
+        "q_value, there are universal neurons to follow, to ablate and to hold against chance."
+    )
+
+
+def _interval_of(fractions: pd.DataFrame, stored: bool) -> str:
     mean = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
     mean = mean.sort_values("step")
     now, then = mean.iloc[-1], mean.iloc[0]
     if np.isnan(now["se"]):
-        return "Its standard error is not known: that takes stored activations (capture.store)."
+        needed = "more sequences (corpus.tokens)" if stored else "activations (capture.store)"
+        return f"Its standard error is not known: that takes {needed}."
     said = (
         f"The mean over seeds has a 95 % interval of {percent(now['low'])} to "
         f"{percent(now['high'])}, for the choice of tokens and of seeds"
@@ -131,22 +148,24 @@ def _interval_of(fractions: pd.DataFrame) -> str:
     return said + "."
 
 
-def _on_chance(findings: Findings) -> str:
+def _on_chance(findings: Findings, stored: bool) -> str:
     now, nulls = findings.last_scores, findings.tables["nulls"]
     last = now["step"].max()
     if now["q_value"].isna().all():
+        other = "more sequences (corpus.tokens)" if stored else "activations (capture.store)"
         return (
-            "No p-values: at step 0 a null takes two rotations at least (baseline.draws) or stored "
-            "activations (capture.store)."
+            "No p-values: at step 0 a null takes two rotations at least (baseline.draws) or "
+            f"{other}."
         )
     compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
     known = [name for name in NULLS if name in compared]
     chance = listed([NULLS[name] for name in known])
-    n, passing = len(now), int((now["q_value"] < FALSE_DISCOVERY_RATE).sum())
+    least = findings.criterion.false_discovery_rate
+    n, passing = len(now), int((now["q_value"] < least).sum())
     above = int((now["excess_corr"] > PAPER_THRESHOLD).sum())
-    rate = percent(FALSE_DISCOVERY_RATE)
+    rate = f"{100 * least:g}\u00a0%"
     if passing:
-        lowest = now.loc[now["q_value"] < FALSE_DISCOVERY_RATE, "excess_corr"].min()
+        lowest = now.loc[now["q_value"] < least, "excess_corr"].min()
         text = (
             f"At the last step ({last:,}), {out_of(passing, n)} neurons ({percent(passing / n)}) "
             f"are beyond chance at a false discovery rate of {rate}: matched better than {chance}. "
@@ -181,6 +200,11 @@ def _on_budget(findings: Findings) -> str:
         text += "none is either, so there are no sets to compare"
     else:
         text += f"the universal set has a Jaccard index of {half['jaccard']:.2f} with that of all"
+    if pd.isna(reliability):
+        return (
+            f"{text}. The excess correlations do not vary, so there is no reliability, and whether "
+            "the tokens were enough cannot be said."
+        )
     text += (
         f", excess correlations have a rank correlation of {number(half['rank_corr'], 2)}, and "
         f"the agreement of two halves gives all tokens a reliability of {number(reliability, 2)}"

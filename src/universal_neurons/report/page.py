@@ -19,6 +19,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.report.figures.registry import FIGURES
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.headlines import headlines
+from universal_neurons.report.origin import origin
 from universal_neurons.report.results import (
     Tables,
     check_rows,
@@ -28,9 +29,9 @@ from universal_neurons.report.results import (
 )
 from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
+from universal_neurons.score.criterion import Criterion
 from universal_neurons.store.arrays import attributes_of
 from universal_neurons.store.files import read_json
-from universal_neurons.store.provenance import provenance
 
 
 def write_report(
@@ -39,7 +40,8 @@ def write_report(
     captions: str | Path,
     *,
     config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, str],
+    scored_tokens: int,
     out: str | Path,
     benchmarks: Mapping[str, Mapping[str, float]] | None = None,
     subsets: pd.DataFrame | None = None,
@@ -57,8 +59,9 @@ def write_report(
     config
         The run's configuration, defaults filled in.
     provenance
-        What to list as the run's origin, name to value. ``scored_tokens``, if among it, is the
-        number of token positions behind every correlation.
+        What to list as the run's origin, name to value.
+    scored_tokens
+        Token positions behind every correlation.
     out
         Path of the HTML file.
     benchmarks
@@ -72,7 +75,7 @@ def write_report(
         If a figure or caption is missing, or a table is empty.
     """
     check_rows(tables, tables, "report")
-    findings = Findings(tables, float(config["universality"]["excess_threshold"]))
+    findings = Findings(tables, Criterion.of(config["universality"]))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("universal_neurons.report", "."),
         autoescape=True,
@@ -81,9 +84,9 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         run=config["run"],
         warnings=warnings(findings),
-        headlines=headlines(findings),
+        headlines=headlines(findings, config),
         introduction=_caption(Path(captions) / "workflow.rst"),
-        trust=trust(findings, config, provenance),
+        trust=trust(findings, config, scored_tokens),
         figures=[_figure(name, Path(figures), Path(captions)) for name in FIGURES],
         tables=short_tables(findings, benchmarks, subsets),
         configuration=_as_yaml(config),
@@ -125,7 +128,8 @@ def report_run(
         Path(figures[0]).parent,
         Path(captions[0]).parent,
         config=config,
-        provenance=provenance(config, token_hash=corpus["sha256"], scored_tokens=scored),
+        provenance=origin(config, corpus, scored),
+        scored_tokens=scored,
         out=out,
         subsets=subset_preferences(results) if corpus.get("subsets") else None,
         benchmarks=read_benchmarks(results / "benchmarks"),

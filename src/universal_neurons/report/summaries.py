@@ -6,8 +6,12 @@ Tables can have millions of rows, so all of it is done by column.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
+
+from universal_neurons.score.nulls import BIN_WIDTH
 
 ALL_LAYERS = -1
 
@@ -40,7 +44,48 @@ def chance_curve(universality: pd.DataFrame, nulls: pd.DataFrame) -> pd.DataFram
     return table
 
 
-def agreement(universality: pd.DataFrame) -> pd.DataFrame:
+class Suggestion(NamedTuple):
+    """A threshold of excess correlation, and the shares of neurons and of chance above it."""
+
+    threshold: float
+    found: float
+    by_chance: float
+
+
+def suggested_threshold(
+    universality: pd.DataFrame, nulls: pd.DataFrame, rate: float
+) -> Suggestion | None:
+    """The smallest threshold that keeps chance to `rate` of the neurons above it.
+
+    Parameters
+    ----------
+    universality
+        Columns ``step, excess_corr``; the last step counts.
+    nulls
+        Columns ``step, null, low, n``, see `nulls.histograms`.
+    rate
+        Largest share of the values of any null above the threshold over that of the neurons.
+
+    Returns
+    -------
+    Suggestion or None
+        The threshold is a multiple of `BIN_WIDTH`; none if no threshold is high enough or there is
+        no null.
+    """
+    excess = universality.loc[universality["step"] == universality["step"].max(), "excess_corr"]
+    last = nulls[nulls["step"] == nulls["step"].max()]
+    for place in range(1, int(np.ceil(excess.max() / BIN_WIDTH)) if len(last) else 0):
+        threshold = round(place * BIN_WIDTH, 9)
+        found = float((excess > threshold).mean())
+        # Thresholds lie between bins, up to rounding.
+        above = last["n"].where(last["low"] > threshold - 1e-6, 0).groupby(last["null"]).sum()
+        by_chance = float((above / last.groupby("null")["n"].sum()).max())
+        if by_chance <= rate * found:
+            return Suggestion(threshold, found, by_chance)
+    return None
+
+
+def agreement(universality: pd.DataFrame, rate: float) -> pd.DataFrame:
     """How far notions of a universal neuron agree at the last step.
 
     Parameters
@@ -48,6 +93,8 @@ def agreement(universality: pd.DataFrame) -> pd.DataFrame:
     universality
         Columns ``step, seed, universal, q_value, assigned_universal, n_matched,
         n_mutual, in_group``.
+    rate
+        The false discovery rate of neurons beyond chance.
 
     Returns
     -------
@@ -59,7 +106,7 @@ def agreement(universality: pd.DataFrame) -> pd.DataFrame:
     others = last["seed"].nunique() - 1
     sets = {
         "universal": last["universal"].to_numpy(bool),
-        "beyond chance (q < 0.05)": (last["q_value"] < 0.05).to_numpy(),
+        f"beyond chance (q < {rate:g})": (last["q_value"] < rate).to_numpy(),
         "universal, one to one": last["assigned_universal"].to_numpy(bool),
         "matched in every other seed": (last["n_matched"] == others).to_numpy(),
         "mutual match in every other seed": (last["n_mutual"] == others).to_numpy(),

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from universal_neurons.score.criterion import Criterion
+
 # What each null of the table `nulls` stands for.
 NULLS = {
     "rotated": "random rotations of the other seeds' neurons",
@@ -29,6 +31,14 @@ class ShortTable:
     def columns(self) -> list[str]:
         """Column names in order."""
         return list(self.rows[0]) if self.rows else []
+
+
+def criterion_met(criterion: Criterion, *, many: bool = False) -> str:
+    """The predicate of a universal neuron by the run's criterion, or of many of them."""
+    if criterion.kind == "excess":
+        threshold = criterion.excess_threshold
+        return f"{'have' if many else 'has'} an excess correlation above {threshold:g}"
+    return f"{'are' if many else 'is'} beyond chance (q < {criterion.false_discovery_rate:g})"
 
 
 def percent(share: float) -> str:
@@ -126,6 +136,24 @@ def count_seeds(n: int) -> str:
 def listed(parts: Sequence[str]) -> str:
     """Parts with commas and a last *and*."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+def extremes(by_layer: pd.Series, what: str) -> str:
+    """Which layers, the index, have the largest and which the smallest of some shares."""
+    largest, smallest = by_layer.max(), by_layer.min()
+    if largest == smallest:
+        return f"all have the same {what} ({percent(largest)})"
+    most, least = (list(by_layer.index[by_layer == share]) for share in (largest, smallest))
+    verb = "has" if len(most) == 1 else "have"
+    return (
+        f"{named_layers(most)} {verb} the largest {what} ({percent(largest)}), "
+        f"{named_layers(least)} the smallest ({percent(smallest)})"
+    )
+
+
+def named_neuron(layer: int, neuron: int) -> str:
+    """A neuron of a model by layer and index."""
+    return f"L{int(layer)}N{int(neuron)}"
 
 
 def named_layers(layers: Sequence[int]) -> str:

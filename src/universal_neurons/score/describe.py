@@ -11,6 +11,7 @@ import pandas as pd
 from universal_neurons.activations import moments
 from universal_neurons.correlate.matches import layer_and_neuron
 from universal_neurons.score.universality import logger
+from universal_neurons.store.columns.describe import MODELS
 from universal_neurons.store.files import read_json
 
 
@@ -25,8 +26,7 @@ def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per (step, seed, layer, neuron) with the columns of `moments.moments`, and
-        ``rounding_se``, see `moments.rounding_se`.
+        `columns.describe.NEURONS`.
     """
     frames = []
     for (step, seed), (about, sums) in moments.read(stores).items():
@@ -50,9 +50,7 @@ def subsets_table(stores: Iterable[str | Path], names: Sequence[str]) -> pd.Data
     Returns
     -------
     DataFrame
-        One row per (step, seed, layer, neuron, subset), subsets by name, with ``n_tokens`` (scored
-        tokens of the subset), ``mean``, ``std`` (population) and ``sparsity`` (fraction of tokens
-        with an activation above 0); null where no token of the subset is scored.
+        `columns.describe.SUBSETS`, subsets by name.
     """
     order = np.argsort(np.array(names))
     frames = []
@@ -94,12 +92,13 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
     Returns
     -------
     DataFrame
-        ``seed, step, source, revision, sha256, duplicate_of, n_layers, d_mlp, heldout_loss``;
-        ``duplicate_of`` names the first model with the same digest as ``seed/step``, else null.
+        `columns.describe.MODELS`.
     """
     table = pd.DataFrame([read_json(path) for path in facts])
+    # The seeds' order is that of the ablation's categories.
+    table["seed"] = table["seed"].astype(ablation["seed"].dtype)
     table = table.sort_values(["seed", "step"], ignore_index=True)
-    name = table["seed"] + "/" + table["step"].astype(str)
+    name = table["seed"].astype(str) + "/" + table["step"].astype(str)
     first = name.groupby(table["sha256"]).transform("first")
     table["duplicate_of"] = first.where(first != name)
     for model, original in zip(name, table["duplicate_of"], strict=True):
@@ -107,6 +106,5 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
             logger.warning("models %s and %s have the same weights", model, original)
     loss = ablation.groupby(["seed", "step"])["clean_loss"].first().rename("heldout_loss")
     table = table.join(loss, on=["seed", "step"])
-    columns = "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss"
     # Models captured by a version without the Hub have no revision.
-    return table.reindex(columns=columns.split()).astype({"revision": "string"})
+    return table.reindex(columns=MODELS.names).astype({"revision": "string"})

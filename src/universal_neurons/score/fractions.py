@@ -35,7 +35,6 @@ def standard_error(influences: NDArray) -> NDArray[np.float64]:
 def fractions_table(
     universality: pd.DataFrame,
     influences: Mapping[str, NDArray[np.float32]],
-    threshold: float,
     *,
     draws: int = DRAWS,
     seed: int = 0,
@@ -43,7 +42,7 @@ def fractions_table(
     """Universal fraction with 95 % intervals, per seed and over seeds, per layer and overall.
 
     Of one seed: groups of sequences are resampled (bootstrap), the excess of every neuron follows
-    from its influences, and se is the spread of the fraction above the threshold. Over S seeds:
+    from its influences, and se is the spread of the fraction above the thresholds. Over S seeds:
     tokens and seeds vary together, as in the multi-bootstrap of 2106.16163, but by formula instead
     of drawing seeds, which with few seeds makes intervals too narrow: se² = variance between
     seeds / S + mean bootstrap covariance of two seeds (what the tokens that all share add), with
@@ -53,20 +52,17 @@ def fractions_table(
     ----------
     universality
         Of one step, rows of every seed in the order of its neurons, with ``step, seed, layer,
-        excess_corr, universal``.
+        excess_corr, threshold, universal``.
     influences
         By seed, on the mean over the other seeds, shape (groups, N); none where activations were
         not stored.
-    threshold
-        Of `universal`.
     draws, seed
         Of the bootstrap.
 
     Returns
     -------
     DataFrame
-        One row per (step, seed, layer), layer −1 for all, seed "" for the mean over seeds, with
-        ``n_neurons, n_universal, fraction, se, low, high``; the last three NaN without influences.
+        `columns.score.FRACTIONS`.
     """
     rng = np.random.default_rng(seed)
     n_groups = len(next(iter(influences.values()))) if influences else 1
@@ -75,50 +71,57 @@ def fractions_table(
     resampled: dict[tuple[str, int], NDArray] = {}
     for name, own in universality.groupby("seed", observed=True):
         layers = own["layer"].to_numpy()
-        excess = own["excess_corr"].to_numpy()
+        excess, threshold = own["excess_corr"].to_numpy(), own["threshold"].to_numpy()
         for layer in (-1, *np.unique(layers)):
             here = np.flatnonzero((layers == layer) | (layer < 0))
             found = own["universal"].to_numpy()[here]
             if n_groups > 1:
                 resampled[str(name), layer] = np.array(
                     [
-                        np.mean(excess[here] + w @ influences[str(name)][:, here] > threshold)
+                        np.mean(excess[here] + w @ influences[str(name)][:, here] > threshold[here])
                         for w in weights
                     ]
                 )
-            rows.append((str(name), int(layer), len(here), int(found.sum()), found.mean()))
-    table = pd.DataFrame(rows, columns=["seed", "layer", "n_neurons", "n_universal", "fraction"])
+            rows.append((str(name), int(layer), len(here), int(found.sum())))
+    table = pd.DataFrame(rows, columns=["seed", "layer", "n_neurons", "n_universal"])
+    table["mean_fraction"] = table["n_universal"] / table["n_neurons"]
     table["se"] = [
         resampled[key].std(ddof=1) if n_groups > 1 else np.nan
         for key in zip(table["seed"], table["layer"], strict=True)
     ]
     table["quantile"] = scipy.stats.norm.ppf(0.975)
-    pooled = []
-    for layer in sorted(set(table["layer"])):
-        own = table[table["layer"] == layer]
-        n_seeds = len(own)
-        between = own["fraction"].var(ddof=1) / n_seeds
-        shared = np.nan
-        # A layer may be in one seed only, where models have different depths.
-        if n_groups > 1 and n_seeds > 1:
-            together = np.cov([resampled[name, layer] for name in own["seed"]])
-            shared = max(0.0, together[~np.eye(n_seeds, dtype=bool)].mean())
-        # Welch and Satterthwaite: only the part between seeds rests on few numbers.
-        freedom = (n_seeds - 1) * (1 + shared / between) ** 2 if between > 0 else np.inf
-        pooled.append(
-            {
-                "seed": "",
-                "layer": layer,
-                "n_neurons": own["n_neurons"].sum(),
-                "n_universal": own["n_universal"].sum(),
-                "fraction": own["fraction"].mean(),
-                "se": np.sqrt(between + shared),
-                "quantile": scipy.stats.t.ppf(0.975, freedom),
-            }
-        )
+    pooled = [_over_seeds(own, resampled) for _, own in table.groupby("layer")]
     table = pd.concat([pd.DataFrame(pooled), table], ignore_index=True)
     half = table.pop("quantile") * table["se"]
-    table["low"] = (table["fraction"] - half).clip(0, 1)
-    table["high"] = (table["fraction"] + half).clip(0, 1)
+    table["low"] = (table["mean_fraction"] - half).clip(0, 1)
+    table["high"] = (table["mean_fraction"] + half).clip(0, 1)
+    table["fraction"] = table["n_universal"] / table["n_neurons"]
     table.insert(0, "step", universality["step"].iloc[0])
     return table
+
+
+def _over_seeds(
+    own: pd.DataFrame, resampled: Mapping[tuple[str, int], NDArray[np.float64]]
+) -> dict[str, object]:
+    """The row of the mean over seeds from the rows of every seed's layer, or of all layers.
+
+    `resampled` are the fractions of bootstrap draws by (seed, layer), if there are any.
+    """
+    layer, n_seeds = int(own["layer"].iloc[0]), len(own)
+    between = own["mean_fraction"].var(ddof=1) / n_seeds
+    shared = np.nan
+    # A layer may be in one seed only, where models have different depths.
+    if resampled and n_seeds > 1:
+        together = np.cov([resampled[name, layer] for name in own["seed"]])
+        shared = max(0.0, together[~np.eye(n_seeds, dtype=bool)].mean())
+    # Welch and Satterthwaite: only the part between seeds rests on few numbers.
+    freedom = (n_seeds - 1) * (1 + shared / between) ** 2 if between > 0 else np.inf
+    return {
+        "seed": "",
+        "layer": layer,
+        "n_neurons": own["n_neurons"].sum(),
+        "n_universal": own["n_universal"].sum(),
+        "mean_fraction": own["mean_fraction"].mean(),
+        "se": np.sqrt(between + shared),
+        "quantile": scipy.stats.t.ppf(0.975, freedom),
+    }

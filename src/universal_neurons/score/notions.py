@@ -112,9 +112,7 @@ def groups_table(
     Returns
     -------
     DataFrame
-        One row per group and seed: ``step, group, seed, layer, neuron, excess_corr, universal``,
-        and of the group ``group_mean_corr`` and ``group_min_corr``, the mean and smallest
-        correlation between its members. Groups are numbered by the former, the largest first.
+        `columns.score.GROUPS`.
     """
     seeds = list(dict.fromkeys(scores["seed"]))
     members = np.full((len(seeds), (scores["seed"] == seeds[0]).sum()), -1)
@@ -145,7 +143,6 @@ def add_notions(
     matches: pd.DataFrame,
     scores: pd.DataFrame,
     found: Mapping[tuple[str, str], Matches],
-    excess_threshold: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Add the other notions to one step's tables.
 
@@ -154,28 +151,14 @@ def add_notions(
     matches
         As `universality.matches_table` returns them.
     scores
-        As `universality.universality_table` returns them.
+        As `criterion.Criterion.judge` returns them.
     found
         What the matches were made of, see `matches.StepMatches`.
-    excess_threshold
-        Above which a neuron counts as matched in a seed, and as universal.
 
     Returns
     -------
-    matches
-        With ``mutual``: whether the best match's best match is the neuron itself; and
-        ``assigned_corr``, ``assigned_layer``, ``assigned_neuron``: its partner of `assignment`
-        (NaN and −1 if it has none).
-    scores
-        With ``assigned_excess``, the excess correlation with the partners in place of the best
-        matches (0 where there is none), and ``assigned_universal``, whether it is above the
-        threshold; ``n_matched``, ``n_mutual`` and ``n_assigned``, the number of other seeds where
-        its excess correlation is above the threshold, where it has a mutual best match, and where
-        its excess correlation with its partner is above the threshold; ``in_group``; and
-        ``leave_one_out``: of the other seeds without which the neuron is still universal, the
-        fraction where it is matched (NaN if there is no such seed, as with two seeds in all).
-    groups
-        See `groups_table`.
+    matches, scores, groups
+        `columns.score.MATCHES`, `UNIVERSALITY` and `GROUPS`.
     """
     partners = mutual_partners(found)
     pairs = rows_of_pairs(matches)
@@ -211,26 +194,36 @@ def add_notions(
     parts = []
     for seed in seeds:
         rows = np.array([pairs[seed, other] for other in seeds if other != seed])
-        each = excess[rows]
-        matched, one_to_one = each > excess_threshold, assigned_excess[rows].mean(0)
-        own = scores[scores["seed"] == seed].assign(
-            assigned_excess=one_to_one,
-            assigned_universal=one_to_one > excess_threshold,
-            n_matched=matched.sum(0),
-            n_mutual=mutual[rows].sum(0),
-            n_assigned=(assigned_excess[rows] > excess_threshold).sum(0),
-            leave_one_out=np.nan,
-        )
-        if len(rows) > 1:
-            # The mean over the other seeds less one.
-            without = (each.sum(0) - each) / (len(rows) - 1) > excess_threshold
-            cases = without.sum(0)
-            own["leave_one_out"] = np.where(
-                cases > 0, (matched & without).sum(0) / np.maximum(cases, 1), np.nan
+        one_to_one, own = assigned_excess[rows], scores[scores["seed"] == seed]
+        threshold = own["threshold"].to_numpy()
+        parts.append(
+            own.assign(
+                assigned_excess=one_to_one.mean(0),
+                assigned_universal=one_to_one.mean(0) > threshold,
+                n_matched=(excess[rows] > threshold).sum(0),
+                n_mutual=mutual[rows].sum(0),
+                n_assigned=(one_to_one > threshold).sum(0),
+                leave_one_out=_leave_one_out(excess[rows], threshold),
             )
-        parts.append(own)
+        )
     scores = pd.concat(parts, ignore_index=True)
     groups = groups_table(found, scores, partners)
     grouped = pd.MultiIndex.from_frame(groups[NEURON])
     scores["in_group"] = pd.MultiIndex.from_frame(scores[NEURON]).isin(grouped)
     return matches, scores, groups
+
+
+def _leave_one_out(
+    excess: NDArray[np.float64], threshold: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Of the other seeds without which a neuron is universal, the share where it is matched.
+
+    `excess` has shape (other seeds, N), `threshold` (N,); NaN where there is no such seed.
+    """
+    if len(excess) < 2:
+        return np.full(excess.shape[1], np.nan)
+    # The mean over the other seeds less one.
+    without = (excess.sum(0) - excess) / (len(excess) - 1) > threshold
+    cases = without.sum(0)
+    matched = (without & (excess > threshold)).sum(0)
+    return np.where(cases > 0, matched / np.maximum(cases, 1), np.nan)

@@ -6,7 +6,7 @@ Would models that were never trained? A neuron is beyond chance if it is beyond 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -136,18 +136,25 @@ def p_values(scores: pd.DataFrame, null: pd.DataFrame) -> NDArray[np.float64]:
     """
     p = np.full(len(scores), np.nan)
     excess = scores["excess_corr"].to_numpy()
+    for rows, known in _values_by_layer(scores, null):
+        if len(known):
+            reached = len(known) - np.searchsorted(known, excess[rows], side="left")
+            p[rows] = (1 + reached) / (1 + len(known))
+    p[~live(scores)] = 1
+    return p
+
+
+def _values_by_layer(
+    scores: pd.DataFrame, null: pd.DataFrame
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """The rows of every seed and layer, and the null's values that hold for them, ascending."""
     of_layer, values = null["layer"].to_numpy(), null["excess"].to_numpy()
     grouped: Any = scores.groupby(["seed", "layer"], observed=True)
     for (seed, layer), rows in grouped.indices.items():
         here = of_layer == layer
         if "seed" in null:
             here &= (null["seed"] == seed).to_numpy()
-        known = np.sort(values[here])
-        if len(known):
-            reached = len(known) - np.searchsorted(known, excess[rows], side="left")
-            p[rows] = (1 + reached) / (1 + len(known))
-    p[~live(scores)] = 1
-    return p
+        yield rows, np.sort(values[here])
 
 
 def with_p_values(scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -177,14 +184,51 @@ def with_p_values(scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]) -> pd
     return scores.assign(p_value=p, q_value=q)
 
 
+def excess_thresholds(
+    scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame], rate: float
+) -> NDArray[np.float64]:
+    """The excess above which q-values are below a rate, in every neuron's seed and layer.
+
+    A p-value falls with the excess within a seed and layer, and a q-value with the p-value within a
+    seed. So the largest p-value with a q-value below the rate says how many null values may reach
+    an excess, and the next of them is the threshold. It is not below 0: to be matched worse than
+    rotated neurons is not to be universal.
+
+    Parameters
+    ----------
+    scores, nulls
+        As `with_p_values` returns and takes them.
+    rate
+        A false discovery rate.
+
+    Returns
+    -------
+    ndarray
+        float64, shape (rows of `scores`,); infinite where no excess is large enough.
+    """
+    thresholds = np.full(len(scores), -np.inf)
+    p, passing = scores["p_value"].to_numpy(), scores["q_value"].to_numpy() < rate
+    most = np.zeros(len(scores))
+    for rows in scores.groupby("seed", observed=True).indices.values():
+        most[rows] = p[rows].max(initial=0, where=passing[rows])
+    for null in nulls.values():
+        for rows, known in _values_by_layer(scores, null):
+            if len(known):
+                # Null values that may reach it, by the formula of `p_values`, up to rounding.
+                reached = int(most[rows[0]] * (1 + len(known)) + 1e-6) - 1
+                # Next to none there is nothing but infinity.
+                own = [-np.inf, *known, np.inf][len(known) - reached]
+                thresholds[rows] = np.maximum(thresholds[rows], own)
+    return np.where(np.isneginf(thresholds), np.inf, np.maximum(thresholds, 0))
+
+
 def histograms(nulls: Mapping[str, pd.DataFrame], step: int) -> pd.DataFrame:
     """Distribution of excess correlation under every null, all seeds and layers as one.
 
     Returns
     -------
     DataFrame
-        ``step, null, low, high, n``: number of values from ``low`` to below ``high``, one row per
-        bin of `BIN_WIDTH` with any.
+        `columns.score.NULLS`, bins of `BIN_WIDTH`.
     """
     parts = []
     for name, null in nulls.items():

@@ -9,8 +9,9 @@ import pandas as pd
 
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.score import notions, nulls
+from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.fractions import fractions_table
-from universal_neurons.score.token_budget import budget_table
+from universal_neurons.score.token_budget import budget_table, sampled_thresholds
 from universal_neurons.score.universality import matches_table, mean_over_others, universality_table
 from universal_neurons.store.arrays import read_by_pair
 from universal_neurons.store.same_run import check_same_run
@@ -21,7 +22,7 @@ def score_step(
     step: int,
     parts: Sequence[str | Path],
     *,
-    threshold: float,
+    criterion: Criterion,
     influence: str | Path | None = None,
     permuted: str | Path | None = None,
     untrained: str | Path | None = None,
@@ -34,8 +35,8 @@ def score_step(
         The step.
     parts
         Stores of all pairs, see `matches.StepMatches.read`.
-    threshold
-        Excess correlation above which a neuron is universal.
+    criterion
+        When a neuron is universal.
     influence, permuted
         Stores of `influence.influence_of_step` and `permuted.permuted_of_step`; there are none
         without activations.
@@ -57,20 +58,20 @@ def score_step(
     influences = read_by_pair(influence) if influence else {}
     means = mean_over_others(influences)
     matches = matches_table(step_matches, step, influences)
-    scores = universality_table(matches, threshold, means)
+    scores = universality_table(matches, means)
     chance = {"rotated": nulls.rotated_null(step_matches.found, scores)}
     if permuted:
         chance["permuted"] = nulls.permuted_null(read_by_pair(permuted), scores)
     if untrained:
         chance["untrained"] = nulls.untrained_null(read_table(untrained))
-    fractions = fractions_table(scores, means, threshold)
-    scores = nulls.with_p_values(scores, chance)
-    matches, scores, groups = notions.add_notions(matches, scores, step_matches.found, threshold)
+    scores = criterion.judge(nulls.with_p_values(scores, chance), chance)
+    matches, scores, groups = notions.add_notions(matches, scores, step_matches.found)
+    thresholds = sampled_thresholds(scores)
     return {
         "matches": matches,
         "universality": scores,
-        "fractions": fractions,
+        "fractions": fractions_table(scores, means),
         "groups": groups,
         "nulls": nulls.histograms(chance, step),
-        "token_budget": budget_table(step_matches.budgets, step, threshold),
+        "token_budget": budget_table(step_matches.budgets, step, thresholds),
     }

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from universal_neurons.correlate.budget import BudgetPoints
+from universal_neurons.correlate.budget import BudgetPoints, sampled
 from universal_neurons.score.universality import mean_over_others
+from universal_neurons.store.columns.score import TOKEN_BUDGET
 
 # A convention: the Jaccard index of half the tokens with all, and the reliability, that say that
 # more tokens would change little.
 ENOUGH = 0.9
 
-COLUMNS = [
-    *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
-    *("jaccard", "rank_corr", "corr", "reliability"),
-]
-
 
 def budget_table(
-    budgets: Iterable[tuple[str, str, BudgetPoints]], step: int, excess_threshold: float
+    budgets: Iterable[tuple[str, str, BudgetPoints]],
+    step: int,
+    thresholds: Mapping[str, ArrayLike],
 ) -> pd.DataFrame:
     """How scores of fewer tokens, and of two halves of them, agree at one step.
 
@@ -33,19 +31,15 @@ def budget_table(
         Of every pair of seeds, in any grouping of layers; see `matches.StepMatches`.
     step
         The step they belong to.
-    excess_threshold
-        Above which a neuron counts as universal.
+    thresholds
+        Excess correlation above which the sampled neurons of every seed, see `sampled_thresholds`,
+        count as universal.
 
     Returns
     -------
     DataFrame
-        `COLUMNS`, one row per seed and point, nothing without a `Budget` (a single shard, screened
-        mode). ``part`` is ``first`` (the first ``n_shards``, with ``n_tokens`` scored tokens) or
-        ``all``, compared with all shards, or ``second half``, compared with the first half. Of the
-        ``n_neurons`` sampled neurons: ``n_universal`` in that part; ``jaccard`` of the two
-        universal sets (NaN if both are empty); ``rank_corr`` of the two excess correlations
-        (Spearman) and ``corr`` (Pearson), NaN where one is constant. Of the second half also the
-        ``reliability`` of all tokens, 2 corr / (1 + corr) by Spearman and Brown; else NaN.
+        `columns.score.TOKEN_BUDGET`; no rows without `budgets` (a single shard, screened mode).
+        The reliability of all tokens is 2 corr / (1 + corr), by Spearman and Brown.
     """
     found: dict[tuple[str, str], NDArray[np.float64]] = {}
     for a, b, points in budgets:
@@ -58,7 +52,7 @@ def budget_table(
         names = ["first"] * (len(excess) - 2) + ["all", "second half"]
         for name, (start, stop), n_tokens, own in zip(names, ranges, tokens, excess, strict=True):
             other = excess[-3 if name == "second half" else -2]
-            one, two = own > excess_threshold, other > excess_threshold
+            one, two = own > thresholds[seed], other > thresholds[seed]
             either = (one | two).sum()
             corr = _corr(own, other)
             # A negative correlation says no more than none.
@@ -78,7 +72,24 @@ def budget_table(
                     "reliability": reliability if name == "second half" else np.nan,
                 }
             )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=TOKEN_BUDGET.names)
+
+
+def sampled_thresholds(scores: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Thresholds of the neurons that budgets are of, by seed.
+
+    Parameters
+    ----------
+    scores
+        One step's ``seed, layer, threshold``, sorted by seed, layer and neuron.
+    """
+    found = {}
+    for seed, own in scores.groupby("seed", observed=True):
+        layers = own.groupby("layer")["threshold"]
+        found[str(seed)] = np.concatenate(
+            [layer.to_numpy()[sampled(len(layer))] for _, layer in layers]
+        )
+    return found
 
 
 def _corr(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

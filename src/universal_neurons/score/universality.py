@@ -43,12 +43,8 @@ def matches_table(
     Returns
     -------
     DataFrame
-        One row per (seed, other_seed, layer, neuron), sorted by them, with ``best_corr``,
-        ``best_corr_se`` (standard error over groups of sequences, of the match found; NaN without
-        influences), ``best_layer``, ``best_neuron`` (−1 for a dead neuron), ``baseline_corr`` (mean
-        over the rotations of the largest correlation), ``baseline_se`` (its standard error over the
-        rotations; NaN with one), ``min_corr``, ``best_by`` (``comparison`` with all neurons, or
-        ``certificate``: see `refine`) and ``baseline_by`` (``all tokens`` or ``sample``).
+        `columns.score.MATCHES` but for its last columns, which `notions` adds; sorted by seed,
+        other seed, layer and neuron.
     """
     frames = []
     for key, found in matches.found.items():
@@ -95,30 +91,25 @@ def _pair_table(
 
 
 def universality_table(
-    matches: pd.DataFrame,
-    excess_threshold: float,
-    influences: Mapping[str, NDArray] | None = None,
+    matches: pd.DataFrame, influences: Mapping[str, NDArray] | None = None
 ) -> pd.DataFrame:
     """Score every neuron: its excess correlation, averaged over the other seeds.
 
     The excess correlation (2401.12181, eq. 3) is the mean over the other seeds of the largest
-    correlation less its rotated baseline. A neuron is universal if it exceeds the threshold.
+    correlation less its rotated baseline.
 
     Parameters
     ----------
     matches
         As `matches_table` returns it.
-    excess_threshold
-        Above which a neuron counts as universal.
     influences
         On the mean over the other seeds, by seed: see `mean_over_others`.
 
     Returns
     -------
     DataFrame
-        One row per (step, seed, layer, neuron) with ``max_corr``, ``baseline_corr``,
-        ``excess_corr``, ``excess_se`` (of the tokens and of the rotations, added in squares; NaN
-        without influences), ``universal``.
+        `columns.score.UNIVERSALITY` up to ``excess_se``, sorted by step, seed, layer and neuron. In
+        the standard error those of tokens and of rotations are added in squares.
     """
     keys = ["step", "seed", "layer", "neuron"]
     # A mean over S seeds of means over rotations; nothing is known of one rotation's error.
@@ -137,5 +128,4 @@ def universality_table(
         scores["excess_se"] = np.sqrt(tokens**2 + rotations.to_numpy())
     else:
         scores["excess_se"] = np.nan
-    scores["universal"] = scores["excess_corr"] > excess_threshold
     return scores

@@ -60,7 +60,7 @@ def untrained_scores(
     Returns
     -------
     DataFrame
-        See `universality.universality_table`, without ``universal``.
+        `columns.score.UNTRAINED`.
     """
     tokens = corpus.sequences
     tokens = tokens[: -(-TOKENS // tokens.shape[1])]
@@ -99,8 +99,7 @@ def untrained_scores(
             sum_pair(one, other, [layer], kernel, path=sums, attributes={})
             parts.append(Path(name, f"matches{layer}.zarr"))
             match_pair([sums], a, b, [layer], rotations=rotations, path=parts[-1], attributes={})
-        scores = universality_table(matches_table(StepMatches.read(parts), step=0), np.inf)
-        return scores.drop(columns="universal")
+        return universality_table(matches_table(StepMatches.read(parts), step=0))
 
 
 def _run(

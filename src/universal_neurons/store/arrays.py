@@ -25,6 +25,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 from universal_neurons.errors import UserError
 from universal_neurons.store.files import again, reading, replacing
 from universal_neurons.store.provenance import check_method
+from universal_neurons.store.zarr_adapter import consolidated
 
 # About the size of a chunk before compression: large enough for zstd and the file system to run at
 # full speed, small enough that a buffer of one chunk per layer stays within a few hundred MB.
@@ -37,7 +38,9 @@ def new_store(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[zarr.
     with replacing(Path(path)) as temporary:
         group = zarr.create_group(temporary, zarr_format=3)
         yield group
-        # The names are recorded because Snakemake later puts files of its own beside the arrays.
+        # Snakemake later puts files of its own beside the arrays. So their names are recorded, and
+        # Zarr is told what there is, or listing a store would warn of what it does not know.
+        group = consolidated(temporary)
         group.attrs.update({**attributes, "arrays": sorted(group.array_keys()), "complete": True})
         group.attrs.update({"digest": _digest(temporary, group.attrs["arrays"])})
 

@@ -1,4 +1,4 @@
-"""Result tables (Parquet) that say where they come from.
+"""Result tables (Parquet) with the columns declared for them, that say where they come from.
 
 A table is renamed into place when it is whole, and its pages carry checksums that are verified on
 reading; what is damaged or was made by another version of the method is refused.
@@ -7,7 +7,7 @@ reading; what is damaged or was made by another version of the method is refused
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,37 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from universal_neurons.store.columns.declare import Table
+from universal_neurons.store.columns.registry import TABLES
 from universal_neurons.store.files import reading, replacing
 from universal_neurons.store.provenance import check_method
 
 
-def write_table(path: str | Path, table: pd.DataFrame, attributes: Mapping[str, Any]) -> None:
-    """Write a table as Parquet; it appears under `path` when it is whole.
+def write_table(
+    path: str | Path,
+    table: Table,
+    rows: pd.DataFrame,
+    attributes: Mapping[str, Any],
+    seeds: Sequence[str] | None = None,
+) -> None:
+    """Write the rows of a table as Parquet; the file appears when it is whole.
 
-    `attributes` (provenance) are JSON under the key ``universal_neurons`` of the schema's metadata.
+    Parameters
+    ----------
+    path
+        Of the file.
+    table
+        What its columns are declared to be.
+    rows
+        With these columns, in any order.
+    attributes
+        Provenance: JSON under the key ``universal_neurons`` of the schema's metadata.
+    seeds
+        Of the run, in the order that rows and categories get, see `Table.order`; a part, which does
+        not depend on it, is written without.
     """
-    _write(path, pa.Table.from_pandas(table, preserve_index=False), attributes)
+    found = table.conform(rows)
+    _write(path, found if seeds is None else table.order(found, seeds), attributes)
 
 
 def read_table(
@@ -62,28 +83,46 @@ def write_tables(
     attributes: Mapping[str, Any],
 ) -> None:
     """Write tables under the paths of the same names, see `write_table`."""
-    for name, table in tables.items():
-        write_table(paths[name], table, attributes)
+    for name, rows in tables.items():
+        write_table(paths[name], TABLES[name], rows, attributes)
 
 
 def concatenate_tables(
-    parts: Sequence[str | Path], out: Sequence[str | Path], attributes: Mapping[str, Any]
+    parts: Sequence[str | Path],
+    out: Sequence[str | Path],
+    attributes: Mapping[str, Any],
+    seeds: Sequence[str],
 ) -> None:
-    """Write the rows of several Parquet files with the same columns as one file, for many tables.
+    """Join the parts of many tables, see `concatenate_table`.
 
     Parameters
     ----------
     parts
         The files, all of the first table before those of the second, of each the same number.
     out
-        A file to make for every table.
-    attributes
-        Recorded with it.
+        A file to make for every table, which its name says.
+    attributes, seeds
+        See `write_table`.
     """
     n = len(parts) // len(out)
     for i, path in enumerate(out):
-        tables = [_read(part) for part in parts[i * n : (i + 1) * n]]
-        _write(path, pa.concat_tables(tables, promote_options="permissive"), attributes)
+        own, table = parts[i * n : (i + 1) * n], TABLES[Path(path).stem]
+        concatenate_table(own, path, table, attributes, seeds)
+
+
+def concatenate_table(
+    parts: Iterable[str | Path],
+    out: str | Path,
+    table: Table,
+    attributes: Mapping[str, Any],
+    seeds: Sequence[str],
+) -> None:
+    """Write the rows of several parts of a table as one file; see `write_table`."""
+    found = []
+    for part in parts:
+        with reading(part):
+            found.append(table.order(table.conform(_read(part)), seeds))
+    _write(out, pa.concat_tables(found), attributes)
 
 
 def _write(path: str | Path, table: pa.Table, attributes: Mapping[str, Any]) -> None:

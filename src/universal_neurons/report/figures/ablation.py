@@ -142,7 +142,7 @@ def loss(findings: Findings) -> Figure:
     known = models.dropna(subset=["heldout_loss"])
     if known.empty:
         return message("held-out loss was not measured")
-    by_seed = known.astype({"seed": str}).pivot(index="step", columns="seed", values="heldout_loss")
+    by_seed = known.pivot(index="step", columns="seed", values="heldout_loss")
     by_seed = by_seed.sort_index()
     figure = Figure(figsize=(5.2, 3.1), layout="constrained")
     ax = figure.subplots()

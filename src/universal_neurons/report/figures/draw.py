@@ -12,6 +12,7 @@ from universal_neurons.report.figures.registry import FIGURES, TABLES
 from universal_neurons.report.figures.style import styled
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.results import check_rows, read_tables
+from universal_neurons.score.criterion import Criterion
 
 
 def draw(name: str, findings: Findings) -> Figure:
@@ -50,7 +51,7 @@ def save(figure: Figure, path: str | Path) -> None:
         figure.savefig(path.with_name(f"{path.name}.png"), dpi=150)
 
 
-def write_figures(results: str | Path, out: str | Path, *, threshold: float) -> None:
+def write_figures(results: str | Path, out: str | Path, *, criterion: Criterion) -> None:
     """Draw every figure of `registry.FIGURES` from a run's tables.
 
     Parameters
@@ -59,9 +60,9 @@ def write_figures(results: str | Path, out: str | Path, *, threshold: float) -> 
         Directory ``results/<run>`` with the Parquet tables.
     out
         Directory for ``<name>.svg`` and ``<name>.png``.
-    threshold
-        Excess correlation above which a neuron is universal.
+    criterion
+        When a neuron is universal.
     """
-    findings = Findings(read_tables(results, TABLES), threshold)
+    findings = Findings(read_tables(results, TABLES), criterion)
     for name in FIGURES:
         save(draw(name, findings), Path(out) / name)

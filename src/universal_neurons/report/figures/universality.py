@@ -32,6 +32,7 @@ from universal_neurons.report.figures.style import (
 )
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.summaries import ALL_LAYERS
+from universal_neurons.report.words import criterion_met
 from universal_neurons.score.nulls import BIN_WIDTH
 from universal_neurons.score.token_budget import ENOUGH
 
@@ -67,10 +68,10 @@ def emergence(findings: Findings) -> Figure:
     named_lines(axes[0], {"one seed": (GREY, 0.8), "mean over seeds": (BLACK, 2.2)})
     axes[0].set(ylabel="universal neurons", title="All layers")
     if several:
-        pooled = findings.pooled
         for layer, color in zip(layers, layer_colors(len(layers)), strict=True):
-            line = pooled[pooled["layer"] == layer]
-            axes[1].plot(line["step"], line["fraction"], color=color, lw=1.6, marker="o", ms=dot)
+            line = intervals[intervals["layer"] == layer]
+            shares = line["mean_fraction"]
+            axes[1].plot(line["step"], shares, color=color, lw=1.6, marker="o", ms=dot)
             if len(layers) <= MAX_NAMED:
                 band(axes[1], layer, color)
         axes[1].set(title="By layer")
@@ -79,7 +80,7 @@ def emergence(findings: Findings) -> Figure:
     for ax in axes:
         step_axis(ax, steps)
         if not counts["n_universal"].any():
-            say(ax, f"no neuron has excess\ncorrelation above {findings.threshold:g}\nat any step")
+            say(ax, f"no neuron\n{criterion_met(findings.criterion)}\nat any step")
     return figure
 
 
@@ -90,7 +91,7 @@ def excess_histogram(findings: Findings) -> Figure:
     shown = universality[universality["step"].isin(steps)]
     # Bins at multiples of the width, so that a threshold in whole percent falls between two bins.
     low = np.floor(min(0.0, shown["excess_corr"].min()) / BIN_WIDTH)
-    high = np.ceil(max(findings.threshold, shown["excess_corr"].max()) / BIN_WIDTH) + 1
+    high = np.ceil(np.nanmax([*findings.thresholds, shown["excess_corr"].max()]) / BIN_WIDTH) + 1
     edges = np.arange(low, high + 1) * BIN_WIDTH
     figure = Figure(figsize=(5.8, 3.2), layout="constrained")
     ax = figure.subplots()
@@ -105,7 +106,7 @@ def excess_histogram(findings: Findings) -> Figure:
     ax.set(xlabel="excess correlation", ylabel=f"neurons per bin of {BIN_WIDTH:g}")
     # Room for the label of the threshold above the curves.
     ax.set_ylim(top=2 * ax.get_ylim()[1])
-    _threshold_line(ax, findings.threshold)
+    _mark_thresholds(ax, findings)
     _null_key(ax, nulls)
     color_key(ax, "step", steps, step_colors(len(steps)))
     return figure
@@ -131,7 +132,7 @@ def threshold_curve(findings: Findings) -> Figure:
     log_percent_axis(ax)
     ax.set(xlim=(0, 1), xlabel="excess correlation x", ylabel="neurons with excess above x")
     ax.set_xticks(np.arange(0, 1.01, 0.1))
-    _threshold_line(ax, findings.threshold)
+    _mark_thresholds(ax, findings)
     _null_key(ax, nulls)
     color_key(ax, "step", steps, step_colors(len(steps)))
     return figure
@@ -199,14 +200,20 @@ def token_budget(findings: Findings) -> Figure:
     return figure
 
 
-def _threshold_line(ax: Axes, threshold: float) -> None:
-    ax.axvline(threshold, color=BLACK, lw=1, ls="--")
+def _mark_thresholds(ax: Axes, findings: Findings) -> None:
+    """A line at the threshold, or where seeds and layers have different ones a band."""
+    low, high = findings.thresholds
+    if np.isnan(low):
+        return
+    if low < high:
+        ax.axvspan(low, high, color=BLACK, alpha=0.12, lw=0)
+    ax.axvline(high, color=BLACK, lw=1, ls="--")
     left, right = ax.get_xlim()
     # Room for the label on the line's right.
-    ax.set_xlim(left, max(right, threshold + 0.3 * (threshold - left)))
+    ax.set_xlim(left, max(right, high + 0.3 * (high - left)))
     ax.annotate(
-        f"threshold {threshold:g}",
-        (threshold, 1),
+        f"threshold {high:g}" if low == high else f"thresholds {low:.2f} to {high:.2f}",
+        (high, 1),
         (3, -2),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",

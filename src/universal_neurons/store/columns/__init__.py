@@ -1,0 +1,1 @@
+"""The columns of every result table, declared once: name, type, unit, meaning."""

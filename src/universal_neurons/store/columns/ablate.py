@@ -1,0 +1,164 @@
+"""Columns of the tables that `ablate` makes."""
+
+from __future__ import annotations
+
+from universal_neurons.store.columns.declare import (
+    EXCESS,
+    LAYER_OR_ALL,
+    SEED,
+    STEP,
+    WIDE_LAYER,
+    WIDE_NEURON,
+    Column,
+    Table,
+)
+
+KIND = Column(
+    *("kind", "text", ""),
+    "What activations are replaced with: their `mean`, `zero`, or `resample` (their values at "
+    "other held-out tokens).",
+)
+DELTA_LOSS = Column(
+    *("delta_loss", "float64", "nats per token"),
+    "Change of the held-out loss; null for an empty set.",
+    nullable=True,
+)
+DELTA_LOSS_SE = Column(
+    *("delta_loss_se", "float64", "nats per token"),
+    "Its standard error over sequences, from paired differences; null with one sequence.",
+    nullable=True,
+)
+KL = Column(
+    *("kl", "float64", "nats per token"),
+    "Kullback–Leibler divergence of the ablated from the clean predictions; null for an empty set.",
+    nullable=True,
+)
+TOP1_CHANGE = Column(
+    *("top1_change", "float64", "share"),
+    "Token positions whose likeliest next token is another one; null for an empty set.",
+    nullable=True,
+)
+DIFFERENCE = Column(
+    *("difference", "float64", "nats per token"),
+    "`delta_loss` less the mean of the control sets'; null for control sets and without any.",
+    nullable=True,
+)
+DIFFERENCE_SE = Column(
+    *("difference_se", "float64", "nats per token"),
+    "Its standard error over sequences, from paired differences, the sets being fixed; null where "
+    "it is, and with one sequence.",
+    nullable=True,
+)
+
+ABLATION = Table(
+    "ablation",
+    "What the loss does when universal neurons, or control sets, are replaced. Loss is "
+    "cross-entropy over every next-token position of the held-out sequences. A layer without "
+    "universal neurons has a row with `n_neurons` 0 and no control sets.",
+    (
+        STEP,
+        SEED,
+        LAYER_OR_ALL,
+        KIND,
+        Column("neuron_set", "text", "", "`universal` or `control`."),
+        Column("draw", "int64", "", "Number of the control set, from 0; −1 for `universal`."),
+    ),
+    (
+        Column("n_neurons", "int64", "neurons", "Neurons of the set."),
+        Column(
+            *("mean_norm", "float64", "activation"),
+            "Root mean square activation, mean over the set; null for an empty one.",
+            nullable=True,
+        ),
+        Column(
+            *("mean_contribution", "float64", "residual stream"),
+            "Norm of what a neuron writes to the residual stream (root mean square activation "
+            "times norm of output weights), mean over the set; null for an empty one.",
+            nullable=True,
+        ),
+        Column(
+            *("mean_sparsity", "float64", "share"),
+            "Tokens with an activation above 0, mean over the set; null for an empty one.",
+            nullable=True,
+        ),
+        Column("clean_loss", "float64", "nats per token", "Held-out loss of the model as it is."),
+        Column(
+            *("ablated_loss", "float64", "nats per token"),
+            "Held-out loss with the set replaced; null for an empty one.",
+            nullable=True,
+        ),
+        DELTA_LOSS,
+        DELTA_LOSS_SE,
+        KL,
+        TOP1_CHANGE,
+        Column(
+            *("direct_delta_loss", "float64", "nats per token"),
+            "`delta_loss` with all later blocks frozen: they see their clean input; of universal "
+            "and the first control sets, else null.",
+            nullable=True,
+        ),
+        DIFFERENCE,
+        DIFFERENCE_SE,
+        Column(
+            *("permutation_p", "float64", "probability"),
+            "(1 + control sets with as large or a larger `delta_loss`) / (1 + control sets); null "
+            "for control sets and without any.",
+            nullable=True,
+        ),
+    ),
+)
+
+DOSES = Table(
+    "doses",
+    "The same for the neurons of largest excess correlation, whatever the threshold.",
+    (
+        STEP,
+        SEED,
+        KIND,
+        Column("dose", "float64", "share", "Fraction of all neurons of the model replaced."),
+        Column("neuron_set", "text", "", "`top` or `control`."),
+        Column("draw", "int64", "", "Number of the control set, from 0; −1 for `top`."),
+    ),
+    (
+        Column("n_neurons", "int64", "neurons", "Neurons of the set."),
+        DELTA_LOSS,
+        DELTA_LOSS_SE,
+        KL,
+        TOP1_CHANGE,
+        DIFFERENCE,
+        DIFFERENCE_SE,
+    ),
+)
+
+EFFECTS = Table(
+    "effects",
+    "What replacing a single neuron by its mean does to the loss: estimated for all, measured for "
+    "a sample.",
+    (STEP, SEED, WIDE_LAYER, WIDE_NEURON),
+    (
+        EXCESS,
+        Column("first_order", "float64", "nats per token", "First order of the estimate."),
+        Column(
+            *("second_order", "float64", "nats per token"),
+            "Second order of the estimate (Gauss–Newton).",
+        ),
+        Column(
+            *("attributed_delta_loss", "float64", "nats per token"),
+            "Estimated change of the loss: the sum of both.",
+        ),
+        Column(
+            *("delta_loss", "float64", "nats per token"),
+            "Measured change of the loss; null outside the sample.",
+            nullable=True,
+        ),
+        Column(
+            *("delta_loss_se", "float64", "nats per token"),
+            "Its standard error over sequences; null where it is, and with one sequence.",
+            nullable=True,
+        ),
+        Column(
+            *("sampled", "text", ""),
+            "Why it was measured: `top` (of the largest estimates) or `random`; else empty.",
+        ),
+    ),
+)

@@ -1,0 +1,25 @@
+"""All declared tables by name."""
+
+from __future__ import annotations
+
+from universal_neurons.store.columns.ablate import ABLATION, DOSES, EFFECTS
+from universal_neurons.store.columns.describe import MODELS, NEURONS, SUBSETS
+from universal_neurons.store.columns.persist import PERSISTENCE, TRACE, TRAJECTORIES
+from universal_neurons.store.columns.score import (
+    FRACTIONS,
+    GROUPS,
+    MATCHES,
+    NULLS,
+    TOKEN_BUDGET,
+    UNIVERSALITY,
+    UNTRAINED,
+)
+
+TABLES = {
+    table.name: table
+    for table in (
+        *(UNIVERSALITY, MATCHES, FRACTIONS, NULLS, UNTRAINED, GROUPS, TOKEN_BUDGET),
+        *(ABLATION, DOSES, EFFECTS, PERSISTENCE, TRAJECTORIES, TRACE),
+        *(NEURONS, SUBSETS, MODELS),
+    )
+}

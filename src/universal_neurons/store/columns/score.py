@@ -1,0 +1,263 @@
+"""Columns of the tables that `score` makes."""
+
+from __future__ import annotations
+
+from universal_neurons.store.columns.declare import (
+    EXCESS,
+    LAYER,
+    LAYER_OR_ALL,
+    NEURON,
+    SEED,
+    STEP,
+    UNIVERSAL,
+    Column,
+    Table,
+)
+
+MATCHES = Table(
+    "matches",
+    "The best match of every neuron in every other seed.",
+    (
+        STEP,
+        SEED,
+        Column("other_seed", "seed", "", "The seed whose neurons it was compared with."),
+        LAYER,
+        NEURON,
+    ),
+    (
+        Column(
+            *("best_corr", "float64", "correlation"),
+            "Largest correlation with a neuron of the other seed, signed; 0 for a dead neuron.",
+        ),
+        Column(
+            *("best_corr_se", "float64", "correlation"),
+            "Its standard error over groups of sequences, of the match found; null where "
+            "activations were not stored.",
+            nullable=True,
+        ),
+        Column("best_layer", "int64", "", "Layer of that neuron; −1 for a dead neuron."),
+        Column("best_neuron", "int64", "", "Index of that neuron; −1 for a dead neuron."),
+        Column(
+            *("baseline_corr", "float64", "correlation"),
+            "Largest correlation with a neuron of the randomly rotated layers of the other seed, "
+            "mean over the rotations.",
+        ),
+        Column(
+            *("baseline_se", "float64", "correlation"),
+            "Its standard error over the rotations; null with one.",
+            nullable=True,
+        ),
+        Column("min_corr", "float64", "correlation", "Most negative correlation."),
+        Column(
+            *("best_by", "text", ""),
+            "How the best match is known: `comparison` with all neurons, or `certificate` that no "
+            "other can be better (screened mode).",
+        ),
+        Column(
+            "baseline_by", "text", "", "What the baseline rests on: `all tokens` or a `sample`."
+        ),
+        Column("mutual", "bool", "", "Whether the best match's best match is the neuron itself."),
+        Column(
+            *("assigned_corr", "float64", "correlation"),
+            "Correlation with its partner where neurons are assigned one to one; null without one.",
+            nullable=True,
+        ),
+        Column("assigned_layer", "int32", "", "Layer of that partner; −1 without one."),
+        Column("assigned_neuron", "int32", "", "Index of that partner; −1 without one."),
+    ),
+)
+
+SCORES = (
+    Column(
+        *("max_corr", "float64", "correlation"),
+        "Largest correlation with a neuron of another seed, mean over the other seeds.",
+    ),
+    Column(
+        *("baseline_corr", "float64", "correlation"),
+        "The same with rotated neurons, mean over the rotations too.",
+    ),
+    EXCESS,
+    Column(
+        *("excess_se", "float64", "correlation"),
+        "Its standard error, of tokens and rotations; null where activations were not stored.",
+        nullable=True,
+    ),
+)
+
+UNIVERSALITY = Table(
+    "universality",
+    "The scores of every neuron.",
+    (STEP, SEED, LAYER, NEURON),
+    (
+        *SCORES,
+        Column(
+            *("threshold", "float64", "correlation"),
+            "Excess correlation above which a neuron of the seed and layer is universal by "
+            "`universality.criterion`: `excess_threshold`, or where q-values begin to be below "
+            "`false_discovery_rate` (infinite if they never are).",
+        ),
+        Column("universal", "bool", "", "Whether the excess correlation is above the threshold."),
+        Column(
+            *("p_value", "float64", "probability"),
+            "How often chance reaches the excess correlation: largest p-value over the nulls; null "
+            "where no null has values.",
+            nullable=True,
+        ),
+        Column(
+            *("q_value", "float64", "probability"),
+            "The same as a false discovery rate among the neurons of the seed "
+            "(Benjamini–Hochberg); null where the p-value is.",
+            nullable=True,
+        ),
+        Column(
+            *("assigned_excess", "float64", "correlation"),
+            "Excess correlation with the partners assigned one to one in place of the best "
+            "matches, 0 standing for the correlation where there is no partner.",
+        ),
+        Column("assigned_universal", "bool", "", "Whether that is above the threshold."),
+        Column(
+            *("n_matched", "int64", "seeds"),
+            "Other seeds where its excess correlation is above the threshold.",
+        ),
+        Column("n_mutual", "int64", "seeds", "Other seeds where it has a mutual best match."),
+        Column(
+            *("n_assigned", "int64", "seeds"),
+            "Other seeds where its excess correlation with its partner is above the threshold.",
+        ),
+        Column(
+            *("leave_one_out", "float64", "share"),
+            "Of the other seeds without which it is still universal, those where it is matched; "
+            "null if there is no such seed, as with two seeds in all.",
+            nullable=True,
+        ),
+        Column("in_group", "bool", "", "Whether it is in a group, see `groups`."),
+    ),
+)
+
+UNTRAINED = Table(
+    "untrained",
+    "Scores of two models with random weights, where the run has no step 0.",
+    (STEP, Column("seed", "text", "", "`untrained 0` or `untrained 1`."), LAYER, NEURON),
+    SCORES,
+)
+
+# What both ends of an interval are for.
+INTERVAL = "for the choice of tokens, of the mean also of seeds; null without a standard error"
+FRACTIONS = Table(
+    "fractions",
+    "How many neurons are universal, per layer and overall, of every seed and over seeds.",
+    (
+        STEP,
+        Column("seed", "seed", "", "Label of a model; empty for the mean over seeds."),
+        LAYER_OR_ALL,
+    ),
+    (
+        Column("n_neurons", "int64", "neurons", "Neurons; of all seeds in the rows of the mean."),
+        Column("n_universal", "int64", "neurons", "Universal ones among them."),
+        Column("fraction", "float64", "share", "`n_universal` of `n_neurons`."),
+        Column(
+            *("mean_fraction", "float64", "share"),
+            "In the rows of the mean that of the seeds' fractions, which differs from `fraction` "
+            "where widths do; else `fraction`.",
+        ),
+        Column(
+            *("se", "float64", "share"),
+            "Standard error of `mean_fraction`; null where activations were not stored, and of the "
+            "mean with one seed.",
+            nullable=True,
+        ),
+        Column(
+            *("low", "float64", "share"),
+            f"Lower end of the 95 % interval of `mean_fraction`, {INTERVAL}.",
+            nullable=True,
+        ),
+        Column(
+            *("high", "float64", "share"),
+            f"Upper end of the 95 % interval of `mean_fraction`, {INTERVAL}.",
+            nullable=True,
+        ),
+    ),
+)
+
+GROUPS = Table(
+    "groups",
+    "Groups of neurons, one of each seed, every two of which are mutual best matches.",
+    (
+        STEP,
+        Column("group", "int64", "", "Number of the group, largest mean correlation first."),
+        SEED,
+    ),
+    (
+        LAYER,
+        NEURON,
+        EXCESS,
+        UNIVERSAL,
+        Column(
+            *("group_mean_corr", "float64", "correlation"),
+            "Mean correlation between the group's members.",
+        ),
+        Column(
+            *("group_min_corr", "float64", "correlation"),
+            "Smallest correlation between the group's members.",
+        ),
+    ),
+)
+
+NULLS = Table(
+    "nulls",
+    "Distribution of excess correlation under every null, all seeds and layers as one.",
+    (
+        STEP,
+        Column(
+            *("null", "text", ""),
+            "`rotated` (random rotations), `permuted` (other sequences) or `untrained` models.",
+        ),
+        Column("low", "float64", "correlation", "Lower end of a bin, which belongs to it."),
+    ),
+    (
+        Column("high", "float64", "correlation", "Upper end of the bin, which does not."),
+        Column("n", "int64", "values", "Values in the bin; bins without any have no row."),
+    ),
+)
+
+TOKEN_BUDGET = Table(
+    "token_budget",
+    "Scores of a sample of neurons on fewer tokens; no rows with one shard or in screened mode.",
+    (
+        STEP,
+        SEED,
+        Column(
+            *("part", "text", ""),
+            "`first` (the first shards) or `all`, compared with all shards, or `second half`, "
+            "compared with the first half.",
+        ),
+        Column("n_shards", "int64", "shards", "Shards of the part."),
+    ),
+    (
+        Column("n_tokens", "int64", "tokens", "Scored tokens of the part."),
+        Column("n_neurons", "int64", "neurons", "Neurons of the sample."),
+        Column("n_universal", "int64", "neurons", "Those universal by the part's tokens."),
+        Column(
+            *("jaccard", "float64", "share"),
+            "Jaccard index of the two universal sets; null if both are empty.",
+            nullable=True,
+        ),
+        Column(
+            *("rank_corr", "float64", "correlation"),
+            "Rank correlation (Spearman) of the two excess correlations; null where one is "
+            "constant.",
+            nullable=True,
+        ),
+        Column(
+            *("corr", "float64", "correlation"),
+            "Their Pearson correlation; null where one is constant.",
+            nullable=True,
+        ),
+        Column(
+            *("reliability", "float64", "correlation"),
+            "Of the second half: reliability of the excess of all tokens, by Spearman and Brown; "
+            "else null.",
+            nullable=True,
+        ),
+    ),
+)

@@ -1,0 +1,65 @@
+"""Universal by excess correlation or by q-value: one threshold per seed and layer says the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from universal_neurons.score import nulls
+from universal_neurons.score.criterion import Criterion
+
+
+def scores_and_nulls(rng, missing_layer=False):
+    """Two seeds of three layers, a sixth of their neurons shared, some dead, and three nulls."""
+    n = 360
+    scores = pd.DataFrame(
+        {"seed": np.repeat(["a", "b"], n), "layer": np.tile(np.repeat([0, 1, 2], n // 3), 2)}
+    )
+    shared = rng.random(2 * n) < 1 / 6
+    dead = rng.random(2 * n) < 0.05
+    excess = rng.normal(0, 0.02, 2 * n).round(2) + 0.08 * shared * scores["layer"]
+    scores["excess_corr"] = np.where(dead, 0.0, excess)
+    scores["baseline_corr"] = np.where(dead, 0.0, 0.1)
+    rotated = scores[["seed", "layer"]].loc[scores.index.repeat(5)]
+    found = {
+        "rotated": rotated.assign(excess=rng.normal(0, 0.02, len(rotated)).round(2)),
+        "permuted": rotated[["layer"]].assign(excess=rng.normal(-0.05, 0.05, len(rotated))),
+        "untrained": pd.DataFrame({"layer": np.arange(3000) % 3, "excess": np.arange(3000) / 1e5}),
+    }
+    if missing_layer:
+        found = {name: null[null["layer"] < 2] for name, null in found.items()}
+    return nulls.with_p_values(scores, found), found
+
+
+@pytest.mark.parametrize("missing_layer", [False, True])
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.5])
+@pytest.mark.parametrize("seed", range(20))
+def test_above_the_threshold_of_a_rate_are_the_neurons_of_smaller_q_values(
+    seed, rate, missing_layer
+):
+    scores, chance = scores_and_nulls(np.random.default_rng(seed), missing_layer)
+    found = Criterion("q_value", 0.5, rate).judge(scores, chance)
+    expected = (scores["q_value"] < rate) & (scores["excess_corr"] > 0)
+    assert (found["universal"] == expected).all()
+    assert found.groupby(["seed", "layer"])["threshold"].nunique().eq(1).all()
+    assert (found["threshold"] >= 0).all()
+    if missing_layer:
+        assert np.isinf(found.loc[found["layer"] == 2, "threshold"]).all()
+
+
+def test_planted_neurons_are_universal_by_q_value_where_none_is_above_a_half():
+    scores, chance = scores_and_nulls(np.random.default_rng(0))
+    by_excess = Criterion("excess", 0.5, 0.05).judge(scores, chance)
+    by_q_value = Criterion("q_value", 0.5, 0.05).judge(scores, chance)
+    assert not by_excess["universal"].any()
+    assert (by_excess["threshold"] == 0.5).all()
+    assert by_q_value["universal"].sum() > 10
+
+
+def test_without_a_null_no_neuron_is_universal_by_q_value():
+    scores, _ = scores_and_nulls(np.random.default_rng(0))
+    unknown = nulls.with_p_values(scores, {})
+    found = Criterion("q_value", 0.5, 0.05).judge(unknown, {})
+    assert not found["universal"].any()
+    assert np.isinf(found["threshold"]).all()
