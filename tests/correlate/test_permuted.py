@@ -37,8 +37,8 @@ def sample(shards, n_tokens=10**6, block=64):
 def pairs_of(pairings, index):
     """Token indices of a and b that are paired."""
     return (
-        np.concatenate([index[getattr(p, f"rows_{x}")][getattr(p, f"kept_{x}")] for p in pairings])
-        for x in "ab"
+        np.concatenate([index[own.rows][own.places] for own in of_model])
+        for of_model in zip(*pairings, strict=True)
     )
 
 
@@ -154,8 +154,8 @@ def test_sequences_with_fewer_scored_tokens_are_paired_with_fuller_ones(tmp_path
     pairings = permuted.pair_sequences(
         Activations(shards["a"][0] / "activations.zarr").token_index(), CONTEXT, 10**6, 10**6
     )
-    assert any(p.rows_b.stop - p.rows_b.start > p.rows_a.stop - p.rows_a.start for p in pairings)
-    longest = max(p.rows_a.stop - p.rows_a.start for p in pairings)
-    assert any(p.rows_b.stop - p.rows_b.start > longest for p in pairings)
+    lengths = [[own.rows.stop - own.rows.start for own in pairing] for pairing in pairings]
+    assert any(theirs > mine for mine, theirs in lengths)
+    assert max(theirs for _, theirs in lengths) > max(mine for mine, _ in lengths)
     for best in best_of(shards.values(), pairings):
         assert np.isfinite(best).all()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from planning import GPT2_SMALL, SMALL, grid
 
@@ -31,19 +32,36 @@ def test_pairs_do_not_depend_on_the_order_of_the_seeds():
     assert grid(seeds=("b", "a", "c")).pairs == [("a", "b"), ("a", "c"), ("b", "c")]
 
 
+def shard_ranges(**corpus):
+    cells = grid(**corpus)
+    return [cells.shard_range(shard) for shard in cells.shards]
+
+
 @given(tokens=st.integers(100, 10_000), shards=st.integers(1, 10), length=st.integers(2, 10))
 def test_shards_partition_the_scored_sequences(tokens, shards, length):
-    cells = grid(tokens=tokens, shards=shards, context_length=length)
-    ranges = [cells.shard_range(shard) for shard in cells.shards]
+    ranges = shard_ranges(tokens=tokens, shards=shards, context_length=length)
     edges = [start for start, _ in ranges] + [ranges[-1][1]]
     assert edges == [0, *(stop for _, stop in ranges)]
     assert edges[-1] == tokens // length
-    assert all(start < stop for start, stop in ranges)
+    sizes = {stop - start for start, stop in ranges}
+    assert min(sizes) > 0
+    assert max(sizes) - min(sizes) <= 1
 
 
-def test_twice_the_tokens_in_twice_the_shards_keep_the_old_shards():
-    old, new = grid(tokens=200_000, shards=2), grid(tokens=400_000, shards=4)
-    assert [old.shard_range(i) for i in (0, 1)] == [new.shard_range(i) for i in (0, 1)]
+@given(
+    each=st.fractions(10, 10_000, max_denominator=8), shards=st.integers(1, 10), more=st.integers(1, 10),
+    length=st.integers(2, 10),
+)  # fmt: skip
+@example(each=Fraction(30_000), shards=2, more=1, length=64)
+@example(each=Fraction(5_000_000, 8), shards=8, more=8, length=512)
+def test_more_tokens_in_proportionally_more_shards_keep_the_old_shards(each, shards, more, length):
+    """Whatever does not divide: tokens by shards, or either by the context length."""
+    # As many shards as make whole numbers of tokens.
+    old, new = (n * each.denominator for n in (shards, shards + more))
+    before, after = (
+        shard_ranges(tokens=int(n * each), shards=n, context_length=length) for n in (old, new)
+    )
+    assert after[:old] == before
 
 
 def test_a_job_takes_one_layer_of_gpt2_small_and_all_of_a_small_model():

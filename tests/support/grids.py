@@ -50,7 +50,7 @@ def make(where: Path) -> dict[str, Any]:
         "corpus": {
             "source": "tokens",
             "path": "tokens.npy",
-            "tokens": 60 * tiny.CONTEXT,
+            "tokens": 61 * tiny.CONTEXT,
             "heldout_tokens": 20 * tiny.CONTEXT,
             "context_length": tiny.CONTEXT,
             "exclude_token_ids": [3, 7],

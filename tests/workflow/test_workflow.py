@@ -70,7 +70,7 @@ def test_tables_have_the_columns_and_one_row_per_cell(local, tables):
 
 def test_matches_equal_a_plain_float64_computation_on_the_models(local, tables):
     where, _ = local
-    tokens = np.load(where / "tokens.npy")[:60]
+    tokens = np.load(where / "tokens.npy")[:61]
     truth = {
         seed: np.hstack(
             module_activations(gpt2(100 * i + (10 if seed == "1" else 20)), tokens, exclude=(3, 7))
@@ -93,7 +93,7 @@ def test_heldout_loss_is_the_models_own_on_the_sequences_after_the_scored_ones(l
     import torch
 
     where, _ = local
-    heldout = torch.from_numpy(np.load(where / "tokens.npy")[60:80])
+    heldout = torch.from_numpy(np.load(where / "tokens.npy")[61:81])
     for row in tables["models"].query("step == 20 and seed != '1'").itertuples():
         model = gpt2(100 * SEEDS.index(row.seed) + 20).module
         assert row.heldout_loss == pytest.approx(model(heldout, labels=heldout).loss.item(), 1e-5)
@@ -152,7 +152,8 @@ CHANGES = {
         | {**JOINED, **MEASURED, "trace": 1},
     ),
     "half as many tokens again, in a further shard": (
-        {"corpus": {"tokens": 90 * 16, "shards": 3}},
+        # Of 61 sequences: 30, 31 and then 30 more.
+        {"corpus": {"tokens": 61 * 16 * 3 // 2, "shards": 3}},
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
         | {**JOINED, **MEASURED, "trace": 1},
     ),

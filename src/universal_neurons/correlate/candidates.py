@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from universal_neurons.correlate.largest import take_bounds_of_columns, take_bounds_of_rows
 from universal_neurons.correlate.sample import Spread
 from universal_neurons.store.arrays import attributes_of, read_arrays, write_arrays
 
@@ -59,7 +59,7 @@ class Candidates:
         self, spread: Spread, width: float, allowed: NDArray[np.bool_], first: int, *, axis: int
     ) -> None:
         """Take in a tile: bounds are means plus `width` times the root of the summed squares."""
-        step = _take_rows if axis == 1 else _take_columns
+        step = take_bounds_of_rows if axis == 1 else take_bounds_of_columns
         step(
             spread.mean,
             spread.squares,
@@ -86,51 +86,6 @@ class Candidates:
         lower = other.lowest < self.lowest
         self.lowest = np.where(lower, other.lowest, self.lowest)
         self.lowest_index = np.where(lower, other.lowest_index, self.lowest_index)
-
-
-@numba.njit(cache=True)
-def _insert(x, column, row, index, bound, rest):  # pragma: no cover - compiled
-    k = bound.shape[1]
-    if x <= bound[row, k - 1]:
-        rest[row] = max(rest[row], x)
-        return
-    rest[row] = max(rest[row], bound[row, k - 1])
-    place = k - 1
-    while place > 0 and bound[row, place - 1] < x:
-        bound[row, place] = bound[row, place - 1]
-        index[row, place] = index[row, place - 1]
-        place -= 1
-    bound[row, place] = x
-    index[row, place] = column
-
-
-@numba.njit(parallel=True, cache=True)
-def _take_rows(
-    mean, squares, width, allowed, first, index, bound, rest, lowest, lowest_index
-):  # pragma: no cover - compiled
-    for i in numba.prange(mean.shape[0]):
-        for j in range(mean.shape[1]):
-            if allowed[j]:
-                x = np.float32(mean[i, j] + width * np.sqrt(squares[i, j]))
-                _insert(x, first + j, i, index, bound, rest)
-            if mean[i, j] < lowest[i]:
-                lowest[i] = mean[i, j]
-                lowest_index[i] = first + j
-
-
-@numba.njit(parallel=True, cache=True)
-def _take_columns(
-    mean, squares, width, allowed, first, index, bound, rest, lowest, lowest_index
-):  # pragma: no cover - compiled
-    for block in numba.prange((mean.shape[1] + 63) // 64):
-        for i in range(mean.shape[0]):
-            for j in range(block * 64, min(mean.shape[1], block * 64 + 64)):
-                if allowed[i]:
-                    x = np.float32(mean[i, j] + width * np.sqrt(squares[i, j]))
-                    _insert(x, first + i, j, index, bound, rest)
-                if mean[i, j] < lowest[j]:
-                    lowest[j] = mean[i, j]
-                    lowest_index[j] = first + i
 
 
 @dataclass(frozen=True)

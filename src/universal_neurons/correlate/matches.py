@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.correlate.budget import BudgetPoints
+from universal_neurons.correlate.largest import take_pairs, take_tile
 from universal_neurons.store.arrays import attributes_of, read_arrays, write_arrays
 
 # Best matches kept per neuron and direction, for a one-to-one assignment (`notions`).
@@ -81,13 +81,13 @@ class Matches:
         rows, others
             Numbers of neurons, each at most once; a pair may be taken in repeatedly.
         """
-        _take(corr, rows, others, self.candidates, self.candidate_corr, self.lowest)
+        take_tile(corr, rows, others, self.candidates, self.candidate_corr, self.lowest)
 
     def take_pairs(
         self, rows: NDArray[np.int64], others: NDArray[np.int64], corr: NDArray[np.float64]
     ) -> None:
         """Take in correlations of single pairs of neurons, three arrays of the same length."""
-        _take_pairs(rows, others, corr, self.candidates, self.candidate_corr, self.lowest)
+        take_pairs(rows, others, corr, self.candidates, self.candidate_corr, self.lowest)
 
     def update(self, other: Matches, rows: slice = slice(None)) -> None:
         """Take in matches of the neurons `rows` among further neurons of the other model."""
@@ -110,51 +110,6 @@ class Matches:
         """Leave neurons without a match: correlation 0, number −1."""
         self.candidates[dead] = -1
         self.candidate_corr[dead] = self.lowest[dead] = 0
-
-
-@numba.njit(cache=True)
-def _insert(x, other, row, candidates, best):  # pragma: no cover - compiled
-    """Put a correlation in its place among a neuron's best; equal ones stand by number."""
-    k = best.shape[1]
-    for place in range(k):
-        if candidates[row, place] == other:
-            return
-    place = k - 1
-    if x == best[row, place] and other > candidates[row, place] >= 0:
-        return
-    while place > 0 and (
-        best[row, place - 1] < x
-        or (best[row, place - 1] == x and candidates[row, place - 1] > other)
-    ):
-        best[row, place] = best[row, place - 1]
-        candidates[row, place] = candidates[row, place - 1]
-        place -= 1
-    best[row, place] = x
-    candidates[row, place] = other
-
-
-@numba.njit(parallel=True, cache=True)
-def _take(corr, rows, others, candidates, best, lowest):  # pragma: no cover - compiled
-    # Blocks of rows: near in memory in either order of the array.
-    last = best.shape[1] - 1
-    for block in numba.prange((len(rows) + 63) // 64):
-        stop = min(len(rows), block * 64 + 64)
-        for j in range(len(others)):
-            for i in range(block * 64, stop):
-                x, row = corr[i, j], rows[i]
-                if x >= best[row, last]:
-                    _insert(x, others[j], row, candidates, best)
-                lowest[row] = min(lowest[row], x)
-
-
-@numba.njit(cache=True)
-def _take_pairs(rows, others, corr, candidates, best, lowest):  # pragma: no cover - compiled
-    last = best.shape[1] - 1
-    for i in range(len(rows)):
-        row = rows[i]
-        if corr[i] >= best[row, last]:
-            _insert(corr[i], others[i], row, candidates, best)
-        lowest[row] = min(lowest[row], corr[i])
 
 
 def layer_and_neuron(d_mlp: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -31,22 +31,26 @@ MIN_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Pairing:
-    """Consecutive rows of two models' stores, and which of them are paired with each other.
+class Kept:
+    """Part of a model's store that is paired with as much of another's.
 
     Attributes
     ----------
-    rows_a, rows_b
-        Rows of the stores: whole sequences.
-    kept_a, kept_b
-        Places within them, ascending, of the same length: tokens at the same position of their
-        sequences.
+    rows
+        Consecutive rows of the store: whole sequences.
+    places
+        Which of them, ascending.
     """
 
-    rows_a: slice
-    rows_b: slice
-    kept_a: NDArray[np.int64]
-    kept_b: NDArray[np.int64]
+    rows: slice
+    places: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+# Of either model; places of the same number are tokens at the same position of their sequences.
+Pairing = tuple[Kept, Kept]
 
 
 def pair_sequences(
@@ -91,7 +95,7 @@ def pair_sequences(
             there = token_index[rows_b]
             place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
             kept = np.flatnonzero(there[place] == wanted)
-            found.append(Pairing(rows_a, rows_b, kept, place[kept]))
+            found.append((Kept(rows_a, kept), Kept(rows_b, place[kept])))
     return found
 
 
@@ -130,16 +134,16 @@ def permuted_best(
         If the two were captured over different tokens.
     """
     a_store.check_same_tokens(b_store)
-    n_tokens = sum(len(p.kept_a) for p in pairings)
+    n_tokens = sum(len(kept) for kept, _ in pairings)
     kernel = choose_kernel(kernel, 2 * n_tokens * len(a.std) * len(b.std))
     forward, backward = np.full(len(a.std), -np.inf), np.full(len(b.std), -np.inf)
-    read = Reader(max(r.stop - r.start for p in pairings for r in (p.rows_a, p.rows_b)))
+    read = Reader(max(own.rows.stop - own.rows.start for both in pairings for own in both))
     room = np.empty((max(a.d_mlp), max(b.d_mlp)))
     of_a, of_b = _Sample(a, n_tokens), _Sample(b, n_tokens)
     for layer, own in enumerate(a.layers):
         tiles = [zeros(a.d_mlp[layer], d_b, a_store.encoding) for d_b in b.d_mlp]
-        mine = partial(_kept_a, read, a_store, layer)
-        others = [partial(_kept_b, read, b_store, j) for j in range(len(b.d_mlp))]
+        mine = partial(_codes, read, a_store, layer, 0)
+        others = [partial(_codes, read, b_store, j, 1) for j in range(len(b.d_mlp))]
         what = f"blocks of permuted layer {layer}"
         for _, other, codes_a, codes_b in paired(pairings, mine, others, what):
             if other == 0:
@@ -157,12 +161,10 @@ def permuted_best(
     return forward, backward
 
 
-def _kept_a(read: Reader, store: Activations, layer: int, pairing: Pairing) -> Codes:
-    return read(store, layer, pairing.rows_a).take_rows(pairing.kept_a)
-
-
-def _kept_b(read: Reader, store: Activations, layer: int, pairing: Pairing) -> Codes:
-    return read(store, layer, pairing.rows_b).take_rows(pairing.kept_b)
+def _codes(read: Reader, store: Activations, layer: int, side: int, pairing: Pairing) -> Codes:
+    """What is paired of a layer of the first (0) or second (1) model."""
+    own = pairing[side]
+    return read(store, layer, own.rows).take_rows(own.places)
 
 
 class _Sample(Neurons):

@@ -239,27 +239,20 @@ def refine(
     corr *= b.factor[second]
     sides[0].matches.take_pairs(first, second, corr)
     sides[1].matches.take_pairs(second, first, corr)
-    completed = 0
-    for number, side in enumerate(sides):
-        certified = side.live & ~side.rare & (side.screened.candidates.rest <= side.matches.best)
-        side.matches.certified[:] = certified
-        open_rows = np.flatnonzero(side.live & ~side.rare & ~certified)
+    completed = sum(int(side.rare.sum()) for side in sides)
+    for number, (name, side) in enumerate(zip(("first seed", "second seed"), sides, strict=True)):
+        open_rows = side.certify()
         complete(number, open_rows)
-        completed += len(open_rows) + int(side.rare.sum())
+        completed += len(open_rows)
         logger.info(
             "%s: %d neurons certified, %d compared with all for lack of a certificate, %d because "
             "they are rarely active",
-            ("first seed", "second seed")[number],
-            certified.sum(),
-            len(open_rows),
-            side.rare.sum(),
+            *(name, side.matches.certified.sum(), len(open_rows), side.rare.sum()),
         )
     n_a, n_b = len(a.std), len(b.std)
     logger.info(
         "%.3g of the exact mode's operations",
-        screens.sampled / a.n_tokens
-        + len(first) / (n_a * n_b)
-        + completed / 2 * (n_a + n_b) / (n_a * n_b),
+        screens.sampled / a.n_tokens + (len(first) + completed / 2 * (n_a + n_b)) / (n_a * n_b),
     )
     for side in sides:
         side.finish()
@@ -281,6 +274,13 @@ class _Side:
     @property
     def rare(self) -> NDArray[np.bool_]:
         return self.screened.rare & self.live
+
+    def certify(self) -> NDArray[np.int64]:
+        """Note which best matches no other neuron's bound exceeds; the neurons left open."""
+        asked = self.live & ~self.rare
+        certified = asked & (self.screened.candidates.rest <= self.matches.best)
+        self.matches.certified[:] = certified
+        return np.flatnonzero(asked & ~certified)
 
     def finish(self) -> None:
         """Fill in the baseline, and what a dead neuron has."""

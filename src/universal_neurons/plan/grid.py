@@ -142,19 +142,23 @@ class Grid:
     def shard_range(self, shard: int) -> tuple[int, int]:
         """First sequence of a shard and the one after its last.
 
-        All shards have the same size, the last also takes what is left over: a run with twice the
-        tokens and twice the shards has the old ones among them.
+        A shard has a fixed number of tokens, tokens / shards, and its sequences are those that end
+        within them. So all sequences are of some shard, their numbers differ by one at most, and
+        more tokens in proportionally more shards leave the old shards as they are.
         """
         corpus = self.config.corpus
-        size = corpus.tokens // corpus.shards // corpus.context_length
-        last = shard == corpus.shards - 1
-        stop = corpus.tokens // corpus.context_length if last else (shard + 1) * size
-        return shard * size, stop
+        start, stop = (
+            end * corpus.tokens // (corpus.shards * corpus.context_length)
+            for end in (shard, shard + 1)
+        )
+        return start, stop
 
     def shard_tokens(self) -> int:
         """Tokens of the largest shard."""
-        start, stop = self.shard_range(len(self.shards) - 1)
-        return (stop - start) * self.config.corpus.context_length
+        return max(
+            (stop - start) * self.config.corpus.context_length
+            for start, stop in map(self.shard_range, self.shards)
+        )
 
     def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
         """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``.
