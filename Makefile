@@ -118,7 +118,7 @@ $(READY_LINT): $(READY_RUN)
 
 # A run of GPT-2 Small beside the published counts: make compare-published RUN=gpt2-small-gurnee
 compare-published: $(READY_RUN)
-	$(BIN)/universal-neurons compare results/$(RUN)
+	$(BIN)/universal-neurons compare-published results/$(RUN)
 
 # The picture of the rules in docs/architecture.md; needs `dot` (Debian's package graphviz).
 rulegraph: $(READY_RUN)

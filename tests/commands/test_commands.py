@@ -16,7 +16,7 @@ from universal_neurons.commands import plans
 from universal_neurons.commands.__main__ import main
 from universal_neurons.errors import UserError
 
-COMMANDS = ["estimate", "status", "prune", "compare"]
+COMMANDS = ["estimate", "status", "prune", "compare", "compare-published"]
 
 
 def test_the_installed_script_is_this_command_line():

@@ -82,7 +82,7 @@ def test_models_of_another_size_are_not_compared(size):
 
 def test_the_comparison_is_printed(tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"error: .*universality.parquet is missing"):
-        main(["compare", str(tmp_path)])
+        main(["compare-published", str(tmp_path)])
     universality().to_parquet(tmp_path / "universality.parquet")
     main(["compare-published", str(tmp_path)])
     printed = capsys.readouterr().out

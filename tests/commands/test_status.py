@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
+import sys
+from base64 import urlsafe_b64encode
+from pathlib import Path
 
 import pytest
 import tiny
 import yaml
 from planning import grid
 
-from universal_neurons.commands import status, time_left
+from universal_neurons.commands import at_work, status, time_left
 from universal_neurons.commands.__main__ import main
 from universal_neurons.commands.plans import Job
 from universal_neurons.plan.config import resolve
@@ -53,9 +57,9 @@ def results(tmp_path):
 
 
 def found(results) -> dict[str, status.Rule]:
-    jobs = [Job(RULE[name.split("/")[0]], results / "logs" / name, None) for name in LEFT]
+    jobs = [Job(RULE[name.split("/")[0]], None, results / "logs" / name, None) for name in LEFT]
     whole = {"capture": 8, "match": 4, "score": 2, "report": 1, "all": 1}
-    return status.rules(whole, [*jobs, Job("all", None, None)], NOW)
+    return status.rules(whole, [*jobs, Job("all", None, None, None)], {}, NOW)
 
 
 def names(jobs) -> list[str]:
@@ -74,6 +78,41 @@ def test_every_job_of_the_grid_is_counted_once_by_what_its_log_says(results):
     assert (score.done, report.done, whole.done) == (2, 0, 0)
 
 
+def test_a_job_at_work_counts_as_running_before_it_has_a_log(results):
+    """Whatever the log says of an earlier job."""
+    logs = {"new": "none", "again": "capture/seeda/step2.log", "failed": "matches/a/b.log"}
+    jobs = {n: Job("x", Path(n), results / "logs" / log, None) for n, log in logs.items()}
+    jobs["killed"] = Job("x", Path("killed"), None, None)
+    begun = {Path("new"): NOW, Path("again"): NOW + 1, Path("failed"): NOW - 9100}
+    begun[Path("killed")] = NOW - 5000
+    (rule,) = status.rules({}, jobs.values(), begun, NOW).values()
+    assert rule.running == [jobs["new"], jobs["again"]]
+    assert rule.silent == [jobs["killed"]]
+    assert rule.failed == [jobs["failed"]]
+    assert "none: has just begun" in status.page(results, {"x": rule}, 1)
+
+
+def test_jobs_at_work_are_those_that_snakemake_has_begun(tmp_path):
+    """A job of a real run looks itself, under a name that Snakemake keeps in parts."""
+    name = Path("a" * 250, "b" * 200)
+    code = "from universal_neurons.commands.at_work import begun; print(*begun())"
+    rule = (
+        f'rule x:\n    output: "{name}"\n    shell: "{sys.executable} -c \'{code}\' > {{output}}"'
+    )
+    (tmp_path / "Snakefile").write_text(rule)
+    command = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    assert tiny.run(tmp_path, command).returncode == 0
+    assert (tmp_path / name).read_text() == f"{name}\n"
+    assert at_work.begun(tmp_path / at_work.MARKS) == {}
+
+
+def test_jobs_of_a_cluster_are_not_at_work_because_they_were_submitted(tmp_path):
+    for name, jobid in (("here", None), ("queued", "7")):
+        mark = tmp_path / urlsafe_b64encode(name.encode()).decode()
+        mark.write_text(json.dumps({"external_jobid": jobid}))
+    assert list(at_work.begun(tmp_path)) == [Path("here")]
+
+
 def test_the_page_shows_how_far_the_run_is_where_to_look_and_what_takes_room(results):
     page = status.page(results, found(results), 150.0)
     assert page.startswith(f"{results}: 5 of 16 jobs done (31 %), about 2.5 min left\n")
@@ -85,8 +124,8 @@ def test_the_page_shows_how_far_the_run_is_where_to_look_and_what_takes_room(res
 
 
 def test_a_rounded_share_never_says_that_all_is_done(results):
-    jobs = [Job("capture", None, None)]
-    page = status.page(results, status.rules({"capture": 1000}, jobs, NOW), 1)
+    jobs = [Job("capture", None, None, None)]
+    page = status.page(results, status.rules({"capture": 1000}, jobs, {}, NOW), 1)
     assert "999 of 1,000 jobs done (99 %)" in page
 
 
@@ -105,9 +144,9 @@ def test_the_time_left_is_that_of_finished_jobs_as_many_side_by_side(results):
     benchmark(results, "matches/a.tsv", NOW + 100_000, 4)
     stale = benchmark(results, "capture/5.tsv", NOW, 9999)  # its job is to be done again
     left = {
-        Job("capture", None, stale): 1.0,
-        Job("capture", None, results / "benchmarks/capture/6.tsv"): 0.5,
-        Job("match", None, results / "benchmarks/matches/b.tsv"): 1.0,
+        Job("capture", None, None, stale): 1.0,
+        Job("capture", None, None, results / "benchmarks/capture/6.tsv"): 0.5,
+        Job("match", None, None, results / "benchmarks/matches/b.tsv"): 1.0,
     }
     together = (40 + 4) / (20 + 4)
     found = time_left.seconds_left(results, left, grid())
@@ -117,7 +156,8 @@ def test_the_time_left_is_that_of_finished_jobs_as_many_side_by_side(results):
 def test_the_time_of_jobs_of_which_none_is_done_is_the_estimates(tmp_path, monkeypatch):
     monkeypatch.setattr(time_left, "rates", lambda: RATES)
     score, trace = (
-        {Job(name, None, tmp_path / f"benchmarks/{name}/1.tsv"): 1.0} for name in ("score", "trace")
+        {Job(name, None, None, tmp_path / f"benchmarks/{name}/1.tsv"): 1.0}
+        for name in ("score", "trace")
     )
     few, many = (time_left.seconds_left(tmp_path, left, grid()) for left in (score, trace))
     assert 0 < few < 10

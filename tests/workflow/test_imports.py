@@ -28,7 +28,7 @@ ALLOWED = {
     "persist": {"models", "store"},
     "report": {"persist", "score", "store"},
     "plan": {"activations", "models", "prepare", "store"},
-    "commands": {"activations", "plan", "prepare", "store"},
+    "commands": {"activations", "plan", "prepare", "report", "store"},
 }
 
 

@@ -32,6 +32,12 @@ def _prune(given: argparse.Namespace) -> str:
 
 
 def _compare(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import compare
+
+    return compare.page(given.a, given.b, given.output, given.figure)
+
+
+def _compare_published(given: argparse.Namespace) -> str:
     from universal_neurons.commands import published
 
     return published.page(given.results)
@@ -45,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, about: str, run: object, *others: str) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, aliases=others, help=about, description=about)
+    def add(name: str, about: str, run: object) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=about, description=about)
         found.set_defaults(run=run)
         return found
 
@@ -73,13 +79,17 @@ def _parser() -> argparse.ArgumentParser:
         default="activations",
         help="what to drop (activations)",
     )
-    compare = add(
-        "compare",
-        "Universal neurons of a run of GPT-2 Small beside the published counts.",
-        _compare,
+    compare = add("compare", "How far two runs over the same models agree.", _compare)
+    for name in ("a", "b"):
+        compare.add_argument(name, type=Path, help="a run's directory, results/<run>")
+    compare.add_argument("--output", type=Path, help="write the table: FILE.csv or .parquet")
+    compare.add_argument("--figure", type=Path, help="draw it: FILE.svg or .png")
+    published = add(
         "compare-published",
+        "Universal neurons of a run of GPT-2 Small beside the published counts.",
+        _compare_published,
     )
-    compare.add_argument("results", type=Path, help="the run's directory, results/<run>")
+    published.add_argument("results", type=Path, help="the run's directory, results/<run>")
     return parser
 
 

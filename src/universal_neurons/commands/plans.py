@@ -16,7 +16,10 @@ SNAKEFILES = ("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefil
 
 # How a job begins in a dry run, and the lines of it that are read.
 JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", re.MULTILINE)
-LOG, BENCHMARK = (re.compile(rf"^    {name}: (.+)$", re.MULTILINE) for name in ("log", "benchmark"))
+OUTPUT, LOG, BENCHMARK = (
+    re.compile(rf"^    {name}: (.+?)(?:, .*| \(.*)?$", re.MULTILINE)
+    for name in ("output", "log", "benchmark")
+)
 TOTAL = re.compile(r"^total +(\d+)$", re.MULTILINE)
 NOTHING = "Nothing to be done"
 
@@ -32,11 +35,12 @@ class Job:
     ----------
     rule
         Its rule.
-    log, benchmark
-        Files that it writes, where it has them.
+    output, log, benchmark
+        The first file that it makes, its log and its benchmark, where it has them.
     """
 
     rule: str
+    output: Path | None
     log: Path | None
     benchmark: Path | None
 
@@ -84,11 +88,8 @@ def _jobs(said: str) -> Iterator[Job]:
     if len(found) != (int(total[1]) if total else 0) or not (total or NOTHING in said):
         raise UserError("snakemake --dry-run printed no plan that is known here")
     for rule, lines in found:
-        log, benchmark = (
-            Path(named[1]) if (named := pattern.search(lines)) else None
-            for pattern in (LOG, BENCHMARK)
-        )
-        yield Job(rule, log, benchmark)
+        files = (pattern.search(lines) for pattern in (OUTPUT, LOG, BENCHMARK))
+        yield Job(rule, *(Path(file[1]) if file else None for file in files))
 
 
 def _mistake(said: str) -> str:

@@ -1,8 +1,8 @@
 """How far a run is, on one page: ``make status``.
 
-What is still to do, a dry run says. Every job has a log, which ends with "done", with an error or
-with how far it is: so the logs of those jobs say which of them are at work, also while the run goes
-on elsewhere. The other jobs of the grid are done.
+What is still to do, a dry run says; the other jobs of the grid are done. Which of those to do are
+at work, Snakemake notes where it runs them on this machine. On others their logs tell, which end
+with "done", with an error or with how far a job is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from universal_neurons.commands.at_work import begun
 from universal_neurons.commands.plans import Job, remaining
 from universal_neurons.commands.time_left import seconds_left
 from universal_neurons.jobs import DONE, STOPPED
@@ -63,7 +64,9 @@ class Rule:
         return [*self.waiting, *self.running, *self.silent, *self.failed]
 
 
-def rules(whole: Mapping[str, int], left: Iterable[Job], now: float) -> dict[str, Rule]:
+def rules(
+    whole: Mapping[str, int], left: Iterable[Job], begun: Mapping[Path, float], now: float
+) -> dict[str, Rule]:
     """Sort the jobs of a run.
 
     Parameters
@@ -72,6 +75,8 @@ def rules(whole: Mapping[str, int], left: Iterable[Job], now: float) -> dict[str
         Number of jobs of the grid by rule.
     left
         The jobs still to do.
+    begun
+        Outputs of jobs at work, and when these began (`at_work.begun`).
     now
         Seconds since the epoch.
 
@@ -83,27 +88,32 @@ def rules(whole: Mapping[str, int], left: Iterable[Job], now: float) -> dict[str
     found = {rule: Rule() for rule in whole}
     for job in left:
         rule = found.setdefault(job.rule, Rule())
-        _jobs_like(job, rule, now).append(job)
+        _jobs_like(job, rule, begun.get(job.output) if job.output else None, now).append(job)
     for name, rule in found.items():
         rule.done = max(0, whole.get(name, 0) - len(rule.left))
     return found
 
 
-def _jobs_like(job: Job, rule: Rule, now: float) -> list[Job]:
-    """Those of a rule that a job still to do is one of, by its log."""
-    if job.log is None or not job.log.is_file():
+def _jobs_like(job: Job, rule: Rule, begun: float | None, now: float) -> list[Job]:
+    """Those of a rule that a job still to do is one of."""
+    written = job.log.stat().st_mtime if job.log and job.log.is_file() else None
+    if begun is None and written is None:
         return rule.waiting
-    last = last_line(job.log)
-    if last and re.match(rf"{TIME}({DONE} |{STOPPED}$)", last):
-        # To be done again, or to go on with.
-        return rule.waiting
+    # A log that is older than its job is of one before.
+    last = last_line(job.log) if job.log and written and written >= (begun or 0) else ""
     if last and not re.match(rf"{TIME}(?!error: )", last):
         return rule.failed
-    return rule.silent if now - job.log.stat().st_mtime > SILENT_SECONDS else rule.running
+    if begun is None and re.match(rf"{TIME}({DONE} |{STOPPED}$)", last):
+        # To be done again, or to go on with.
+        return rule.waiting
+    life = max(begun or 0, written or 0)
+    return rule.silent if now - life > SILENT_SECONDS else rule.running
 
 
 def last_line(log: Path) -> str:
     """The last line of a log that is not blank; empty where there is none yet."""
+    if not log.is_file():
+        return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
@@ -196,7 +206,7 @@ def of_run(config: str | Path, snakefile: Path | None = None) -> tuple[str, bool
     """
     grid = Grid.of(load_config(config))
     results, left = Path("results", grid.config.run), remaining(config, snakefile)
-    found = rules(counts(grid), left, time.time())
+    found = rules(counts(grid), left, begun(), time.time())
     # Of the jobs at work half is done, on average.
     parts = dict.fromkeys(left, 1.0)
     parts |= {job: 0.5 for rule in found.values() for job in rule.running}
