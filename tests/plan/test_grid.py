@@ -49,9 +49,11 @@ def test_shards_partition_the_scored_sequences(tokens, shards, length):
 
 
 @given(
-    each=st.fractions(10, 10_000, max_denominator=8), shards=st.integers(1, 10), more=st.integers(1, 10),
+    each=st.fractions(10, 10_000, max_denominator=8),
+    shards=st.integers(1, 10),
+    more=st.integers(1, 10),
     length=st.integers(2, 10),
-)  # fmt: skip
+)
 @example(each=Fraction(30_000), shards=2, more=1, length=64)
 @example(each=Fraction(5_000_000, 8), shards=8, more=8, length=512)
 def test_more_tokens_in_proportionally_more_shards_keep_the_old_shards(each, shards, more, length):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import universal_neurons
 from universal_neurons.errors import UserError
 from universal_neurons.report.comparison import Comparison, compare
 from universal_neurons.report.summaries import ALL_LAYERS
 from universal_neurons.store.files import replacing
-from universal_neurons.store.tables import write_table
 
 # What the columns of the printed table are.
 LEGEND = """\
@@ -65,8 +63,8 @@ def _write_csv(found: Comparison, path: Path) -> None:
 
 
 def _write_parquet(found: Comparison, path: Path) -> None:
-    about = {"universal_neurons": universal_neurons.__version__, "notes": found.notes}
-    write_table(path, found.table, about)
+    with replacing(path) as temporary:
+        found.table.to_parquet(temporary, index=False)
 
 
 def _draw(found: Comparison, path: Path) -> None:
