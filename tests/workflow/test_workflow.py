@@ -157,6 +157,7 @@ CHANGES = {
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
         | {**JOINED, **MEASURED, "trace": 1},
     ),
+    "other batches": ({"capture": {"batch_tokens": 64}}, {}),
     "fewer held-out tokens": ({"corpus": {"heldout_tokens": 10 * 16}}, {"selection": 1, **ABLATED}),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
     "more controls": ({"ablation": {"controls": 21}}, ABLATED),
@@ -173,7 +174,8 @@ CHANGES = {
 def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
     where, config = local
     sections, expected = CHANGES[change]
-    configure(where, {**config, **{key: {**config[key], **sections[key]} for key in sections}})
+    changed = {key: {**config.get(key, {}), **sections[key]} for key in sections}
+    configure(where, {**config, **changed})
     try:
         assert planned(where) == expected
     finally:

@@ -83,8 +83,11 @@ ENVIRONMENT = "../../envs/universal-neurons.yaml"
 # wait for the matches.
 MEASURED = list(GRID.shards if config["capture"]["keep"] or SCREENED else GRID.shards[:1])
 
-# What captured values depend on; whether they are stored and kept is not among it.
-CAPTURE = {k: v for k, v in config["capture"].items() if k not in ("keep", "store")}
+# What captured values depend on; not how many tokens are run at a time, nor what is stored and kept.
+CAPTURE = {
+    key: config["capture"][key]
+    for key in ("encoding", "dtype", "device", "calibration_tokens", "headroom")
+}
 CAPTURE["exclude_token_ids"] = config["corpus"]["exclude_token_ids"]
 # How models are loaded that are run without being captured.
 LOAD = {key: config["capture"][key] for key in ("dtype", "device")}

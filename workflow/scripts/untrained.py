@@ -10,7 +10,8 @@ from universal_neurons.store.tables import write_table
 
 with job(snakemake.log[0]):
     given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
-    corpus, options = Corpus(given.tokens, given.about), CaptureOptions(**params.capture)
+    corpus = Corpus(given.tokens, given.about)
+    options = CaptureOptions.of(snakemake.config, params.capture)
     nulls = {"rotations": given.rotations, "draws": params.draws, "kernel": params.kernel}
     scores = untrained_scores(given.model, corpus, options, **nulls, room=Path(path).parent)
     write_table(path, UNTRAINED, scores, provenance(snakemake.config, "untrained"))

@@ -31,15 +31,20 @@ from universal_neurons.store.provenance import provenance
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """What codes depend on of a configuration: of ``capture``, and ``exclude_token_ids``."""
+    """What codes depend on of a configuration, and `batch_tokens`, on which they don't."""
 
     encoding: str
     dtype: str
     device: str
     calibration_tokens: int
     headroom: float
-    batch_tokens: int
     exclude_token_ids: Sequence[int] | str
+    batch_tokens: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], options: Mapping[str, Any]) -> CaptureOptions:
+        """With the options that a job is remade for, and the others of a resolved configuration."""
+        return cls(**options, batch_tokens=config["capture"]["batch_tokens"])
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,10 @@ class Cell:
         corpus: Corpus,
         options: Mapping[str, Any],
     ) -> list[Cell]:
-        """Seeds at a step of a resolved configuration, with `CaptureOptions` as a mapping."""
+        """Seeds at a step of a resolved configuration; `options` as of `CaptureOptions.of`."""
         about = provenance(config, "corpus", "capture")
         source, selection = config["models"]["source"], selection_options(config)
-        chosen = CaptureOptions(**options)
+        chosen = CaptureOptions.of(config, options)
         return [
             cls(seed, int(step), directory, source, corpus, chosen, selection, about)
             for seed, directory in zip(seeds, directories, strict=True)
