@@ -6,7 +6,7 @@ METHOD_VERSION = {
     "corpus": 1,
     "train": 1,
     "fetch": 1,
-    "capture": 2,
+    "capture": 3,
     "correlate": 2,
     "rotate": 2,
     "match": 3,

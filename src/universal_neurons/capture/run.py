@@ -20,6 +20,7 @@ from universal_neurons.activations.calibration import (
 from universal_neurons.activations.products import within_sums
 from universal_neurons.activations.reader import Activations
 from universal_neurons.capture.capture import Encoder, calibrate, capture
+from universal_neurons.jobs import logger
 from universal_neurons.models import hub
 from universal_neurons.models.load import Model, load
 from universal_neurons.prepare.corpus import select, selection_options
@@ -111,6 +112,19 @@ class Cell:
         check_tokenizer(Path(self.directory), self.corpus.facts)
         return tokens
 
+    @property
+    def sample(self) -> NDArray[np.integer]:
+        """The sequences that fix the codes: the first scored ones, never a held-out one."""
+        wanted = -(-self.options.calibration_tokens // self.tokens.shape[1])
+        scored = select(self.corpus.facts, **self.selection)["n_scored"]
+        if wanted > scored:
+            logger.info(
+                "capture.calibration_tokens: all %d scored tokens fix the codes, as corpus.tokens "
+                "asks for no more (%d were wanted)",
+                *(scored * self.tokens.shape[1], self.options.calibration_tokens),
+            )
+        return self.tokens[: min(wanted, scored)]
+
     @cached_property
     def exclude(self) -> list[int]:
         """Token ids that are not scored."""
@@ -164,10 +178,9 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
     UserError
         See `capture.calibrate` and `models.load`.
     """
-    n_sequences = -(-cell.options.calibration_tokens // cell.tokens.shape[1])
     layers = calibrate(
         cell.model,
-        cell.tokens[:n_sequences],
+        cell.sample,
         name=f"seed {cell.seed}, step {cell.step}",
         exclude=cell.exclude,
         encoding=cell.options.encoding,
