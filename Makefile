@@ -33,12 +33,12 @@ test-slurm: $(READY_TEST) $(READY_SLURM)
 kill-test: $(READY_TEST)
 	$(BIN)/python tests/support/kill.py --kills $(N)
 
-# Jobs, operations, bytes and hours of a configuration on this machine: make estimate CONFIG=my.yaml
+# Jobs, operations, bytes and time of a configuration on this machine, and what of it remains: make estimate CONFIG=my.yaml
 CONFIG ?= config.yaml
 estimate: $(READY_RUN)
 	$(BIN)/universal-neurons estimate $(CONFIG)
 
-# How far a run is: jobs done, running, waiting and failed, and room on disk: make status CONFIG=my.yaml
+# How far a run is: jobs done, running, waiting and failed, time left, room on disk: make status CONFIG=my.yaml
 status: $(READY_RUN)
 	@$(BIN)/universal-neurons status $(CONFIG)
 

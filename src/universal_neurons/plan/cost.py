@@ -31,8 +31,9 @@ from universal_neurons.store.arrays import CHUNK_BYTES
 ACTIVATION_BYTES = {"int8": 0.75, "bfloat16": 1.7, "float32": 3.7}
 ROTATION_BYTES = 3.7
 
-# Processor seconds to start a job: with torch and transformers, and without.
-START_TORCH, START = 7.0, 2.5
+# Processor seconds of a job beside its operations, as a fork on this machine: of one that loads a
+# model, and of another (docs/performance.md; as a process of its own it takes 7 and 2.5 s).
+START_TORCH, START = 1.5, 0.5
 
 # Memory of a process with its libraries, in MB.
 PROCESS_MB = 1500
