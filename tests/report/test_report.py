@@ -25,6 +25,7 @@ from universal_neurons.report.page import write_report
 from universal_neurons.report.results import read_benchmarks
 from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
+from universal_neurons.report.words import extremes
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.nulls import BIN_WIDTH
 
@@ -41,6 +42,9 @@ CONFIG = {
         "false_discovery_rate": 0.05,
     },
 }
+
+
+SCORED = 9000
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +72,13 @@ def findings(tables, threshold: float = THRESHOLD) -> Findings:
 
 def page_of(tables, drawn, out, **more) -> str:
     options = {"config": CONFIG, "provenance": {"config_hash": "f00 & <b>"}, **more}
+    options["scored_tokens"] = SCORED
     write_report(tables, drawn, CAPTIONS, out=out / "report.html", **options)
     return (out / "report.html").read_text()
 
 
 def headline(tables, topic: str, threshold: float = THRESHOLD) -> str:
-    found = {h.topic: h.text for h in headlines(findings(tables, threshold))}
+    found = {h.topic: h.text for h in headlines(findings(tables, threshold), CONFIG)}
     return found[topic].replace("\u00a0", " ")
 
 
@@ -149,7 +154,7 @@ def test_the_closest_groups_are_listed_with_their_members(demo):
     assert "all groups" in table.note
     assert len(table.rows) == 8
     assert table.rows[0]["mean correlation"] == "0.90"
-    assert [table.rows[5][f"seed {i}"] for i in range(5)] == ["1.1"] * 5
+    assert [table.rows[5][f"seed {i}"] for i in range(5)] == ["L1N1"] * 5
     many = synthetic.tables(n_layers=7, d_mlp=20)
     tables = {table.title: table for table in short_tables(findings(many))}
     table = tables["Groups: one neuron of each seed"]
@@ -209,10 +214,47 @@ def test_enough_tokens_are_told_with_the_numbers_that_say_so(demo):
     )
 
 
-@pytest.mark.parametrize(("jaccard", "reliability"), [(0.8, 0.98), (0.93, 0.8), (0.93, np.nan)])
+@pytest.mark.parametrize(("jaccard", "reliability"), [(0.8, 0.98), (0.93, 0.8)])
 def test_too_few_tokens_are_told_so(demo, jaccard, reliability):
     text = headline({**demo, "token_budget": budget(jaccard, reliability)}, "Enough tokens?")
     assert "the tokens were not enough (both should be 0.9 or more)" in text
+
+
+def test_without_a_reliability_nothing_is_said_of_the_tokens(demo):
+    text = headline({**demo, "token_budget": budget(0.93, np.nan)}, "Enough tokens?")
+    assert "whether the tokens were enough cannot be said" in text
+    assert "were not enough" not in text
+    assert "–" not in text
+
+
+def test_errors_and_p_values_lack_more_sequences_where_activations_are_stored(demo):
+    unknown = {
+        **demo,
+        "fractions": demo["fractions"].assign(se=np.nan),
+        "universality": demo["universality"].assign(q_value=np.nan),
+    }
+    for store, needed, other in (
+        (True, "more sequences (corpus.tokens)", "capture.store"),
+        (False, "activations (capture.store)", "corpus.tokens"),
+    ):
+        config = {**CONFIG, "capture": {"store": store}}
+        said = {h.topic: h.text for h in headlines(findings(unknown), config)}
+        for text in (said["Universal neurons"], said["Beyond chance"]):
+            assert needed in text
+            assert other not in text
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([1, 1], "all have the same share (100 %)"),
+        ([0.5, 0.1, 0.2], "layer 0 has the largest share (50.0 %), layer 1 the smallest (10.0 %)"),
+        ([0.5, 0, 0], "layer 0 has the largest share (50.0 %), layers 1 and 2 the smallest (0 %)"),
+        ([0.5, 0.5, 0], "layers 0 and 1 have the largest share (50.0 %), layer 2 the smallest"),
+    ],
+)
+def test_equal_layers_are_not_called_largest_and_smallest(shares, said):
+    assert said in extremes(pd.Series(shares), "share").replace("\u00a0", " ")
 
 
 def test_reliability_alone_counts_where_no_sampled_neuron_is_universal(demo):
@@ -265,10 +307,10 @@ def test_the_report_tells_of_universal_neurons_by_q_value(demo, drawn, tmp_path)
     by_layer = {0: 0.05, 1: 0.07}
     judged = now.assign(threshold=now["layer"].map(by_layer), universal=now["q_value"] < 0.05)
     found = Findings({**demo, "universality": judged}, Criterion("q_value", 0.5, 0.05))
-    said = next(h.text for h in headlines(found) if h.topic == "Universal neurons")
+    said = next(h.text for h in headlines(found, CONFIG) if h.topic == "Universal neurons")
     assert "are beyond chance (q < 0.05)" in said
     assert "0.5" not in said.partition(".")[0]
-    remarks = " ".join(trust(found, CONFIG, {}))
+    remarks = " ".join(trust(found, CONFIG, SCORED))
     assert "at the last step these are 0.05 to 0.07" in remarks
     for name in ("emergence", "excess_histogram", "threshold_curve"):
         figure(name, found)
@@ -359,9 +401,9 @@ def test_ablation_at_an_earlier_step_is_told_so(demo):
 def test_smaller_control_sets_are_admitted(demo):
     rows = ablation(0.01, [0.004, 0.005], n=4)
     rows[1]["n_neurons"] = 2
-    remarks = " ".join(trust(findings({**demo, "ablation": pd.DataFrame(rows)}), CONFIG, {}))
+    remarks = " ".join(trust(findings({**demo, "ablation": pd.DataFrame(rows)}), CONFIG, SCORED))
     assert "In 1 case (step, seed and layer) more neurons are universal than not" in remarks
-    remarks = " ".join(trust(findings(demo), CONFIG, {}))
+    remarks = " ".join(trust(findings(demo), CONFIG, SCORED))
     assert "control sets are smaller" not in remarks
 
 
@@ -379,7 +421,7 @@ def test_copies_are_flagged(demo):
     models.loc[7, "duplicate_of"] = "0/300"
     (warning,) = warnings(findings({**demo, "models": models}))
     assert "seed 1 step 300 (same as 0/300)" in warning
-    remarks = trust(findings({**demo, "models": models}), CONFIG, {})
+    remarks = trust(findings({**demo, "models": models}), CONFIG, SCORED)
     assert not any("No two models" in remark for remark in remarks)
 
 
@@ -390,13 +432,13 @@ def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
             "seed": "a",
             "layer": 0,
             "neuron": range(4),
-            "std": [0.0, 1.0, 2.0, 3.0],
+            "dead": [True, False, False, False],
             "escapes": 3,
             "effective_tokens": [0.0, 1.5, 49.0, 50.0],
             "rounding_se": [0.0, 2e-4, 1e-4, 1e-4],
         }
     )
-    remarks = trust(findings({**demo, "neurons": neurons}), CONFIG, {"scored_tokens": 1200})
+    remarks = trust(findings({**demo, "neurons": neurons}), CONFIG, 1200)
     text = " ".join(remarks).replace("\u00a0", " ")
     assert "1 of 4 neurons (25.0 %)" in text
     assert "12 activation values of all models (0.25 %)" in text
@@ -413,7 +455,7 @@ def test_coarse_codes_are_warned_of(demo):
     neurons.loc[7, "rounding_se"] = 0.02
     (warning,) = warnings(findings({**demo, "neurons": neurons}))
     assert "The codes of 1 neuron are too coarse" in warning.replace("\u00a0", " ")
-    assert "neuron 7)" in warning
+    assert "L0N7 of seed 0, step 50)" in warning
     assert "capture.calibration_tokens" in warning
 
 
@@ -422,7 +464,7 @@ def test_coarse_codes_are_warned_of(demo):
     [(0.3, "The papers use 0.5, for GPT-2 Small"), (0.5, "It is the one of the papers, for GPT-2")],
 )
 def test_the_threshold_is_held_against_the_papers(demo, threshold, remark):
-    text = " ".join(trust(findings(demo, threshold), CONFIG, {}))
+    text = " ".join(trust(findings(demo, threshold), CONFIG, SCORED))
     assert remark in text
     assert ("would pass 0.5" in text) == (threshold != 0.5)
 
@@ -434,8 +476,8 @@ def test_sentences_tables_and_figures_share_their_summaries(demo, monkeypatch):
     for name, counted in computed.items():
         monkeypatch.setattr(summaries, name, counted)
     found = findings(demo)
-    headlines(found)
-    trust(found, CONFIG, {})
+    headlines(found, CONFIG)
+    trust(found, CONFIG, SCORED)
     short_tables(found)
     for name in FIGURES:
         figure(name, found)
@@ -539,7 +581,12 @@ def test_without_groups_and_nulls_there_is_a_report(demo, drawn, tmp_path):
 
 
 def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
-    options = {"config": CONFIG, "provenance": {}, "out": tmp_path / "report.html"}
+    options = {
+        "config": CONFIG,
+        "provenance": {},
+        "scored_tokens": SCORED,
+        "out": tmp_path / "report.html",
+    }
     with pytest.raises(UserError, match=r"workflow\.rst is missing"):
         write_report(demo, drawn, tmp_path, **options)
     with pytest.raises(UserError, match=r"emergence\.svg is missing"):

@@ -106,9 +106,8 @@ def test_missing_rows_are_an_error(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_listing_a_store_does_not_warn_of_snakemakes_own_file(tmp_path):
-    arrays_module.write_arrays(
-        tmp_path / "s.zarr", {"a": np.arange(3), "b": np.ones(2)}.items(), {}
-    )
+    arrays = {"a": np.arange(3), "b": np.ones(2)}
+    arrays_module.write_arrays(tmp_path / "s.zarr", arrays.items(), {})
     (tmp_path / "s.zarr/.snakemake_timestamp").touch()
     store = zarr.open(tmp_path / "s.zarr", mode="r")
     assert sorted(store) == ["a", "b"]

@@ -95,6 +95,7 @@ def _universality(grid, steps, threshold, universal, rng):
         max_corr=baseline + excess,
         baseline_corr=baseline,
         excess_corr=excess,
+        excess_se=0.01,
         threshold=threshold,
         universal=excess > threshold,
         p_value=np.where(excess > 0.05, 1e-4, 0.5),
@@ -155,6 +156,7 @@ def _matches(universality, seeds, n_layers, d_mlp, rng):
                     "best_corr": part["max_corr"],
                     "best_layer": (part["layer"] + moved).clip(0, n_layers - 1),
                     "best_neuron": rng.integers(0, d_mlp, len(part)),
+                    "mutual": part["neuron"] % 2 == 0,
                     "baseline_corr": part["baseline_corr"],
                     "min_corr": -part["baseline_corr"],
                 }
@@ -240,6 +242,7 @@ def _neurons(grid, rng):
         sparsity=0.3,
         min=-0.17,
         max=8 * std,
+        dead=dead,
         escapes=rng.integers(0, 2, len(grid)),
         effective_tokens=rng.integers(20, 5000, len(grid)),
         rounding_se=1e-4,

@@ -81,6 +81,8 @@ def _found_persistent_layers(findings: Findings) -> str:
     pooled = last["pooled"].drop(ALL_LAYERS).dropna()
     if len(pooled) < 3:
         return f"{UNKNOWN}: too few layers have universal neurons before the last step"
+    if pooled.nunique() == 1:
+        return f"all layers have the same persistence ({percent(pooled.iloc[0])})"
     order = pooled.sort_values(ascending=False)
     return (
         f"layers {order.index[0]} and {order.index[1]} have the largest persistence "

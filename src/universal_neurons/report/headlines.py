@@ -5,7 +5,9 @@ Every sentence follows from the result tables; where they show nothing, the sent
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from universal_neurons.report.words import (
     NULLS,
     count_seeds,
     criterion_met,
+    extremes,
     listed,
     number,
     out_of,
@@ -39,17 +42,20 @@ class Headline:
     text: str
 
 
-def headlines(findings: Findings) -> list[Headline]:
+def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
     """The run's main numbers in plain sentences, computed from its tables.
 
     Parameters
     ----------
     findings
         Of all tables of `results.COLUMNS`.
+    config
+        The run's; ``capture.store``, if given, says why something is not known.
     """
+    stored = bool(config.get("capture", {}).get("store", True))
     texts = {
-        "Universal neurons": _on_emergence(findings),
-        "Beyond chance": _on_chance(findings),
+        "Universal neurons": _on_emergence(findings, stored),
+        "Beyond chance": _on_chance(findings, stored),
         "Enough tokens?": _on_budget(findings),
         "Groups": _on_groups(findings),
         "Persistence": _on_persistence(findings),
@@ -62,7 +68,7 @@ def headlines(findings: Findings) -> list[Headline]:
     return [Headline(topic, text) for topic, text in texts.items()]
 
 
-def _on_emergence(findings: Findings) -> str:
+def _on_emergence(findings: Findings, stored: bool) -> str:
     overall = findings.overall
     last, first = overall.index[-1], overall.index[0]
     now = overall.loc[last]
@@ -83,7 +89,7 @@ def _on_emergence(findings: Findings) -> str:
             f"{number(highest, 3)}."
         )
         sentences.append(_suggestion(findings))
-    sentences.append(_interval_of(findings.tables["fractions"]))
+    sentences.append(_interval_of(findings.tables["fractions"], stored))
     if first != last:
         then = overall.loc[first]
         sentences.append(
@@ -101,11 +107,7 @@ def _on_emergence(findings: Findings) -> str:
     by_layer = pooled[(pooled["layer"] != ALL_LAYERS) & (pooled["step"] == last)]
     by_layer = by_layer.set_index("layer")["fraction"]
     if len(by_layer) > 1 and now["n_universal"]:
-        sentences.append(
-            f"Of the layers at the last step, layer {by_layer.idxmax()} has the largest share "
-            f"({percent(by_layer.max())}), layer {by_layer.idxmin()} the smallest "
-            f"({percent(by_layer.min())})."
-        )
+        sentences.append(f"Of the layers at the last step, {extremes(by_layer, 'share')}.")
     means = findings.tables["universality"].groupby("step")["excess_corr"].mean()
     average = f"Whatever the threshold, the mean excess correlation is {number(means[last], 3)}"
     before = f" at the last step and was {number(means[first], 3)} at the first"
@@ -126,12 +128,13 @@ def _suggestion(findings: Findings) -> str:
     )
 
 
-def _interval_of(fractions: pd.DataFrame) -> str:
+def _interval_of(fractions: pd.DataFrame, stored: bool) -> str:
     mean = fractions[(fractions["seed"] == "") & (fractions["layer"] == ALL_LAYERS)]
     mean = mean.sort_values("step")
     now, then = mean.iloc[-1], mean.iloc[0]
     if np.isnan(now["se"]):
-        return "Its standard error is not known: that takes stored activations (capture.store)."
+        needed = "more sequences (corpus.tokens)" if stored else "activations (capture.store)"
+        return f"Its standard error is not known: that takes {needed}."
     said = (
         f"The mean over seeds has a 95 % interval of {percent(now['low'])} to "
         f"{percent(now['high'])}, for the choice of tokens and of seeds"
@@ -145,13 +148,14 @@ def _interval_of(fractions: pd.DataFrame) -> str:
     return said + "."
 
 
-def _on_chance(findings: Findings) -> str:
+def _on_chance(findings: Findings, stored: bool) -> str:
     now, nulls = findings.last_scores, findings.tables["nulls"]
     last = now["step"].max()
     if now["q_value"].isna().all():
+        other = "more sequences (corpus.tokens)" if stored else "activations (capture.store)"
         return (
-            "No p-values: at step 0 a null takes two rotations at least (baseline.draws) or stored "
-            "activations (capture.store)."
+            "No p-values: at step 0 a null takes two rotations at least (baseline.draws) or "
+            f"{other}."
         )
     compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
     known = [name for name in NULLS if name in compared]
@@ -196,6 +200,11 @@ def _on_budget(findings: Findings) -> str:
         text += "none is either, so there are no sets to compare"
     else:
         text += f"the universal set has a Jaccard index of {half['jaccard']:.2f} with that of all"
+    if pd.isna(reliability):
+        return (
+            f"{text}. The excess correlations do not vary, so there is no reliability, and whether "
+            "the tokens were enough cannot be said."
+        )
     text += (
         f", excess correlations have a rank correlation of {number(half['rank_corr'], 2)}, and "
         f"the agreement of two halves gives all tokens a reliability of {number(reliability, 2)}"

@@ -19,6 +19,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.report.figures.registry import FIGURES
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.headlines import headlines
+from universal_neurons.report.origin import origin
 from universal_neurons.report.results import (
     Tables,
     check_rows,
@@ -31,7 +32,6 @@ from universal_neurons.report.trust import trust, warnings
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.store.arrays import attributes_of
 from universal_neurons.store.files import read_json
-from universal_neurons.store.provenance import provenance
 
 
 def write_report(
@@ -40,7 +40,8 @@ def write_report(
     captions: str | Path,
     *,
     config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, str],
+    scored_tokens: int,
     out: str | Path,
     benchmarks: Mapping[str, Mapping[str, float]] | None = None,
     subsets: pd.DataFrame | None = None,
@@ -58,8 +59,9 @@ def write_report(
     config
         The run's configuration, defaults filled in.
     provenance
-        What to list as the run's origin, name to value. ``scored_tokens``, if among it, is the
-        number of token positions behind every correlation.
+        What to list as the run's origin, name to value.
+    scored_tokens
+        Token positions behind every correlation.
     out
         Path of the HTML file.
     benchmarks
@@ -82,9 +84,9 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         run=config["run"],
         warnings=warnings(findings),
-        headlines=headlines(findings),
+        headlines=headlines(findings, config),
         introduction=_caption(Path(captions) / "workflow.rst"),
-        trust=trust(findings, config, provenance),
+        trust=trust(findings, config, scored_tokens),
         figures=[_figure(name, Path(figures), Path(captions)) for name in FIGURES],
         tables=short_tables(findings, benchmarks, subsets),
         configuration=_as_yaml(config),
@@ -126,7 +128,8 @@ def report_run(
         Path(figures[0]).parent,
         Path(captions[0]).parent,
         config=config,
-        provenance=provenance(config, token_hash=corpus["sha256"], scored_tokens=scored),
+        provenance=origin(config, corpus, scored),
+        scored_tokens=scored,
         out=out,
         subsets=subset_preferences(results) if corpus.get("subsets") else None,
         benchmarks=read_benchmarks(results / "benchmarks"),

@@ -16,9 +16,13 @@ Tables = Mapping[str, pd.DataFrame]
 
 # The columns used here, by table: the others of a large run are not read.
 COLUMNS = {
-    "matches": ["step", "seed", "other_seed", "layer", "best_layer"],
+    "matches": [
+        *("step", "seed", "other_seed", "layer", "neuron"),
+        *("best_corr", "best_layer", "best_neuron", "mutual"),
+    ],
     "universality": [
-        *("step", "seed", "layer", "excess_corr", "threshold", "universal", "q_value"),
+        *("step", "seed", "layer", "neuron", "excess_corr", "excess_se"),
+        *("threshold", "universal", "q_value"),
         *("assigned_universal", "n_matched", "n_mutual", "in_group", "leave_one_out"),
     ],
     "groups": [
@@ -36,7 +40,10 @@ COLUMNS = {
         *("clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl"),
         *("top1_change", "direct_delta_loss", "difference", "difference_se", "permutation_p"),
     ],
-    "neurons": ["step", "seed", "layer", "neuron", "std"],
+    "neurons": [
+        *("step", "seed", "layer", "neuron", "dead", "escapes", "rounding_se"),
+        "effective_tokens",
+    ],
     "trajectories": [
         *("seed", "layer", "neuron", "step", "universal", "label", "emergence_step"),
         *("next_layer", "next_neuron", "self_corr"),
@@ -55,9 +62,6 @@ COLUMNS = {
     ],
     "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
 }
-
-# Read where a table has them.
-OPTIONAL = {"neurons": ["dead", "escapes", "rounding_se", "effective_tokens"]}
 
 # Of one step, of one shard, of seeds that share nothing, and with one rotation of untrained models;
 # any other empty table is a mistake.
@@ -96,12 +100,11 @@ def read_tables(
         missing = [column for column in COLUMNS[name] if column not in present]
         if missing:
             raise UserError(f"{path} has no column {', '.join(missing)}")
-        columns = COLUMNS[name] + [c for c in OPTIONAL.get(name, []) if c in present]
         filters = None
         if name in ("matches", "effects"):
             steps = read_table(path, ["step"])["step"]
             filters = [("step", "==", steps.max())] if len(steps) else None
-        tables[name] = read_table(path, columns, filters)
+        tables[name] = read_table(path, COLUMNS[name], filters)
     return tables
 
 

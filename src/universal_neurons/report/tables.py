@@ -9,7 +9,16 @@ import pandas as pd
 from universal_neurons.report.claims import claims_table
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.summaries import ALL_LAYERS, agreement, chance_curve, consecutive
-from universal_neurons.report.words import NULLS, ShortTable, number, out_of, p_number, percent
+from universal_neurons.report.top import top_table
+from universal_neurons.report.words import (
+    NULLS,
+    ShortTable,
+    named_neuron,
+    number,
+    out_of,
+    p_number,
+    percent,
+)
 
 # Groups that the report lists.
 MAX_GROUPS = 20
@@ -31,7 +40,7 @@ def short_tables(
     Parameters
     ----------
     findings
-        Of the tables universality, nulls, groups, persistence, ablation and models.
+        Of the tables universality, matches, nulls, groups, persistence, ablation and models.
     benchmarks
         As `results.read_benchmarks` returns them.
     subsets
@@ -42,6 +51,7 @@ def short_tables(
         _universal_table(findings),
         _chance_table(findings),
         _agreement_table(findings),
+        top_table(findings.last_scores, findings.tables["matches"], findings.tables["models"]),
         _groups_table(findings),
         _persistence_table(findings),
         _ablation_table(findings),
@@ -111,7 +121,10 @@ def _groups_table(findings: Findings) -> ShortTable:
     n = now["group"].nunique()
     rows = []
     for _, members in now[now["group"] < MAX_GROUPS].groupby("group"):
-        places = {f"seed {m['seed']}": f"{m['layer']}.{m['neuron']}" for _, m in members.iterrows()}
+        places = {
+            f"seed {member.seed}": named_neuron(member.layer, member.neuron)
+            for member in members.itertuples()
+        }
         first = members.iloc[0]
         rows.append(
             {
@@ -124,8 +137,9 @@ def _groups_table(findings: Findings) -> ShortTable:
     shown = f"the {len(rows)} closest of {n:,} groups" if n > len(rows) else "all groups"
     return ShortTable(
         "Groups: one neuron of each seed",
-        "Neurons (layer.neuron) that are each other's best match in all seeds at the last step: "
-        f"{shown}, with the correlations of their members. groups.parquet has all, of every step.",
+        "Neurons (L1N10: layer 1, neuron 10) that are each other's best match in all seeds at the "
+        f"last step: {shown}, with the correlations of their members. groups.parquet has all, of "
+        "every step.",
         rows,
     )
 

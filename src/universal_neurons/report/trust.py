@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
-from universal_neurons.report.words import listed, out_of, percent, plural
+from universal_neurons.report.words import listed, named_neuron, out_of, percent, plural
 
 # A rounding error of correlations that the report warns of, and effective tokens too few for a
 # match to mean much (conventions).
@@ -23,8 +23,6 @@ def warnings(findings: Findings) -> list[str]:
 
 
 def _on_rounding(neurons: pd.DataFrame) -> list[str]:
-    if "rounding_se" not in neurons:
-        return []
     coarse = neurons[neurons["rounding_se"] > COARSE]
     if coarse.empty:
         return []
@@ -32,10 +30,10 @@ def _on_rounding(neurons: pd.DataFrame) -> list[str]:
     return [
         f"The codes of {plural(len(coarse), 'neuron', 'neurons')} are too coarse: rounding adds a "
         f"standard error of more than {COARSE} to their correlations ({worst['rounding_se']:.2g} "
-        f"to those of seed {worst['seed']}, step {int(worst['step']):,}, layer "
-        f"{int(worst['layer'])}, neuron {int(worst['neuron'])}). They vary less than the "
-        "calibration sample said, or the tokens are few: score more tokens, raise "
-        "capture.calibration_tokens, or use capture.encoding: bfloat16."
+        f"to those of {named_neuron(worst['layer'], worst['neuron'])} of seed {worst['seed']}, "
+        f"step {int(worst['step']):,}). They vary less than the calibration sample said, or the "
+        "tokens are few: score more tokens, raise capture.calibration_tokens, or use "
+        "capture.encoding: bfloat16."
     ]
 
 
@@ -57,9 +55,7 @@ def _on_copies(models: pd.DataFrame) -> list[str]:
     ]
 
 
-def trust(
-    findings: Findings, config: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> list[str]:
+def trust(findings: Findings, config: Mapping[str, Any], scored_tokens: int) -> list[str]:
     """How far the headline numbers can be trusted, one remark each.
 
     Parameters
@@ -67,16 +63,16 @@ def trust(
     findings
         Of the tables universality, neurons, ablation, persistence and models.
     config
-        corpus.tokens, baseline.draws and capture.encoding are mentioned where given.
-    provenance
-        ``scored_tokens``, if given, replaces the number asked for in the configuration.
+        baseline.draws and corpus.heldout_tokens are mentioned where given.
+    scored_tokens
+        Token positions behind every correlation.
     """
     tables = findings.tables
     remarks = [
-        *_on_tokens(config, provenance),
+        _on_tokens(config, scored_tokens),
         _on_criterion(findings),
         _on_seeds(tables["universality"]["seed"].nunique(), config),
-        *_on_neurons(tables["neurons"], config, provenance),
+        *_on_neurons(tables["neurons"], config, scored_tokens),
         *_on_controls(findings.contrasts),
     ]
     if tables["persistence"]["n_from"].sum():
@@ -90,23 +86,14 @@ def trust(
     return remarks
 
 
-def _on_tokens(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[str]:
-    corpus = config.get("corpus", {})
-    scored = provenance.get("scored_tokens")
-    if scored:
-        count, what = int(scored), f"{int(scored):,} scored tokens"
-    elif "tokens" in corpus:
-        count = int(corpus["tokens"])
-        what = f"at most {count:,} scored tokens (in whole sequences, excluded tokens not counted)"
-    else:
-        return []
+def _on_tokens(config: Mapping[str, Any], scored_tokens: int) -> str:
     remark = (
-        f"Correlations rest on {what}. Were tokens independent, a correlation near 0 would have a "
-        f"standard error of {1 / math.sqrt(count):.2g}; tokens of one text are not, so the true "
-        "error is larger."
+        f"Correlations rest on {scored_tokens:,} scored tokens. Were tokens independent, a "
+        f"correlation near 0 would have a standard error of {1 / math.sqrt(scored_tokens):.2g}; "
+        "tokens of one text are not, so the true error is larger."
     )
-    held_out = corpus.get("heldout_tokens")
-    return [remark + (f" Losses use {held_out:,} other tokens." if held_out else "")]
+    held_out = config.get("corpus", {}).get("heldout_tokens")
+    return remark + (f" Losses use {held_out:,} other tokens." if held_out else "")
 
 
 def _on_criterion(findings: Findings) -> str:
@@ -159,40 +146,30 @@ def _on_seeds(n: int, config: Mapping[str, Any]) -> str:
     return text
 
 
-def _on_neurons(
-    neurons: pd.DataFrame, config: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> list[str]:
+def _on_neurons(neurons: pd.DataFrame, config: Mapping[str, Any], scored_tokens: int) -> list[str]:
     last = neurons[neurons["step"] == neurons["step"].max()]
-    dead = int((last["dead"] if "dead" in last else last["std"] == 0).sum())
+    dead = int(last["dead"].sum())
+    few = last[(last["effective_tokens"] < FEW_TOKENS) & ~last["dead"]]
+    worst = neurons["rounding_se"].max()
     remarks = [
         f"Dead at the last step are {out_of(dead, len(last))} neurons "
         f"({percent(dead / len(last))}): their activation never changes, so they have correlation "
         "0 and are not universal."
         if dead
-        else f"None of the {len(last):,} neurons is dead at the last step."
+        else f"None of the {len(last):,} neurons is dead at the last step.",
+        f"{out_of(len(few), len(last))} neurons have all their variance in fewer than "
+        f"{FEW_TOKENS} tokens in effect: their matches mean little, however exact the "
+        "arithmetic (effective_tokens in neurons.parquet)."
+        if len(few)
+        else f"No neuron at the last step has its variance in fewer than {FEW_TOKENS} tokens.",
+        f"The encoding adds a standard error of at most {worst:.2g} to a correlation.",
     ]
-    if "effective_tokens" in last:
-        few = last[(last["effective_tokens"] < FEW_TOKENS) & (last["std"] > 0)]
-        remarks.append(
-            f"{out_of(len(few), len(last))} neurons have all their variance in fewer than "
-            f"{FEW_TOKENS} tokens in effect: their matches mean little, however exact the "
-            "arithmetic (effective_tokens in neurons.parquet)."
-            if len(few)
-            else f"No neuron at the last step has its variance in fewer than {FEW_TOKENS} tokens."
-        )
-    if "rounding_se" in neurons:
-        worst = neurons["rounding_se"].max()
-        remarks.append(
-            f"The encoding adds a standard error of at most {worst:.2g} to a correlation."
-        )
-    int8 = config.get("capture", {}).get("encoding", "int8") == "int8"
-    if int8 and "escapes" in neurons:
+    if config.get("capture", {}).get("encoding", "int8") == "int8":
         escapes = int(neurons["escapes"].sum())
-        scored = provenance.get("scored_tokens")
-        share = f" ({percent(escapes / (len(neurons) * int(scored)))})" if scored else ""
+        share = percent(escapes / (len(neurons) * scored_tokens))
         remarks.append(
-            f"{escapes:,} activation values of all models{share} lay beyond the range of the int8 "
-            "codes and are stored whole: none was cut."
+            f"{escapes:,} activation values of all models ({share}) lay beyond the range of the "
+            "int8 codes and are stored whole: none was cut."
             if escapes
             else "No activation value lay beyond the range of the int8 codes."
         )

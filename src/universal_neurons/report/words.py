@@ -138,6 +138,24 @@ def listed(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 
+def extremes(by_layer: pd.Series, what: str) -> str:
+    """Which layers, the index, have the largest and which the smallest of some shares."""
+    largest, smallest = by_layer.max(), by_layer.min()
+    if largest == smallest:
+        return f"all have the same {what} ({percent(largest)})"
+    most, least = (list(by_layer.index[by_layer == share]) for share in (largest, smallest))
+    verb = "has" if len(most) == 1 else "have"
+    return (
+        f"{named_layers(most)} {verb} the largest {what} ({percent(largest)}), "
+        f"{named_layers(least)} the smallest ({percent(smallest)})"
+    )
+
+
+def named_neuron(layer: int, neuron: int) -> str:
+    """A neuron of a model by layer and index."""
+    return f"L{int(layer)}N{int(neuron)}"
+
+
 def named_layers(layers: Sequence[int]) -> str:
     """Layers by number."""
     return ("layer " if len(layers) == 1 else "layers ") + listed([str(x) for x in layers])

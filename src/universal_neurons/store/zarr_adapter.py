@@ -1,4 +1,4 @@
-"""What Zarr offers under private names, or warns of: the file to look at when its version changes."""
+"""What Zarr has under private names, or warns of: the file to look at when its version changes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""What the report says of where a run comes from: date, code, models and text."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import universal_neurons
+from universal_neurons.method import METHOD_VERSION
+from universal_neurons.store.provenance import config_hash
+
+# Packages whose versions results depend on, and what runs them.
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "numba"),
+    *("zarr", "numcodecs", "snakemake"),
+)
+
+
+def origin(
+    config: Mapping[str, Any], corpus: Mapping[str, Any], scored_tokens: int
+) -> dict[str, str]:
+    """The origin of a run, name to value.
+
+    Parameters
+    ----------
+    config
+        The resolved configuration.
+    corpus
+        What is known of the corpus (``corpus.json``).
+    scored_tokens
+        Token positions behind every correlation.
+    """
+    package = Path(universal_neurons.__file__).parent
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return {
+        "report written": datetime.now().astimezone().isoformat(" ", "minutes"),
+        "universal_neurons": f"{universal_neurons.__version__}, commit {commit_of(package)}",
+        "configuration": f"{config_hash(config)} (SHA-256, first 16 digits)",
+        "method versions": ", ".join(f"{kind} {n}" for kind, n in METHOD_VERSION.items()),
+        "models": _models(config),
+        "text": _text(config["corpus"]),
+        "tokens": f"{corpus['sha256']} (SHA-256)",
+        "scored tokens": f"{scored_tokens:,}",
+        "versions": f"Python {platform.python_version()}, {versions}",
+        "machine": platform.platform(),
+    }
+
+
+def commit_of(folder: Path) -> str:
+    """The Git commit that the files of a folder are of, and whether they differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # A package installed below somebody's repository is not of it.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        changed = " with changes" if git("status", "--porcelain", "--", ".") else ""
+        return git("rev-parse", "HEAD") + changed
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a Git checkout)"
+
+
+def _models(config: Mapping[str, Any]) -> str:
+    models = config["models"]
+    if models["source"] == "hub":
+        odd = ", some by models.revisions" if models["revisions"] else ""
+        return f"hub: {models['repo']}, revision {models['revision']}{odd}; commits: see Models"
+    if models["source"] == "train":
+        return f"trained, in {Path('results', config['run'], 'models').absolute()}"
+    return str(Path(models["path"]).absolute())
+
+
+def _text(corpus: Mapping[str, Any]) -> str:
+    if corpus["source"] == "bundled":
+        return "bundled"
+    if corpus["source"] == "hub":
+        return f"hub: {corpus['dataset']}, revision {corpus['revision']}, split {corpus['split']}"
+    paths = corpus["path"] if isinstance(corpus["path"], Mapping) else {"": corpus["path"]}
+    named = (f"{name} {Path(path).absolute()}".strip() for name, path in paths.items())
+    return f"{corpus['source']}: {', '.join(named)}"
