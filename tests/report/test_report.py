@@ -25,6 +25,7 @@ from universal_neurons.report.page import write_report
 from universal_neurons.report.results import read_benchmarks
 from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
+from universal_neurons.report.words import extremes
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.nulls import BIN_WIDTH
 
@@ -213,10 +214,47 @@ def test_enough_tokens_are_told_with_the_numbers_that_say_so(demo):
     )
 
 
-@pytest.mark.parametrize(("jaccard", "reliability"), [(0.8, 0.98), (0.93, 0.8), (0.93, np.nan)])
+@pytest.mark.parametrize(("jaccard", "reliability"), [(0.8, 0.98), (0.93, 0.8)])
 def test_too_few_tokens_are_told_so(demo, jaccard, reliability):
     text = headline({**demo, "token_budget": budget(jaccard, reliability)}, "Enough tokens?")
     assert "the tokens were not enough (both should be 0.9 or more)" in text
+
+
+def test_without_a_reliability_nothing_is_said_of_the_tokens(demo):
+    text = headline({**demo, "token_budget": budget(0.93, np.nan)}, "Enough tokens?")
+    assert "whether the tokens were enough cannot be said" in text
+    assert "were not enough" not in text
+    assert "–" not in text
+
+
+def test_errors_and_p_values_lack_more_sequences_where_activations_are_stored(demo):
+    unknown = {
+        **demo,
+        "fractions": demo["fractions"].assign(se=np.nan),
+        "universality": demo["universality"].assign(q_value=np.nan),
+    }
+    for store, needed, other in (
+        (True, "more sequences (corpus.tokens)", "capture.store"),
+        (False, "activations (capture.store)", "corpus.tokens"),
+    ):
+        config = {**CONFIG, "capture": {"store": store}}
+        said = {h.topic: h.text for h in headlines(findings(unknown), config)}
+        for text in (said["Universal neurons"], said["Beyond chance"]):
+            assert needed in text
+            assert other not in text
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([1, 1], "all have the same share (100 %)"),
+        ([0.5, 0.1, 0.2], "layer 0 has the largest share (50.0 %), layer 1 the smallest (10.0 %)"),
+        ([0.5, 0, 0], "layer 0 has the largest share (50.0 %), layers 1 and 2 the smallest (0 %)"),
+        ([0.5, 0.5, 0], "layers 0 and 1 have the largest share (50.0 %), layer 2 the smallest"),
+    ],
+)
+def test_equal_layers_are_not_called_largest_and_smallest(shares, said):
+    assert said in extremes(pd.Series(shares), "share").replace("\u00a0", " ")
 
 
 def test_reliability_alone_counts_where_no_sampled_neuron_is_universal(demo):
@@ -394,7 +432,7 @@ def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
             "seed": "a",
             "layer": 0,
             "neuron": range(4),
-            "std": [0.0, 1.0, 2.0, 3.0],
+            "dead": [True, False, False, False],
             "escapes": 3,
             "effective_tokens": [0.0, 1.5, 49.0, 50.0],
             "rounding_se": [0.0, 2e-4, 1e-4, 1e-4],
@@ -417,7 +455,7 @@ def test_coarse_codes_are_warned_of(demo):
     neurons.loc[7, "rounding_se"] = 0.02
     (warning,) = warnings(findings({**demo, "neurons": neurons}))
     assert "The codes of 1 neuron are too coarse" in warning.replace("\u00a0", " ")
-    assert "neuron 7)" in warning
+    assert "L0N7 of seed 0, step 50)" in warning
     assert "capture.calibration_tokens" in warning
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from universal_neurons.correlate.budget import sampled
 from universal_neurons.score import nulls
 from universal_neurons.score.criterion import Criterion
+from universal_neurons.score.score import score_step
 
 
 def scores_and_nulls(rng, missing_layer=False):
@@ -63,3 +65,27 @@ def test_without_a_null_no_neuron_is_universal_by_q_value():
     found = Criterion("q_value", 0.5, 0.05).judge(unknown, {})
     assert not found["universal"].any()
     assert np.isinf(found["threshold"]).all()
+
+
+def test_every_table_of_a_step_goes_by_the_q_value(local):
+    results = local[0] / "results/exact"
+    tables = score_step(
+        20,
+        sorted(results.glob("matches/step20/*/*/*.zarr")),
+        criterion=Criterion("q_value", 0.5, 0.9),
+        influence=results / "influence/step20.zarr",
+        permuted=results / "permuted/step20.zarr",
+        untrained=results / "untrained.parquet",
+    )
+    scores = tables["universality"]
+    universal = (scores["q_value"] < 0.9) & (scores["excess_corr"] > 0)
+    assert 0 < universal.sum() < len(scores)
+    assert (scores["universal"] == universal).all()
+    assert (scores["assigned_universal"] == (scores.assigned_excess > scores.threshold)).all()
+    assert not (scores.loc[np.isinf(scores["threshold"]), "n_matched"] > 0).any()
+    counts = universal.groupby([scores["seed"], scores["layer"]]).sum()
+    fractions = tables["fractions"].set_index(["seed", "layer"])
+    assert (fractions.loc[counts.index, "n_universal"] == counts).all()
+    budget = tables["token_budget"].query("part == 'all'").set_index("seed")
+    of_sample = scores["neuron"].isin(sampled(40)) & universal
+    assert (budget["n_universal"] == of_sample.groupby(scores["seed"]).sum()).all()

@@ -45,8 +45,9 @@ def top_neurons(scores: pd.DataFrame, matches: pd.DataFrame, n: int = TOP) -> pd
 
 def top_table(scores: pd.DataFrame, matches: pd.DataFrame, models: pd.DataFrame) -> ShortTable:
     """The list of the report; `models` are those of all steps, see `columns.describe.MODELS`."""
+    last = scores["step"].max()
+    own, matches = models[models["step"] == last], matches[matches["step"] == last]
     top = top_neurons(scores, matches)
-    own = models[models["step"] == scores["step"].max()]
     copies = set(own.loc[own["sha256"].duplicated(), "seed"])
     found = dict(iter(matches.merge(top[NEURON], on=NEURON).groupby(NEURON, observed=True)))
     rows = []

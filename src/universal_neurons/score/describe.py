@@ -107,4 +107,4 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
     loss = ablation.groupby(["seed", "step"])["clean_loss"].first().rename("heldout_loss")
     table = table.join(loss, on=["seed", "step"])
     # Models captured by a version without the Hub have no revision.
-    return table.reindex(columns=MODELS.names).astype({"revision": "string"})
+    return table.reindex(columns=MODELS.names)
