@@ -197,3 +197,20 @@ def test_few_tokens_are_unreliable_and_plenty_reliable(tmp_path):
     assert (half["jaccard"] > 0.9).all()
     assert (half["rank_corr"] > 0.98).all()
     assert (few.loc[few["part"] == "first", "jaccard"] < 0.9).all()
+
+
+def test_sampled_neurons_are_held_to_the_thresholds_of_their_own_layers():
+    widths = {"a": [40, 2048], "b": [70]}
+    scores = pd.DataFrame(
+        [
+            (seed, layer, layer + i / 1e4)
+            for seed in "ab"
+            for layer, d in enumerate(widths[seed])
+            for i in range(d)
+        ],
+        columns=["seed", "layer", "threshold"],
+    )
+    found = token_budget.sampled_thresholds(scores)
+    assert {seed: len(own) for seed, own in found.items()} == {"a": 40 + 128, "b": 64}
+    expected = np.concatenate([np.arange(40), 1e4 + budget.sampled(2048)]) / 1e4
+    np.testing.assert_allclose(found["a"], expected)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from universal_neurons.correlate.budget import sampled
 from universal_neurons.score import nulls
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.score import score_step
@@ -86,6 +85,3 @@ def test_every_table_of_a_step_goes_by_the_q_value(local):
     counts = universal.groupby([scores["seed"], scores["layer"]]).sum()
     fractions = tables["fractions"].set_index(["seed", "layer"])
     assert (fractions.loc[counts.index, "n_universal"] == counts).all()
-    budget = tables["token_budget"].query("part == 'all'").set_index("seed")
-    of_sample = scores["neuron"].isin(sampled(40)) & universal
-    assert (budget["n_universal"] == of_sample.groupby(scores["seed"]).sum()).all()

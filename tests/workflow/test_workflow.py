@@ -19,9 +19,9 @@ from tiny import ROOT, configure, finish, jobs_in, make, planned, snakemake
 COLUMNS = {
     "matches": "step seed other_seed layer neuron best_corr best_corr_se best_layer best_neuron "
     "baseline_corr baseline_se min_corr mutual assigned_corr assigned_layer assigned_neuron",
-    "universality": "step seed layer neuron max_corr baseline_corr excess_corr excess_se threshold universal "
-    "p_value q_value assigned_excess assigned_universal n_matched n_mutual n_assigned in_group "
-    "leave_one_out",
+    "universality": "step seed layer neuron max_corr baseline_corr excess_corr excess_se threshold "
+    "universal p_value q_value assigned_excess assigned_universal n_matched n_mutual n_assigned "
+    "in_group leave_one_out",
     "fractions": "step seed layer n_neurons n_universal fraction mean_fraction se low high",
     "nulls": "step null low high n",
     "groups": "step group seed layer neuron excess_corr group_mean_corr group_min_corr",
