@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from universal_neurons.errors import UserError
-from universal_neurons.plan.config import SCHEMA, load_config, resolve
+from universal_neurons.plan.config import load_config, resolve
+from universal_neurons.plan.schema import SCHEMA
 from universal_neurons.plan.sections import Config
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +78,8 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("models.steps", [5, 5], "models.steps: 5 is listed twice"),
         ("models.steps", [-1], "models.steps.0: -1 is wrong"),
         ("models.steps", [1.5], "models.steps.0: 1.5 is wrong"),
-        ("models.path", "m/{seed}", "models.path: 'm/{seed}' lacks {step}"),
-        ("models.path", "m/{step}", "lacks {seed}"),
+        ("models.path", "m/{seed}", "models.path: seed 2, step 4 and seed 2, step 30 are both m/2"),
+        ("models.path", "m/{step}", "seed 2, step 4 and seed a-x1, step 4 are both m/4"),
         ("models.path", "m/{seed}/{step}/{x}", "has the unknown field {x}"),
         ("models.path", "m/{seed/{step}", "is not a template"),
         ("models.source", "locale", "models.source: 'locale' is wrong; expected train"),
@@ -89,7 +90,7 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("corpus.shards", 9, "corpus.shards: 9 shards of 7 sequences of 128 tokens"),
         ("corpus.context_length", 1, "corpus.context_length: 1 is wrong"),
         ("corpus.exclude_token_ids", "foo", "corpus.exclude_token_ids: 'foo' is wrong"),
-        ("corpus.exclude_token_ids", [-1], "corpus.exclude_token_ids: [-1] is wrong"),
+        ("corpus.exclude_token_ids", [-1], "corpus.exclude_token_ids.0: -1 is wrong"),
         ("capture.encoding", "int4", "'int4' is wrong; expected int8, bfloat16 or float32"),
         ("capture.device", "tpu", "capture.device: 'tpu' is wrong; expected auto, cpu"),
         ("capture.keep", "yes please", "capture.keep: 'yes please' is wrong"),

@@ -25,15 +25,9 @@ rule persistence:
 rule trace:
     input:
         models=lambda wildcards: model_directories(wildcards, wildcards.seeds.split("+")),
-        later=lambda wildcards: expand(
-            MODEL, seed=wildcards.seeds.split("+"), step=next_step(wildcards)
-        ),
+        later=later_models,
         weights=lambda wildcards: weights_files(
-            expand(
-                MODEL,
-                seed=wildcards.seeds.split("+"),
-                step=[wildcards.step, next_step(wildcards)],
-            )
+            model_directories(wildcards, wildcards.seeds.split("+")) + later_models(wildcards)
         ),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",

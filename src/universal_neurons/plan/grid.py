@@ -18,7 +18,7 @@ from typing import Any
 
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
-from universal_neurons.models import hub
+from universal_neurons.models import hub, names
 from universal_neurons.models.shape import Shape, read_shape, read_vocabulary
 from universal_neurons.plan.sections import Config
 
@@ -29,17 +29,18 @@ SUMS_BYTES = 1 << 30
 ABLATION_OPERATIONS = 2e12
 
 
-def model_path(config: Mapping[str, Any]) -> str:
-    """Where local models are, or where those of the Hub are put, with {seed} and {step}."""
+def model_directory(config: Mapping[str, Any], seed: str, step: int | str) -> str:
+    """Where a local model is, or where one of the Hub is put."""
     if config["models"]["source"] == "hub":
-        return f"results/{config['run']}/models/seed{{seed}}/step{{step}}"
-    return config["models"]["path"]
+        return f"results/{config['run']}/models/seed{seed}/step{step}"
+    return names.local(config["models"], seed, int(step))
 
 
-def first_model(config: Mapping[str, Any]) -> Path:
-    """Directory of the first seed's first model, whose tokenizer makes the corpus."""
+def tokenizer_directory(config: Mapping[str, Any]) -> Path:
+    """Where the tokenizer is that makes the corpus: if nothing else is said, the first model's."""
     models = config["models"]
-    return Path(model_path(config).format(seed=models["seeds"][0], step=models["steps"][0]))
+    given = models["tokenizer"]
+    return Path(given or model_directory(config, models["seeds"][0], models["steps"][0]))
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class Grid:
         if models.source == "train":
             return cls(typed, dict.fromkeys(models.seeds, Shape(train.layers, train.d_mlp)))
         cells = list(product(models.seeds, models.steps))
-        directories = [Path(model_path(config).format(seed=s, step=t)) for s, t in cells]
+        directories = [Path(model_directory(config, seed, step)) for seed, step in cells]
         if models.source == "hub":
-            names = [hub.name_of(config["models"], seed, step) for seed, step in cells]
-            directories = hub.config_directories(names, directories)
+            wanted = [hub.name_of(config["models"], seed, step) for seed, step in cells]
+            directories = hub.config_directories(wanted, directories)
         shapes: dict[str, Shape] = {}
         vocabularies: set[int] = set()
         for (seed, _), directory in zip(cells, directories, strict=True):

@@ -29,6 +29,26 @@ from universal_neurons.prepare.tokens import copy_token_ids, describe, load_toke
 TRAINING_SHARE = 0.9
 
 
+def source_files(config: Mapping[str, Any]) -> list[str]:
+    """The files that a corpus is made from; those of the bundled text belong to a package.
+
+    Parameters
+    ----------
+    config
+        The resolved section ``corpus``.
+
+    Raises
+    ------
+    UserError
+        See `text.text_files`.
+    """
+    if config["source"] == "tokens":
+        return [config["path"]]
+    if config["source"] == "text":
+        return [str(file) for file in all_text_files("text", config["path"])]
+    return []
+
+
 def check_length(config: Mapping[str, Any]) -> None:
     """Refuse before any job to ask for more tokens than the corpus can have.
 
