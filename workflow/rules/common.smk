@@ -11,13 +11,13 @@ from universal_neurons.method import METHOD_VERSION
 from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.cost import asked, summary
-from universal_neurons.plan.grid import Grid, model_directory, parse_layers
+from universal_neurons.plan.grid import model_directory, parse_layers
+from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.store.files import check_writable
 
 try:
     config.update(resolve(config))
-    corpus.check_length(config["corpus"])
-    GRID = Grid.of(config)
+    GRID = ready_grid(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

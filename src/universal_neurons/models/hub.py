@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from universal_neurons.errors import UserError
-from universal_neurons.models.weights import PICKLED, SAFETENSORS, parts_of, read_pickled
 from universal_neurons.models.names import fill
+from universal_neurons.models.weights import PICKLED, SAFETENSORS, parts_of, read_pickled
 from universal_neurons.store.files import replacing
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from typing import Any
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
 from universal_neurons.models import hub, names
-from universal_neurons.models.shape import Shape, read_shape, read_vocabulary
+from universal_neurons.models.shape import Shape, read_context, read_shape, read_vocabulary
 from universal_neurons.plan.sections import Config
 
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
@@ -27,6 +27,9 @@ SUMS_BYTES = 1 << 30
 
 # Work of one ablation job; GPT-2 Small with 50,000 held-out tokens is 1,000 times more.
 ABLATION_OPERATIONS = 2e12
+
+# Of a block of seeds, which is part of a folder's name: those have at most 255 bytes.
+LONGEST_NAME = 200
 
 
 def model_directory(config: Mapping[str, Any], seed: str, step: int | str) -> str:
@@ -76,8 +79,14 @@ class Grid:
             directories = hub.config_directories(wanted, directories)
         shapes: dict[str, Shape] = {}
         vocabularies: set[int] = set()
-        for (seed, _), directory in zip(cells, directories, strict=True):
+        for (seed, step), directory in zip(cells, directories, strict=True):
             shape, vocabulary = read_shape(directory), read_vocabulary(directory)
+            context, length = read_context(directory), typed.corpus.context_length
+            if context is not None and length > context:
+                raise UserError(
+                    f"corpus.context_length: {length} is more than the {context} tokens that the "
+                    f"model of seed {seed}, step {step} reads ({directory / 'config.json'})"
+                )
             if shapes.setdefault(seed, shape) != shape:
                 raise UserError(f"models.path: seed {seed} has different sizes at its steps")
             if vocabulary is not None:
@@ -161,8 +170,8 @@ class Grid:
             for start, stop in map(self.shard_range, self.shards)
         )
 
-    def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
-        """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``.
+    def layers_of_job(self, seed: str, other_seed: str) -> int:
+        """Number of layers of `seed` that one correlation job takes.
 
         As many layers as keep the partial sums of a job within `SUMS_BYTES`; one per job for GPT-2
         Small, all of a small model, whose jobs would otherwise be shorter than their start.
@@ -174,11 +183,13 @@ class Grid:
             budget = self.config.correlate.memory_gb * 1e9
             budget -= len(self.seeds) * 8 * shape.d_mlp * shape.neurons
             budget /= len(self.pairs)
-        size = max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
-        return [
-            f"{first}-{min(first + size, shape.n_layers) - 1}"
-            for first in range(0, shape.n_layers, size)
-        ]
+        return max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
+
+    def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
+        """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``."""
+        n_layers, size = self.shapes[seed].n_layers, self.layers_of_job(seed, other_seed)
+        starts = range(0, n_layers, size)
+        return [f"{first}-{min(first + size, n_layers) - 1}" for first in starts]
 
     def ablation_blocks(self) -> list[str]:
         """Groups of seeds that one ablation job takes, as ``0+1+2``.
@@ -187,8 +198,13 @@ class Grid:
         added to the run changes the scores of all others, so all are ablated again anyway.
         """
         size = max(1, int(ABLATION_OPERATIONS / self.ablation_operations()))
-        groups = (self.seeds[i : i + size] for i in range(0, len(self.seeds), size))
-        return ["+".join(group) for group in groups]
+        blocks: list[list[str]] = [[]]
+        for seed in self.seeds:
+            longer = [*blocks[-1], seed]
+            if len(longer) > size or len("+".join(longer)) > LONGEST_NAME:
+                blocks.append([])
+            blocks[-1].append(seed)
+        return ["+".join(block) for block in blocks]
 
     def trace_sequences(self) -> int:
         """Scored sequences that neurons are traced to the next step on."""

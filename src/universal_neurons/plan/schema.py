@@ -8,6 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 # Whole numbers that a fraction can tell apart.
 WHOLE = 2**53
+
+# Above it a number is as good as infinite: Python does not even write thousands of digits.
+HUGE = 10**100
 
 # Levels of a configuration; the deepest is models.revisions.<seed>.<step>.<key>.
 DEPTH = 8
@@ -43,13 +47,14 @@ _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
 _Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)
 
 
-def rules() -> dict[str, Any]:
+@cache
+def rules() -> Mapping[str, Any]:
     """The schema."""
     return yaml.safe_load(SCHEMA.read_text())
 
 
 def normalised(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with keys as text, and whole numbers as such: 4e4 and 2.0 are 40000 and 2.
+    """A configuration with keys as text, and whole numbers as such: 4e4 is 40000, 2.0 is 2.
 
     Raises
     ------
@@ -67,7 +72,7 @@ def _normalised(value: Any, rule: Mapping[str, Any], depth: int) -> Any:
     if isinstance(value, Mapping):
         known, other = rule.get("properties", {}), rule.get("additionalProperties") or {}
         # YAML reads seeds and steps as numbers, and a schema knows text keys only.
-        named = {k if isinstance(k, str) else _shown(k): inner for k, inner in value.items()}
+        named = {str(_finite(key)): inner for key, inner in value.items()}
         return {
             key: _normalised(inner, known.get(key, other), depth - 1)
             for key, inner in named.items()
@@ -77,8 +82,14 @@ def _normalised(value: Any, rule: Mapping[str, Any], depth: int) -> Any:
     types = rule.get("type", ())
     if types in ("integer", "number") and isinstance(value, str) and EXPONENT.fullmatch(value):
         value = float(value)
+    value = _finite(value)
     whole = isinstance(value, float) and value.is_integer() and abs(value) < WHOLE
     return int(value) if whole and "integer" in types else value
+
+
+def _finite(value: Any) -> Any:
+    """A value, or infinity in place of a whole number that is as good as it."""
+    return math.inf if isinstance(value, int) and abs(value) > HUGE else value
 
 
 def problems(config: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
@@ -134,10 +145,7 @@ def _unprintable(value: Any, path: tuple[str, ...]) -> Iterator[str]:
 
 def _shown(value: Any) -> str:
     """A value in a message, however large it is."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
+    text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 

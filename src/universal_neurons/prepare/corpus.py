@@ -18,6 +18,7 @@ from universal_neurons.prepare.text import (
     Document,
     all_text_files,
     by_name,
+    check_first,
     documents,
     subset_of,
     text_files,
@@ -80,6 +81,24 @@ def check_length(config: Mapping[str, Any]) -> None:
             f"corpus.tokens: {wanted} tokens are asked for (corpus.tokens + corpus.heldout_tokens),"
             f" the corpus has at most {have}; ask for fewer or give more text"
         )
+
+
+def check_fields(config: Mapping[str, Any]) -> None:
+    """Refuse before any job fields that a text has not; the first file of each corpus is looked at.
+
+    Parameters
+    ----------
+    config
+        The resolved section ``corpus``. A data set of the Hub is not looked at.
+
+    Raises
+    ------
+    UserError
+        If ``text_key`` or ``subset_key`` is none of its first document's.
+    """
+    if config["source"] == "text":
+        for path in by_name(config["path"]).values():
+            check_first(text_files("text", path)[0], config["text_key"], config["subset_key"])
 
 
 def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:

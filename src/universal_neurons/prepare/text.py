@@ -149,16 +149,44 @@ def subset_of(record: Mapping[str, Any], subset_key: str | None, where: str) -> 
     return value
 
 
+def check_first(path: Path, text_key: str, subset_key: str | None) -> None:
+    """Refuse a file whose first document lacks `text_key` or `subset_key`; little of it is read.
+
+    Raises
+    ------
+    UserError
+        See `documents`.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        try:
+            names = pq.read_schema(path).names
+        except (OSError, ValueError) as error:
+            raise UserError(f"corpus.path: {path}: can't be read: {error}") from error
+        _columns(path, names, text_key, subset_key)
+    elif _kind(path) == ".jsonl" or subset_key is not None:
+        next(documents([path], text_key, subset_key), None)
+
+
+def _columns(
+    path: Path, present: Sequence[str], text_key: str, subset_key: str | None
+) -> list[str]:
+    """The columns of a .parquet file that are read."""
+    if text_key not in present:
+        raise UserError(f"corpus.text_key: {path} has no column {text_key!r}")
+    columns = [text_key, *(() if subset_key is None else [subset_key.split(".")[0]])]
+    if columns[-1] not in present:
+        raise UserError(f"corpus.subset_key: {path} has no column {columns[-1]!r}")
+    return columns
+
+
 def _documents(path: Path, text_key: str, subset_key: str | None) -> Iterator[Document]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
         file = pq.ParquetFile(path)
-        if text_key not in file.schema_arrow.names:
-            raise UserError(f"corpus.text_key: {path} has no column {text_key!r}")
-        columns = [text_key, *(() if subset_key is None else [subset_key.split(".")[0]])]
-        if columns[-1] not in file.schema_arrow.names:
-            raise UserError(f"corpus.subset_key: {path} has no column {columns[-1]!r}")
+        columns = _columns(path, file.schema_arrow.names, text_key, subset_key)
         for batch in file.iter_batches(columns=columns):
             for record in batch.to_pylist():
                 if record[text_key]:

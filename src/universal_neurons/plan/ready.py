@@ -1,0 +1,95 @@
+"""Whether a run can begin: what its files say, as far as it can be seen before any job.
+
+What is refused here would otherwise end a job, hours later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from universal_neurons.errors import UserError
+from universal_neurons.models.shape import read_vocabulary
+from universal_neurons.models.weights import find_weights
+from universal_neurons.plan.cost import planned
+from universal_neurons.plan.grid import Grid, model_directory, tokenizer_directory
+from universal_neurons.prepare import corpus
+from universal_neurons.prepare.tokens import has_tokenizer
+
+# Snakemake plans about a thousand jobs in a second, and holds them all in memory.
+MOST_JOBS = 200_000
+
+
+def ready_grid(config: Mapping[str, Any]) -> Grid:
+    """The grid of a resolved configuration (`config.resolve`) whose files are fit to be run.
+
+    Raises
+    ------
+    UserError
+        If files are missing, unreadable or do not fit each other, or the grid is too large.
+    """
+    corpus.check_length(config["corpus"])
+    corpus.check_fields(config["corpus"])
+    grid = Grid.of(config)
+    jobs = sum(cost.jobs for cost in planned(grid).values())
+    if jobs > MOST_JOBS:
+        raise UserError(
+            f"models.seeds, models.steps, corpus.shards: the grid has {jobs:,} jobs, more than the "
+            f"{MOST_JOBS:,} that can be planned; take fewer of them"
+        )
+    if config["models"]["source"] == "local":
+        _check_models(config)
+    return grid
+
+
+def _check_models(config: Mapping[str, Any]) -> None:
+    """Weights of all local models, and a tokenizer where text is to be tokenised."""
+    models = config["models"]
+    cells = product(models["seeds"], models["steps"])
+    directories = [Path(model_directory(config, seed, step)) for seed, step in cells]
+    for directory in directories:
+        find_weights(directory)
+    tokenizer = tokenizer_directory(config)
+    if models["tokenizer"] is not None:
+        if not has_tokenizer(tokenizer):
+            raise UserError(f"models.tokenizer: {tokenizer} has no tokenizer's files")
+        return
+    if config["corpus"]["source"] == "tokens":
+        return
+    if not has_tokenizer(tokenizer):
+        raise UserError(
+            f"models.path: {tokenizer} has no tokenizer; put its files there, name their directory "
+            "as models.tokenizer, or give token ids (corpus.source: tokens)"
+        )
+    vocabulary = read_vocabulary(tokenizer)
+    for directory in directories:
+        if not has_tokenizer(directory) and read_vocabulary(directory) != vocabulary:
+            raise UserError(
+                f"models.path: {directory} has no tokenizer and another vocab_size in config.json "
+                f"than {tokenizer}; if it has that one's tokenizer, name it as models.tokenizer"
+            )
+
+
+def notes(config: Mapping[str, Any]) -> list[str]:
+    """What a user should know of a resolved configuration before it is run; sentences.
+
+    Parameters
+    ----------
+    config
+        One that is ready (`ready_grid`).
+    """
+    models = config["models"]
+    if models["source"] != "local" or models["tokenizer"] or config["corpus"]["source"] == "tokens":
+        return []
+    cells = product(models["seeds"], models["steps"])
+    directories = [model_directory(config, seed, step) for seed, step in cells]
+    without = [directory for directory in directories if not has_tokenizer(Path(directory))]
+    if not without:
+        return []
+    return [
+        f"{len(without)} of {len(directories)} models have no tokenizer of their own, such as "
+        f"{without[0]}: they are taken to have that of {tokenizer_directory(config)} "
+        "(models.tokenizer says so without this note)."
+    ]
