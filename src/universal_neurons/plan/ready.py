@@ -40,31 +40,36 @@ def ready_grid(config: Mapping[str, Any]) -> Grid:
             f"{MOST_JOBS:,} that can be planned; take fewer of them"
         )
     if config["models"]["source"] == "local":
-        _check_models(config)
+        for directory in _local_models(config):
+            find_weights(directory)
+    given = config["models"]["tokenizer"]
+    if given is not None and not has_tokenizer(Path(given)):
+        raise UserError(f"models.tokenizer: {given} has no files of a tokenizer")
+    if _own_tokenizers(config):
+        _check_tokenizers(config)
     return grid
 
 
-def _check_models(config: Mapping[str, Any]) -> None:
-    """Weights of all local models, and a tokenizer where text is to be tokenised."""
-    models = config["models"]
-    cells = product(models["seeds"], models["steps"])
-    directories = [Path(model_directory(config, seed, step)) for seed, step in cells]
-    for directory in directories:
-        find_weights(directory)
+def _local_models(config: Mapping[str, Any]) -> list[Path]:
+    cells = product(config["models"]["seeds"], config["models"]["steps"])
+    return [Path(model_directory(config, seed, step)) for seed, step in cells]
+
+
+def _own_tokenizers(config: Mapping[str, Any]) -> bool:
+    """Whether the text is tokenised with the tokenizers that local models have beside them."""
+    models, source = config["models"], config["corpus"]["source"]
+    return models["source"] == "local" and models["tokenizer"] is None and source != "tokens"
+
+
+def _check_tokenizers(config: Mapping[str, Any]) -> None:
     tokenizer = tokenizer_directory(config)
-    if models["tokenizer"] is not None:
-        if not has_tokenizer(tokenizer):
-            raise UserError(f"models.tokenizer: {tokenizer} has no tokenizer's files")
-        return
-    if config["corpus"]["source"] == "tokens":
-        return
     if not has_tokenizer(tokenizer):
         raise UserError(
             f"models.path: {tokenizer} has no tokenizer; put its files there, name their directory "
             "as models.tokenizer, or give token ids (corpus.source: tokens)"
         )
     vocabulary = read_vocabulary(tokenizer)
-    for directory in directories:
+    for directory in _local_models(config):
         if not has_tokenizer(directory) and read_vocabulary(directory) != vocabulary:
             raise UserError(
                 f"models.path: {directory} has no tokenizer and another vocab_size in config.json "
@@ -80,16 +85,12 @@ def notes(config: Mapping[str, Any]) -> list[str]:
     config
         One that is ready (`ready_grid`).
     """
-    models = config["models"]
-    if models["source"] != "local" or models["tokenizer"] or config["corpus"]["source"] == "tokens":
-        return []
-    cells = product(models["seeds"], models["steps"])
-    directories = [model_directory(config, seed, step) for seed, step in cells]
-    without = [directory for directory in directories if not has_tokenizer(Path(directory))]
+    models = _local_models(config) if _own_tokenizers(config) else []
+    without = [model for model in models if not has_tokenizer(model)]
     if not without:
         return []
     return [
-        f"{len(without)} of {len(directories)} models have no tokenizer of their own, such as "
+        f"{len(without)} of {len(models)} models have no tokenizer of their own, such as "
         f"{without[0]}: they are taken to have that of {tokenizer_directory(config)} "
         "(models.tokenizer says so without this note)."
     ]
