@@ -22,8 +22,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.models.forward import forward
 from universal_neurons.models.load import load
 from universal_neurons.plan.config import resolve
-from universal_neurons.plan.grid import Grid
-from universal_neurons.prepare import corpus
+from universal_neurons.plan.ready import ready_grid
 from universal_neurons.prepare import text as text_module
 from universal_neurons.prepare import tokens as tokens_module
 
@@ -46,9 +45,7 @@ def right(original, tmp_path):
 def plan(where, config):
     """What the Snakefile does before it plans a job."""
     with chdir(where):
-        resolved = resolve(config)
-        corpus.check_length(resolved["corpus"])
-        return Grid.of(resolved)
+        return ready_grid(resolve(config))
 
 
 def changed(config, path, value):

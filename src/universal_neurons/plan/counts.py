@@ -35,7 +35,7 @@ def _prepare(grid: Grid) -> dict[str, int]:
     source = grid.config.models.source
     return {
         "fetch": (source == "hub") * Sizes(grid).models,
-        "fetch_tokenizer": int(source == "hub"),
+        "fetch_tokenizer": int(source == "hub" and grid.config.models.tokenizer is None),
         "tokenizer": int(source == "train"),
         "corpus": 1,
         "selection": 1,
@@ -50,7 +50,7 @@ def _capture(grid: Grid) -> dict[str, int]:
 
 def _direct(grid: Grid) -> dict[str, int]:
     steps, shards = len(grid.steps), len(grid.shards)
-    more = len(grid.layer_blocks(*grid.pairs[0])) - 1
+    more = Sizes(grid).blocks_of(*grid.pairs[0]) - 1
     return {
         "direct_first": steps,
         "direct": steps * (shards - 1),

@@ -13,7 +13,7 @@ from typing import Any
 from universal_neurons.errors import UserError
 from universal_neurons.models.shape import read_vocabulary
 from universal_neurons.models.weights import find_weights
-from universal_neurons.plan.cost import planned
+from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid, model_directory, tokenizer_directory
 from universal_neurons.prepare import corpus
 from universal_neurons.prepare.tokens import has_tokenizer
@@ -33,8 +33,7 @@ def ready_grid(config: Mapping[str, Any]) -> Grid:
     corpus.check_length(config["corpus"])
     corpus.check_fields(config["corpus"])
     grid = Grid.of(config)
-    jobs = sum(cost.jobs for cost in planned(grid).values())
-    if jobs > MOST_JOBS:
+    if (jobs := counts(grid).total()) > MOST_JOBS:
         raise UserError(
             f"models.seeds, models.steps, corpus.shards: the grid has {jobs:,} jobs, more than the "
             f"{MOST_JOBS:,} that can be planned; take fewer of them"

@@ -51,11 +51,12 @@ class Sizes:
     @cached_property
     def blocks(self) -> int:
         """Number of blocks of layers of all pairs."""
-        grid = self.grid
-        of_a_step = sum(
-            -(-grid.shapes[a].n_layers // grid.layers_of_job(a, b)) for a, b in grid.pairs
-        )
-        return of_a_step * len(grid.steps)
+        of_a_step = sum(self.blocks_of(*pair) for pair in self.grid.pairs)
+        return of_a_step * len(self.grid.steps)
+
+    def blocks_of(self, seed: str, other_seed: str) -> int:
+        """Number of blocks of layers of a pair."""
+        return -(-self.grid.shapes[seed].n_layers // self.grid.layers_of_job(seed, other_seed))
 
     @cached_property
     def layers(self) -> int:
