@@ -86,6 +86,7 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("models.path", "m/{seed/{step}", "is not a template"),
         ("models.source", "locale", "models.source: 'locale' is wrong; expected train"),
         ("models.path", "m/{seed}/{step}/}", "is not a template: Single '}' encountered"),
+        ("models.path", "m{{}}/{seed}/{step}", "has braces in a name; Snakemake would take them"),
         ("models.path", "m/{seed}/{step:x}", "has {step} in an unknown format; known are widths"),
         ("models.path", "m/{seed}/{step:>9999999999}", "has {step} in an unknown format"),
         ("models.path", "m/{seed!r}/{step}", "has {seed} in an unknown format; known are widths"),
@@ -180,12 +181,12 @@ def test_paths_may_begin_with_the_home_directory(monkeypatch):
 
 
 def test_names_of_models_may_be_padded_and_irregular():
-    config = changed("models.path", "{{x}}/{seed:03d}/ckpt_{step:06d}")
+    config = changed("models.path", "x/{seed:03d}/ckpt_{step:06d}")
     config["models"].update(seeds=[7, 12], paths={7: {30: "last/{seed}"}})
     models = resolve(config)["models"]
-    assert local(models, "7", 4) == "{x}/007/ckpt_000004"
+    assert local(models, "7", 4) == "x/007/ckpt_000004"
     assert local(models, "7", 30) == "last/7"
-    assert local(models, "12", 30) == "{x}/012/ckpt_000030"
+    assert local(models, "12", 30) == "x/012/ckpt_000030"
 
 
 def test_scoring_fewer_than_a_hundred_tokens_is_refused():

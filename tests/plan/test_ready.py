@@ -138,15 +138,21 @@ def test_a_parquet_file_that_is_none_is_named(config, tmp_path):
 
 
 def test_a_list_of_files_is_one_corpus_and_every_file_is_taken_once(config, tmp_path):
-    for name in ("b.txt", "a.txt", "odd [1] {x}.txt"):
+    for name in ("b.txt", "a.txt", "odd [1].txt"):
         (tmp_path / name).write_text("words " * 500)
-    config["corpus"]["path"] = ["odd [1] {x}.txt", "*.txt", "text.jsonl", "a.txt"]
+    config["corpus"]["path"] = ["odd [1].txt", "*.txt", "text.jsonl", "a.txt"]
     resolved = resolve(config)
     assert ready_grid(resolved)
-    expected = ["odd [1] {x}.txt", "a.txt", "b.txt", "text.jsonl"]
+    expected = ["odd [1].txt", "a.txt", "b.txt", "text.jsonl"]
     assert source_files(resolved["corpus"]) == expected
     config["corpus"]["path"] = ["a.txt", "none.txt"]
     assert refusal(config) == "corpus.path: no file matches 'none.txt'"
+
+
+def test_a_text_with_braces_in_its_name_is_refused(config, tmp_path):
+    (tmp_path / "a{b}.txt").write_text("words " * 500)
+    config["corpus"]["path"] = "*.txt"
+    assert refusal(config).startswith("corpus.path: a{b}.txt has braces in its name")
 
 
 def test_a_grid_of_more_jobs_than_can_be_planned_is_refused(config):

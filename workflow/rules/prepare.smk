@@ -61,7 +61,7 @@ if TRAINED:
 
     rule tokenizer:
         input:
-            lambda wildcards: TEXT,
+            TEXT,
         output:
             directory(TOKENIZER),
         log:
@@ -83,8 +83,7 @@ if TRAINED:
 
 rule corpus:
     input:
-        # A function, as names may have braces.
-        text=lambda wildcards: TEXT,
+        text=TEXT,
         # The models themselves are no input: a seed added or removed would make the corpus, and so
         # everything, again. The capture of every model compares its tokenizer.
         tokenizer=[] if GIVEN_TOKENIZER else [TOKENIZER],

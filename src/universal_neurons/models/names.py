@@ -29,9 +29,11 @@ def mistakes(template: str, seeds: Iterable[str]) -> Iterator[str]:
     try:
         fields = list(string.Formatter().parse(template))
     except ValueError as error:
-        yield f"is not a template: {error}; write braces of a name twice, {{{{ and }}}}"
+        yield f"is not a template: {error}"
         return
-    for _, name, spec, conversion in fields:
+    for literal, name, spec, conversion in fields:
+        if {"{", "}"} & set(literal):
+            yield "has braces in a name; Snakemake would take them for its own"
         if name is None:
             continue
         if name not in ("seed", "step"):

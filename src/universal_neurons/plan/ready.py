@@ -32,6 +32,11 @@ def ready_grid(config: Mapping[str, Any]) -> Grid:
     """
     corpus.check_length(config["corpus"])
     corpus.check_fields(config["corpus"])
+    if braced := [file for file in corpus.source_files(config["corpus"]) if set("{}") & set(file)]:
+        raise UserError(
+            f"corpus.path: {braced[0]} has braces in its name; Snakemake would take them for its "
+            "own: rename it"
+        )
     grid = Grid.of(config)
     if (jobs := counts(grid).total()) > MOST_JOBS:
         raise UserError(
