@@ -128,12 +128,13 @@ def fitting(rule):
         return st.sampled_from(rule["enum"])
     kinds = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
     least = rule.get("minimum", rule.get("exclusiveMinimum"))
+    most = rule.get("maximum", rule.get("exclusiveMaximum"))
     inner = rule.get("additionalProperties")
     of = {
         "boolean": lambda: st.booleans(),
         "null": lambda: st.none(),
-        "integer": lambda: st.integers(least, least + 50) | st.integers(least, rule["maximum"]),
-        "number": lambda: st.floats(least, rule["maximum"]),
+        "integer": lambda: st.integers(least, least + 50) | st.integers(least, most),
+        "number": lambda: st.floats(least, most),
         "string": lambda: TEXTS | st.text(max_size=20),
         "array": lambda: st.lists(fitting(rule["items"]), max_size=4),
         "object": lambda: st.dictionaries(

@@ -9,11 +9,9 @@ from itertools import product
 from typing import Any
 
 from universal_neurons.models import hub, names
+from universal_neurons.prepare.corpus import LEAST_TOKENS
 
 SEED_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-# Correlations over fewer tokens say nothing: their baseline is as large as they are.
-LEAST_TOKENS = 100
 
 
 def problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -29,6 +29,9 @@ from universal_neurons.prepare.tokens import copy_token_ids, describe, load_toke
 # the configuration asks to score, so that held-out sequences, taken from the back, are unseen.
 TRAINING_SHARE = 0.9
 
+# Correlations over fewer scored tokens say nothing: their baseline is as large as they are.
+LEAST_TOKENS = 100
+
 
 def source_files(config: Mapping[str, Any]) -> list[str]:
     """The files that a corpus is made from; those of the bundled text belong to a package.
