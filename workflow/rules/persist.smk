@@ -55,7 +55,7 @@ rule trace:
 rule trajectories:
     input:
         universality=f"{RESULTS}/universality.parquet",
-        traces=expand(TRACE, seeds=GRID.ablation_blocks(), step=GRID.steps[:-1]),
+        traces=expand(TRACE, seeds=GRID.ablation_blocks(), step=GRID.traced_steps),
     output:
         f"{RESULTS}/trajectories.parquet",
     log:

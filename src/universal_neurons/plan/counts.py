@@ -38,7 +38,8 @@ def _prepare(grid: Grid) -> dict[str, int]:
         "fetch_tokenizer": int(source == "hub" and grid.config.models.tokenizer is None),
         "tokenizer": int(source == "train"),
         "corpus": 1,
-        "selection": 1,
+        # Of what is ablated.
+        "selection": int(bool(grid.ablated_blocks)),
         "train": (source == "train") * len(grid.seeds),
     }
 
@@ -72,13 +73,14 @@ def _correlate(grid: Grid, correlated: bool, screened: bool) -> dict[str, int]:
 
 def _by_step(grid: Grid, stored: bool) -> dict[str, int]:
     steps, blocks = len(grid.steps), len(grid.ablation_blocks())
+    ablated = len(grid.ablated_blocks)
     return {
         "influence": stored * steps,
         "permuted": stored * steps,
         "untrained": int(0 not in grid.steps),
         "score": steps,
-        "ablate": blocks * steps,
-        "trace": blocks * (steps - 1),
+        "ablate": ablated * steps,
+        "trace": blocks * len(grid.traced_steps),
     }
 
 

@@ -206,6 +206,16 @@ class Grid:
             blocks[-1].append(seed)
         return ["+".join(block) for block in blocks]
 
+    @property
+    def ablated_blocks(self) -> list[str]:
+        """The blocks of seeds that are ablated: none where no kind of ablation is asked for."""
+        return self.ablation_blocks() if self.config.ablation.kinds else []
+
+    @property
+    def traced_steps(self) -> list[int]:
+        """Steps from which neurons are traced to the next."""
+        return self.steps[:-1] if self.config.persistence.trace_tokens else []
+
     def trace_sequences(self) -> int:
         """Scored sequences that neurons are traced to the next step on."""
         corpus, wanted = self.config.corpus, self.config.persistence.trace_tokens
