@@ -35,7 +35,7 @@ report: "workflow/report/workflow.rst"
 
 onstart:
     check_writable(RESULTS)
-    print(summary(GRID))
+    print(summary(GRID), *notes(config), sep="\n")
     if workflow.local_exec:
         run_scripts_as_forks()
 

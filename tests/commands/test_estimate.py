@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from grids import tokenizer
 from pipeline import gpt2
 from tiny import configure, snakemake
 
@@ -29,7 +30,10 @@ MODES = {
         "models": {"source": "train", "seeds": [0, 1], "steps": [0, 5], "train": {"layers": 2}},
         "corpus": {"source": "text", "path": "x.txt"},
     },
-    "subsets": {"corpus": {"source": "text", "path": {"x": "x.txt", "y": "y.txt"}}},
+    "subsets": {
+        "models": {"tokenizer": "tokenizer"},
+        "corpus": {"source": "text", "path": {"x": "x.txt", "y": "y.txt"}},
+    },
     "one step, one shard": {"models": {"steps": [1]}, "corpus": {"shards": 1}},
 }
 
@@ -44,6 +48,7 @@ def where(tmp_path_factory):
             model.module.save_pretrained(where / f"models/{seed}/{step}")
     for name in ("x.txt", "y.txt"):
         (where / name).write_text("some words " * 30_000)
+    tokenizer(["some", "words"]).save_pretrained(where / "tokenizer")
     np.save(where / "tokens.npy", np.random.default_rng(0).integers(0, 61, (1300, 32)))
     return where
 

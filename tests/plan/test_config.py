@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tomllib
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import yaml
 
 from universal_neurons.errors import UserError
-from universal_neurons.plan.config import SCHEMA, load_config, resolve
+from universal_neurons.models.names import local
+from universal_neurons.plan.config import load_config, resolve
+from universal_neurons.plan.schema import SCHEMA
 from universal_neurons.plan.sections import Config
 
 ROOT = Path(__file__).parents[2]
@@ -77,11 +80,35 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("models.steps", [5, 5], "models.steps: 5 is listed twice"),
         ("models.steps", [-1], "models.steps.0: -1 is wrong"),
         ("models.steps", [1.5], "models.steps.0: 1.5 is wrong"),
-        ("models.path", "m/{seed}", "models.path: 'm/{seed}' lacks {step}"),
-        ("models.path", "m/{step}", "lacks {seed}"),
+        ("models.path", "m/{seed}", "models.path: seed 2, step 4 and seed 2, step 30 are both m/2"),
+        ("models.path", "m/{step}", "seed 2, step 4 and seed a-x1, step 4 are both m/4"),
         ("models.path", "m/{seed}/{step}/{x}", "has the unknown field {x}"),
         ("models.path", "m/{seed/{step}", "is not a template"),
         ("models.source", "locale", "models.source: 'locale' is wrong; expected train"),
+        ("models.path", "m/{seed}/{step}/}", "is not a template: Single '}' encountered"),
+        ("models.path", "m{{}}/{seed}/{step}", "has braces in a name; Snakemake would take them"),
+        ("models.path", "m/{seed}/{step:x}", "has {step} in an unknown format; known are widths"),
+        ("models.path", "m/{seed}/{step:>9999999999}", "has {step} in an unknown format"),
+        ("models.path", "m/{seed!r}/{step}", "has {seed} in an unknown format; known are widths"),
+        ("models.path", "m/{seed:03d}/{step}", "a width for {seed}, and seed a-x1 is no number"),
+        ("models.paths", {"b": {}}, "models.paths: b is not in models.seeds"),
+        ("models.paths", {2: {5: "x"}}, "models.paths.2: 5 is not in models.steps"),
+        ("models.paths", {2: {4: "{x}"}}, "models.paths.2.4: '{x}' has the unknown field {x}"),
+        ("models.paths", {2: {4: "m/2/30"}}, "seed 2, step 4 and seed 2, step 30 are both m/2/30"),
+        ("models.paths", {2: {4: 5}}, "models.paths.2.4: 5 is wrong; expected a path"),
+        ("models.tokenizer", 5, "models.tokenizer: 5 is wrong; expected a directory"),
+        ("corpus.path", [], "corpus.path: [] is wrong; expected a file or glob or a list"),
+        ("corpus.path", {"": "x"}, "corpus.path: '' is wrong; expected a file or glob"),
+        ("corpus.tokens", "4e-1", "corpus.tokens: 0.4 is wrong; expected number of token"),
+        ("corpus.tokens", 1e30, "corpus.tokens: 1e+30 is wrong; expected number of token"),
+        ("corpus.tokens", 10**13, "token positions to score, at most 1,000,000,000,000"),
+        ("corpus.exclude_token_ids", [1e30], "corpus.exclude_token_ids.0: 1e+30 is wrong"),
+        ("capture.headroom", math.nan, "capture.headroom: nan is wrong; expected a fraction"),
+        ("capture.headroom", math.inf, "capture.headroom: inf is wrong; expected a fraction"),
+        ("capture.headroom", 1e308, "capture.headroom: 1e+308 is wrong; expected a fraction"),
+        ("capture.device", "cpu\n", "capture.device: 'cpu\\n' has line breaks"),
+        ("run", "r\n", "run: 'r\\n' has line breaks"),
+        ("run", "r" * 256, "at most 200 of them"),
         ("corpus.source", "text", "corpus.path: missing; corpus.source text needs it"),
         ("corpus.tokens", 0, "corpus.tokens: 0 is wrong; expected number of token positions"),
         ("corpus.tokens", "many", "corpus.tokens: 'many' is wrong"),
@@ -89,7 +116,7 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("corpus.shards", 9, "corpus.shards: 9 shards of 7 sequences of 128 tokens"),
         ("corpus.context_length", 1, "corpus.context_length: 1 is wrong"),
         ("corpus.exclude_token_ids", "foo", "corpus.exclude_token_ids: 'foo' is wrong"),
-        ("corpus.exclude_token_ids", [-1], "corpus.exclude_token_ids: [-1] is wrong"),
+        ("corpus.exclude_token_ids", [-1], "corpus.exclude_token_ids.0: -1 is wrong"),
         ("capture.encoding", "int4", "'int4' is wrong; expected int8, bfloat16 or float32"),
         ("capture.device", "tpu", "capture.device: 'tpu' is wrong; expected auto, cpu"),
         ("capture.keep", "yes please", "capture.keep: 'yes please' is wrong"),
@@ -105,6 +132,71 @@ def test_a_mistake_names_the_key_and_what_would_be_right(path, value, message):
     with pytest.raises(UserError) as error:
         resolve(changed(path, value))
     assert message in str(error.value)
+
+
+def test_no_number_of_the_schema_is_unbounded_or_may_be_no_number():
+    def numbers(rules, path=""):
+        for key, rule in rules.get("properties", {}).items():
+            yield from numbers(rule, f"{path}.{key}" if path else key)
+        if any(kind in str(rules.get("type")) for kind in ("integer", "number")):
+            yield path, rules
+
+    found = dict(numbers(yaml.safe_load(SCHEMA.read_text())))
+    assert len(found) == 31
+    for path, rule in found.items():
+        for bound in ("inimum", "aximum"):
+            assert any(key.endswith(bound) for key in rule), path
+        for value in (math.nan, math.inf):
+            with pytest.raises(UserError, match=rf"{path}: (nan|inf) is wrong"):
+                resolve(changed(path, value))
+
+
+def test_whole_numbers_may_be_written_as_text_or_fractions():
+    config = changed("corpus.tokens", "4e4")
+    config["corpus"].update(shards=2.0, heldout_tokens="1.5e3", exclude_token_ids=[3.0])
+    config["models"].update(steps=["1e1", 2.0], train={"learning_rate": "1e-3"})
+    resolved = resolve(config)
+    assert resolved["corpus"]["tokens"] == 40_000
+    assert (resolved["corpus"]["shards"], resolved["corpus"]["heldout_tokens"]) == (2, 1500)
+    assert isinstance(resolved["corpus"]["shards"], int)
+    assert resolved["models"]["steps"] == [2, 10]
+    assert resolved["models"]["train"]["learning_rate"] == 0.001
+    assert resolved["corpus"]["exclude_token_ids"] == [3]
+
+
+def test_paths_may_begin_with_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = changed("models.path", "~/m/{seed}/{step}")
+    config["models"].update(paths={2: {4: "~/other"}}, tokenizer="~/tokenizer")
+    for path, expected in (
+        ("~/a.txt", "/home/me/a.txt"),
+        (["~/a.txt", "b"], ["/home/me/a.txt", "b"]),
+        ({"x": ["~/a"], "y": "~/b"}, {"x": ["/home/me/a"], "y": "/home/me/b"}),
+    ):
+        config["corpus"].update(source="text", path=path)
+        resolved = resolve(config)
+        assert resolved["corpus"]["path"] == expected
+    assert resolved["models"]["path"] == "/home/me/m/{seed}/{step}"
+    assert resolved["models"]["paths"] == {"2": {"4": "/home/me/other"}}
+    assert resolved["models"]["tokenizer"] == "/home/me/tokenizer"
+
+
+def test_names_of_models_may_be_padded_and_irregular():
+    config = changed("models.path", "x/{seed:03d}/ckpt_{step:06d}")
+    config["models"].update(seeds=[7, 12], paths={7: {30: "last/{seed}"}})
+    models = resolve(config)["models"]
+    assert local(models, "7", 4) == "x/007/ckpt_000004"
+    assert local(models, "7", 30) == "last/7"
+    assert local(models, "12", 30) == "x/012/ckpt_000030"
+
+
+def test_scoring_fewer_than_a_hundred_tokens_is_refused():
+    config = changed("corpus.tokens", 110)
+    config["corpus"].update(context_length=33)
+    with pytest.raises(UserError, match=r"corpus.tokens: 99 tokens .* score at least 100"):
+        resolve(config)
+    config["corpus"]["context_length"] = 100
+    assert resolve(config)
 
 
 @pytest.mark.parametrize("key", ["run", "models", "corpus"])

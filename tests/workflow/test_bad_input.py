@@ -22,8 +22,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.models.forward import forward
 from universal_neurons.models.load import load
 from universal_neurons.plan.config import resolve
-from universal_neurons.plan.grid import Grid
-from universal_neurons.prepare import corpus
+from universal_neurons.plan.ready import ready_grid
 from universal_neurons.prepare import text as text_module
 from universal_neurons.prepare import tokens as tokens_module
 
@@ -46,9 +45,7 @@ def right(original, tmp_path):
 def plan(where, config):
     """What the Snakefile does before it plans a job."""
     with chdir(where):
-        resolved = resolve(config)
-        corpus.check_length(resolved["corpus"])
-        return Grid.of(resolved)
+        return ready_grid(resolve(config))
 
 
 def changed(config, path, value):
@@ -77,7 +74,7 @@ KEYS = {
     "no shards": ("corpus.shards", 0, "corpus.shards: 0 is wrong; expected number of parts"),
     "more shards than sequences": ("corpus.shards", 41, "41 shards of 40 sequences"),
     "more tokens than there are": ("corpus.tokens", 9999, "corpus.tokens: 10319 tokens are asked"),
-    "negative excluded id": ("corpus.exclude_token_ids", [-1], "corpus.exclude_token_ids: [-1]"),
+    "negative excluded id": ("corpus.exclude_token_ids", [-1], "corpus.exclude_token_ids.0: -1 is"),
     "one seed": ("models.seeds", ["a"], "models.seeds: ['a'] is wrong; expected a list of at"),
     "no seeds": ("models.seeds", [], "models.seeds: [] is wrong; expected a list of at least two"),
     "seeds not a list": ("models.seeds", "ab", "models.seeds: 'ab' is wrong; expected a list"),
@@ -94,7 +91,7 @@ KEYS = {
     "step as text": ("models.steps", ["10"], "models.steps.0: '10' is wrong; expected a list"),
     "a step twice": ("models.steps", [10, 10], "models.steps: 10 is listed twice"),
     "no such model": ("models.steps", [10, 11], "models/a/11/config.json does not exist"),
-    "path without the step": ("models.path", "m/{seed}", "models.path: 'm/{seed}' lacks {step}"),
+    "path without the seed": ("models.path", "m/{step}", "seed a, step 10 and seed b, step 10 are"),
     "path with a field too many": ("models.path", "{seed}{step}{x}", "unknown field {x}"),
     "run with a space": ("run", "my run", "run: 'my run' is wrong; expected a name of letters"),
     "run that leaves the folder": ("run", "../x", "run: '../x' is wrong; expected a name of"),
@@ -107,7 +104,6 @@ KEYS = {
     "no draws": ("baseline", {"draws": 0}, "baseline.draws: 0 is wrong; expected number of"),
     "too few controls": ("ablation", {"controls": 3}, "ablation.controls: 3 is wrong; expected"),
     "unknown ablation": ("ablation", {"kinds": ["noise"]}, "ablation.kinds.0: 'noise' is wrong"),
-    "no ablation": ("ablation", {"kinds": []}, "ablation.kinds: [] is wrong; expected a list"),
     "threshold as text": (
         "universality",
         {"excess_threshold": "0,5"},

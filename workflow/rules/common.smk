@@ -4,7 +4,6 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from universal_neurons.prepare import corpus
-from universal_neurons.prepare import text as text_module
 from universal_neurons.models import hub
 from universal_neurons.errors import UserError
 from universal_neurons.forks.scripts import run_scripts_as_forks
@@ -12,26 +11,20 @@ from universal_neurons.method import METHOD_VERSION
 from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.cost import asked, summary
-from universal_neurons.plan.grid import Grid, model_path, parse_layers
+from universal_neurons.plan.grid import model_directory, parse_layers
+from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.store.files import check_writable
 
 try:
     config.update(resolve(config))
-    corpus.check_length(config["corpus"])
-    GRID = Grid.of(config)
+    GRID = ready_grid(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 SCREENED = config["correlate"]["mode"] == "screened"
 TRAINED = config["models"]["source"] == "train"
 HUB = config["models"]["source"] == "hub"
-# Files the corpus is made from; those of the bundled text belong to a package.
-TEXT = {
-    "bundled": lambda: [],
-    "hub": lambda: [],
-    "tokens": lambda: [config["corpus"]["path"]],
-    "text": lambda: list(map(str, text_module.all_text_files("text", config["corpus"]["path"]))),
-}[config["corpus"]["source"]]()
+TEXT = corpus.source_files(config["corpus"])
 
 RESULTS = f"results/{config['run']}"
 # Tables that have a part per step, and those that have one per step and block of seeds.
@@ -46,11 +39,13 @@ CORPUS = f"{RESULTS}/corpus"
 # Which subset of the corpus every token is of, where it has subsets.
 CORPUS_SUBSETS = {"subsets": f"{CORPUS}/subsets.npy"} if "subsets" in TABLES else {}
 TOKENIZER = f"{RESULTS}/tokenizer"
-MODEL = (
-    f"{RESULTS}/models/{GRID.training_key(TEXT)}/seed{{seed}}/step{{step}}"
-    if TRAINED
-    else model_path(config)
+# Where the tokenizer is said to be; the workflow makes or fetches others.
+GIVEN_TOKENIZER = config["models"]["tokenizer"] or (
+    None if TRAINED or HUB else config["models"]["path"]
 )
+# Of the models that the workflow makes or fetches.
+MODELS = f"{RESULTS}/models/{GRID.training_key(TEXT)}" if TRAINED else f"{RESULTS}/models"
+MODEL = f"{MODELS}/seed{{seed}}/step{{step}}"
 CALIBRATION = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.zarr"
 MODEL_FACTS = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.json"
 ACTIVATIONS = f"{RESULTS}/activations/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
@@ -133,9 +128,21 @@ def _stem(name):
     return name.removeprefix(f"{RESULTS}/").removesuffix(".zarr")
 
 
+def model_of(seed, step):
+    """Directory of a model, wherever it is from."""
+    if TRAINED or HUB:
+        return MODEL.format(seed=seed, step=step)
+    return model_directory(config, seed, step)
+
+
 def model_directories(wildcards, seeds=None):
     """Directories of a job's model, or of several seeds at its step."""
-    return [MODEL.format(seed=seed, step=wildcards.step) for seed in seeds or [wildcards.seed]]
+    return [model_of(seed, wildcards.step) for seed in seeds or [wildcards.seed]]
+
+
+def later_models(wildcards):
+    """Directories of a job's seeds at the next step."""
+    return [model_of(seed, next_step(wildcards)) for seed in wildcards.seeds.split("+")]
 
 
 def weights_files(directories):

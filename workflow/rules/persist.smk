@@ -25,15 +25,9 @@ rule persistence:
 rule trace:
     input:
         models=lambda wildcards: model_directories(wildcards, wildcards.seeds.split("+")),
-        later=lambda wildcards: expand(
-            MODEL, seed=wildcards.seeds.split("+"), step=next_step(wildcards)
-        ),
+        later=later_models,
         weights=lambda wildcards: weights_files(
-            expand(
-                MODEL,
-                seed=wildcards.seeds.split("+"),
-                step=[wildcards.step, next_step(wildcards)],
-            )
+            model_directories(wildcards, wildcards.seeds.split("+")) + later_models(wildcards)
         ),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
@@ -61,7 +55,7 @@ rule trace:
 rule trajectories:
     input:
         universality=f"{RESULTS}/universality.parquet",
-        traces=expand(TRACE, seeds=GRID.ablation_blocks(), step=GRID.steps[:-1]),
+        traces=expand(TRACE, seeds=GRID.ablation_blocks(), step=GRID.traced_steps),
     output:
         f"{RESULTS}/trajectories.parquet",
     log:

@@ -86,7 +86,7 @@ rule corpus:
         text=TEXT,
         # The models themselves are no input: a seed added or removed would make the corpus, and so
         # everything, again. The capture of every model compares its tokenizer.
-        tokenizer=[TOKENIZER] if TRAINED or HUB else [],
+        tokenizer=[] if GIVEN_TOKENIZER else [TOKENIZER],
     output:
         **CORPUS_SUBSETS,
         tokens=f"{CORPUS}/tokens.npy",
@@ -102,7 +102,7 @@ rule corpus:
         **asks("corpus"),
     params:
         corpus=corpus.sequence_options(config["corpus"]),
-        models=lambda wildcards: None if TRAINED or HUB else config["models"]["path"],
+        models=lambda wildcards: GIVEN_TOKENIZER,
         version=METHOD_VERSION["corpus"],
     script:
         "../scripts/corpus.py"

@@ -25,7 +25,7 @@ rule concatenate:
 
 use rule concatenate as concatenate_seeds with:
     input:
-        expand(BY_BLOCK, table=OF_BLOCKS, seeds=GRID.ablation_blocks(), step=GRID.steps),
+        expand(BY_BLOCK, table=OF_BLOCKS, seeds=GRID.ablated_blocks, step=GRID.steps),
     output:
         expand(f"{RESULTS}/{{table}}.parquet", table=OF_BLOCKS),
     log:

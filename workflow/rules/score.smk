@@ -60,7 +60,7 @@ rule permuted:
 # Two models with random weights, for grids without a step 0.
 rule untrained:
     input:
-        model=MODEL.format(seed=GRID.seeds[0], step=GRID.steps[0]),
+        model=lambda wildcards: model_of(GRID.seeds[0], GRID.steps[0]),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
         rotations=ROTATIONS,

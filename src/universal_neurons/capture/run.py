@@ -20,10 +20,12 @@ from universal_neurons.activations.calibration import (
 from universal_neurons.activations.products import within_sums
 from universal_neurons.activations.reader import Activations
 from universal_neurons.capture.capture import Encoder, calibrate, capture
+from universal_neurons.errors import UserError
 from universal_neurons.jobs import logger
 from universal_neurons.models import hub
+from universal_neurons.models.forward import parts_of, scored
 from universal_neurons.models.load import Model, load
-from universal_neurons.prepare.corpus import select, selection_options
+from universal_neurons.prepare.corpus import LEAST_TOKENS, select, selection_options
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokens import check_tokenizer
 from universal_neurons.store.arrays import write_arrays
@@ -112,18 +114,22 @@ class Cell:
         check_tokenizer(Path(self.directory), self.corpus.facts)
         return tokens
 
+    @cached_property
+    def n_scored(self) -> int:
+        """Number of scored sequences, the first ones."""
+        return select(self.corpus.facts, **self.selection)["n_scored"]
+
     @property
     def sample(self) -> NDArray[np.integer]:
         """The sequences that fix the codes: the first scored ones, never a held-out one."""
         wanted = -(-self.options.calibration_tokens // self.tokens.shape[1])
-        scored = select(self.corpus.facts, **self.selection)["n_scored"]
-        if wanted > scored:
+        if wanted > self.n_scored:
             logger.info(
                 "capture.calibration_tokens: all %d scored tokens fix the codes, as corpus.tokens "
                 "asks for no more (%d were wanted)",
-                *(scored * self.tokens.shape[1], self.options.calibration_tokens),
+                *(self.n_scored * self.tokens.shape[1], self.options.calibration_tokens),
             )
-        return self.tokens[: min(wanted, scored)]
+        return self.tokens[: min(wanted, self.n_scored)]
 
     @cached_property
     def exclude(self) -> list[int]:
@@ -176,8 +182,9 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
     Raises
     ------
     UserError
-        See `capture.calibrate` and `models.load`.
+        If fewer than `corpus.LEAST_TOKENS` are scored, or of `capture.calibrate` and `models.load`.
     """
+    _check_scored(cell)
     layers = calibrate(
         cell.model,
         cell.sample,
@@ -198,6 +205,18 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
         "d_mlp": cell.model.d_mlp[0],
     }
     Path(facts).write_text(json.dumps(about))
+
+
+def _check_scored(cell: Cell) -> None:
+    found = 0
+    for part in parts_of(cell.tokens[: cell.n_scored]):
+        found += int(scored(part, cell.exclude).sum())
+        if found >= LEAST_TOKENS:
+            return
+    raise UserError(
+        f"corpus.exclude_token_ids: only {found} tokens are scored, too few to correlate; exclude "
+        f"fewer, or raise corpus.tokens, until {LEAST_TOKENS} are left"
+    )
 
 
 def restore(

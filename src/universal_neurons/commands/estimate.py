@@ -14,9 +14,8 @@ from universal_neurons.commands.plans import has_workflow, remaining
 from universal_neurons.plan.config import load_config
 from universal_neurons.plan.cost import Share, shares
 from universal_neurons.plan.counts import counts
-from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.plan.units import in_bytes, in_time
-from universal_neurons.prepare import corpus
 
 NO_SHARE = Share(0, {}, 0.0, 0.0)
 
@@ -103,11 +102,10 @@ def page(path: str | Path, snakefile: Path | None = None) -> str:
         If the configuration is wrong or the run can't be planned.
     """
     config = load_config(path)
-    corpus.check_length(config["corpus"])
-    grid = Grid.of(config)
+    grid = ready_grid(config)
     whole = shares(grid, counts(grid))
     if snakefile is None and not has_workflow(None):
-        note = "What is still to do is not known: no Snakefile in this folder (--snakefile)."
-        return f"{table(whole, None, rates())}\n{note}"
+        unknown = "What is still to do is not known: no Snakefile in this folder (--snakefile)."
+        return "\n".join([table(whole, None, rates()), unknown, *notes(config)])
     left = Counter(job.rule for job in remaining(path, snakefile))
-    return table(whole, shares(grid, left), rates())
+    return "\n".join([table(whole, shares(grid, left), rates()), *notes(config)])

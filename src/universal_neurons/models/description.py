@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def read_description(model: Path) -> dict[str, Any]:
         an unknown architecture, a mixture of experts or quantised.
     """
     file = model / "config.json"
-    if not file.is_file():
+    # Path.is_file lets errors through, such as that a name is too long.
+    if not os.path.isfile(file):
         raise UserError(
             f"models.path: {file} does not exist; models.path must name a Hugging Face model "
             "directory for every seed and step"

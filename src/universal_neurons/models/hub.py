@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from universal_neurons.errors import UserError
+from universal_neurons.models.names import fill
 from universal_neurons.models.weights import PICKLED, SAFETENSORS, parts_of, read_pickled
 from universal_neurons.store.files import replacing
 
@@ -61,7 +62,7 @@ def name_of(models: Mapping[str, Any], seed: str, step: int) -> Name:
     """
     given = models["revisions"].get(seed, {}).get(str(step), {})
     repo, revision = (given.get(key, models[key]) for key in ("repo", "revision"))
-    return Name(repo.format(seed=seed, step=step), revision.format(seed=seed, step=step))
+    return Name(fill(repo, seed, step), fill(revision, seed, step))
 
 
 def origin(model: str | Path) -> dict[str, str] | None:

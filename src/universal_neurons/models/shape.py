@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from universal_neurons.errors import UserError
 from universal_neurons.models.description import (
@@ -40,17 +42,22 @@ def read_shape(model: Path) -> Shape:
         If it does not name the sizes or absurd ones, or of `description.read_description`.
     """
     found, file = read_description(model), model / "config.json"
-    layers = next((found[k] for k in LAYER_KEYS if found.get(k)), None)
-    width = next((found[k] for k in WIDTH_KEYS if found.get(k)), None)
-    d_mlp = next((found[k] for k in MLP_KEYS if found.get(k)), width and 4 * width)
+    layers = _size(found, LAYER_KEYS, MOST_LAYERS, file)
+    width = _size(found, WIDTH_KEYS, MOST_NEURONS, file)
+    d_mlp = _size(found, MLP_KEYS, MOST_NEURONS, file) or (width and 4 * width)
     if layers is None or d_mlp is None:
         raise UserError(f"models.path: {file} does not say the number of layers and the MLP width")
-    if layers > MOST_LAYERS or d_mlp > MOST_NEURONS:
-        raise UserError(
-            f"models.path: {file}: {layers:,} layers of {d_mlp:,} neurons are more than the "
-            f"{MOST_LAYERS:,} of {MOST_NEURONS:,} that a model may have"
-        )
     return Shape(layers, d_mlp)
+
+
+def _size(found: Mapping[str, Any], keys: Sequence[str], most: int, file: Path) -> int | None:
+    """The size that ``config.json`` has under one of these keys, if any."""
+    key = next((key for key in keys if found.get(key)), None)
+    if key is None:
+        return None
+    if found[key] > most:
+        raise UserError(f"models.path: {file}: {key} is {found[key]:,}; at most {most:,} can be")
+    return found[key]
 
 
 def read_vocabulary(model: Path) -> int | None:

@@ -35,10 +35,11 @@ def _prepare(grid: Grid) -> dict[str, int]:
     source = grid.config.models.source
     return {
         "fetch": (source == "hub") * Sizes(grid).models,
-        "fetch_tokenizer": int(source == "hub"),
+        "fetch_tokenizer": int(source == "hub" and grid.config.models.tokenizer is None),
         "tokenizer": int(source == "train"),
         "corpus": 1,
-        "selection": 1,
+        # Of what is ablated.
+        "selection": int(bool(grid.ablated_blocks)),
         "train": (source == "train") * len(grid.seeds),
     }
 
@@ -50,7 +51,7 @@ def _capture(grid: Grid) -> dict[str, int]:
 
 def _direct(grid: Grid) -> dict[str, int]:
     steps, shards = len(grid.steps), len(grid.shards)
-    more = len(grid.layer_blocks(*grid.pairs[0])) - 1
+    more = Sizes(grid).blocks_of(*grid.pairs[0]) - 1
     return {
         "direct_first": steps,
         "direct": steps * (shards - 1),
@@ -72,13 +73,14 @@ def _correlate(grid: Grid, correlated: bool, screened: bool) -> dict[str, int]:
 
 def _by_step(grid: Grid, stored: bool) -> dict[str, int]:
     steps, blocks = len(grid.steps), len(grid.ablation_blocks())
+    ablated = len(grid.ablated_blocks)
     return {
         "influence": stored * steps,
         "permuted": stored * steps,
         "untrained": int(0 not in grid.steps),
         "score": steps,
-        "ablate": blocks * steps,
-        "trace": blocks * (steps - 1),
+        "ablate": ablated * steps,
+        "trace": blocks * len(grid.traced_steps),
     }
 
 

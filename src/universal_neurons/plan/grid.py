@@ -18,8 +18,8 @@ from typing import Any
 
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
-from universal_neurons.models import hub
-from universal_neurons.models.shape import Shape, read_shape, read_vocabulary
+from universal_neurons.models import hub, names
+from universal_neurons.models.shape import Shape, read_context, read_shape, read_vocabulary
 from universal_neurons.plan.sections import Config
 
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
@@ -28,18 +28,22 @@ SUMS_BYTES = 1 << 30
 # Work of one ablation job; GPT-2 Small with 50,000 held-out tokens is 1,000 times more.
 ABLATION_OPERATIONS = 2e12
 
+# Of a block of seeds, which is part of a folder's name: those have at most 255 bytes.
+LONGEST_NAME = 200
 
-def model_path(config: Mapping[str, Any]) -> str:
-    """Where local models are, or where those of the Hub are put, with {seed} and {step}."""
+
+def model_directory(config: Mapping[str, Any], seed: str, step: int | str) -> str:
+    """Where a local model is, or where one of the Hub is put."""
     if config["models"]["source"] == "hub":
-        return f"results/{config['run']}/models/seed{{seed}}/step{{step}}"
-    return config["models"]["path"]
+        return f"results/{config['run']}/models/seed{seed}/step{step}"
+    return names.local(config["models"], seed, int(step))
 
 
-def first_model(config: Mapping[str, Any]) -> Path:
-    """Directory of the first seed's first model, whose tokenizer makes the corpus."""
+def tokenizer_directory(config: Mapping[str, Any]) -> Path:
+    """Where the tokenizer is that makes the corpus: if nothing else is said, the first model's."""
     models = config["models"]
-    return Path(model_path(config).format(seed=models["seeds"][0], step=models["steps"][0]))
+    given = models["tokenizer"]
+    return Path(given or model_directory(config, models["seeds"][0], models["steps"][0]))
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,20 @@ class Grid:
         if models.source == "train":
             return cls(typed, dict.fromkeys(models.seeds, Shape(train.layers, train.d_mlp)))
         cells = list(product(models.seeds, models.steps))
-        directories = [Path(model_path(config).format(seed=s, step=t)) for s, t in cells]
+        directories = [Path(model_directory(config, seed, step)) for seed, step in cells]
         if models.source == "hub":
-            names = [hub.name_of(config["models"], seed, step) for seed, step in cells]
-            directories = hub.config_directories(names, directories)
+            wanted = [hub.name_of(config["models"], seed, step) for seed, step in cells]
+            directories = hub.config_directories(wanted, directories)
         shapes: dict[str, Shape] = {}
         vocabularies: set[int] = set()
-        for (seed, _), directory in zip(cells, directories, strict=True):
+        for (seed, step), directory in zip(cells, directories, strict=True):
             shape, vocabulary = read_shape(directory), read_vocabulary(directory)
+            context, length = read_context(directory), typed.corpus.context_length
+            if context is not None and length > context:
+                raise UserError(
+                    f"corpus.context_length: {length} is more than the {context} tokens that the "
+                    f"model of seed {seed}, step {step} reads ({directory / 'config.json'})"
+                )
             if shapes.setdefault(seed, shape) != shape:
                 raise UserError(f"models.path: seed {seed} has different sizes at its steps")
             if vocabulary is not None:
@@ -160,8 +170,8 @@ class Grid:
             for start, stop in map(self.shard_range, self.shards)
         )
 
-    def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
-        """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``.
+    def layers_of_job(self, seed: str, other_seed: str) -> int:
+        """Number of layers of `seed` that one correlation job takes.
 
         As many layers as keep the partial sums of a job within `SUMS_BYTES`; one per job for GPT-2
         Small, all of a small model, whose jobs would otherwise be shorter than their start.
@@ -173,11 +183,13 @@ class Grid:
             budget = self.config.correlate.memory_gb * 1e9
             budget -= len(self.seeds) * 8 * shape.d_mlp * shape.neurons
             budget /= len(self.pairs)
-        size = max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
-        return [
-            f"{first}-{min(first + size, shape.n_layers) - 1}"
-            for first in range(0, shape.n_layers, size)
-        ]
+        return max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
+
+    def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
+        """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``."""
+        n_layers, size = self.shapes[seed].n_layers, self.layers_of_job(seed, other_seed)
+        starts = range(0, n_layers, size)
+        return [f"{first}-{min(first + size, n_layers) - 1}" for first in starts]
 
     def ablation_blocks(self) -> list[str]:
         """Groups of seeds that one ablation job takes, as ``0+1+2``.
@@ -186,8 +198,23 @@ class Grid:
         added to the run changes the scores of all others, so all are ablated again anyway.
         """
         size = max(1, int(ABLATION_OPERATIONS / self.ablation_operations()))
-        groups = (self.seeds[i : i + size] for i in range(0, len(self.seeds), size))
-        return ["+".join(group) for group in groups]
+        blocks: list[list[str]] = [[]]
+        for seed in self.seeds:
+            longer = [*blocks[-1], seed]
+            if len(longer) > size or len("+".join(longer)) > LONGEST_NAME:
+                blocks.append([])
+            blocks[-1].append(seed)
+        return ["+".join(block) for block in blocks]
+
+    @property
+    def ablated_blocks(self) -> list[str]:
+        """The blocks of seeds that are ablated: none where no kind of ablation is asked for."""
+        return self.ablation_blocks() if self.config.ablation.kinds else []
+
+    @property
+    def traced_steps(self) -> list[int]:
+        """Steps from which neurons are traced to the next."""
+        return self.steps[:-1] if self.config.persistence.trace_tokens else []
 
     def trace_sequences(self) -> int:
         """Scored sequences that neurons are traced to the next step on."""

@@ -37,6 +37,8 @@ class Models:
     seeds: list[str]
     steps: list[int]
     path: str
+    paths: Mapping[str, Mapping[str, str]]
+    tokenizer: str | None
     repo: str
     revision: str
     revisions: Mapping[str, Mapping[str, Mapping[str, str]]]
@@ -55,7 +57,7 @@ class Corpus:
     split: str
     shuffle_buffer: int
     stream_tokens: int | None
-    path: str | Mapping[str, str] | None
+    path: str | list[str] | Mapping[str, str | list[str]] | None
     text_key: str
     subset_key: str | None
     tokens: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from universal_neurons.models.shape import Shape
-from universal_neurons.plan.grid import Grid, parse_layers
+from universal_neurons.plan.grid import Grid
 
 # Stored bytes per summed product, after compression; docs/performance.md.
 SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}
@@ -51,15 +51,17 @@ class Sizes:
     @cached_property
     def blocks(self) -> int:
         """Number of blocks of layers of all pairs."""
-        of_a_step = sum(len(self.grid.layer_blocks(a, b)) for a, b in self.grid.pairs)
+        of_a_step = sum(self.blocks_of(*pair) for pair in self.grid.pairs)
         return of_a_step * len(self.grid.steps)
+
+    def blocks_of(self, seed: str, other_seed: str) -> int:
+        """Number of blocks of layers of a pair."""
+        return -(-self.grid.shapes[seed].n_layers // self.grid.layers_of_job(seed, other_seed))
 
     @cached_property
     def layers(self) -> int:
         """Layers of the largest block."""
-        return max(
-            len(parse_layers(block)) for block in self.grid.layer_blocks(*self.grid.pairs[0])
-        )
+        return self.grid.layers_of_job(*self.grid.pairs[0])
 
     @property
     def seeds_of_block(self) -> int:

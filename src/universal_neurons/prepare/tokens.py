@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -30,10 +31,15 @@ BATCH = 256
 MOST_SUBSETS = 256
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory has files of a Hugging Face tokenizer."""
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    return any(os.path.isfile(directory / name) for name in names)
+
+
 def load_tokenizer(directory: Path) -> Any:
     """The Hugging Face tokenizer of a model directory, or None where there is none."""
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-    if not any((directory / name).is_file() for name in names):
+    if not has_tokenizer(directory):
         return None
     from transformers import AutoTokenizer  # 3 s: not paid by the source `tokens`
 

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.summaries import ALL_LAYERS
 from universal_neurons.report.words import (
+    NOT_ABLATED,
     average,
     count_seeds,
     decimals,
@@ -25,6 +26,17 @@ KIND = {
     "zero": "by zero",
     "resample": "by their values at other tokens",
 }
+
+
+def on_interventions(findings: Findings) -> dict[str, str]:
+    """All that was done to models, topic to sentences; one where nothing was."""
+    if findings.tables["ablation"].empty:
+        return {"Ablation": f"{NOT_ABLATED}."}
+    return {
+        **on_ablation(findings),
+        "Doses": on_doses(findings),
+        "Single neurons": on_single(findings),
+    }
 
 
 def on_ablation(findings: Findings) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.summaries import ALL_LAYERS, consecutive
-from universal_neurons.report.words import ShortTable, number, out_of, percent, plural
+from universal_neurons.report.words import NOT_ABLATED, ShortTable, number, out_of, percent, plural
 
 UNKNOWN = "cannot be said from this run"
 
@@ -102,6 +102,8 @@ def _last_ablation(findings: Findings) -> pd.DataFrame:
 
 def _found_cost(findings: Findings) -> str:
     summary = _last_ablation(findings)
+    if findings.tables["ablation"].empty:
+        return f"{UNKNOWN}: {NOT_ABLATED}"
     if ALL_LAYERS not in summary.index:
         return f"{UNKNOWN}: no universal neurons with controls"
     row = summary.loc[[ALL_LAYERS]].iloc[0]
@@ -133,6 +135,8 @@ def _found_cost(findings: Findings) -> str:
 
 def _found_costly_layer(findings: Findings) -> str:
     summary = _last_ablation(findings)
+    if findings.tables["ablation"].empty:
+        return f"{UNKNOWN}: {NOT_ABLATED}"
     single = summary.drop(index=ALL_LAYERS, errors="ignore")
     if len(single) < 2:
         return f"{UNKNOWN}: too few layers with universal neurons and controls"

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from universal_neurons.persist.trajectories import LABELS
-from universal_neurons.report.ablation import on_ablation, on_doses, on_single
+from universal_neurons.report.ablation import on_interventions
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
 from universal_neurons.report.summaries import ALL_LAYERS, consecutive
 from universal_neurons.report.words import (
+    NOT_TRACED,
     NULLS,
     count_seeds,
     criterion_met,
@@ -60,9 +61,7 @@ def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
         "Groups": _on_groups(findings),
         "Persistence": _on_persistence(findings),
         "Courses of neurons": _on_courses(findings),
-        **on_ablation(findings),
-        "Doses": on_doses(findings),
-        "Single neurons": on_single(findings),
+        **on_interventions(findings),
         "Held-out loss": _on_loss(findings),
     }
     return [Headline(topic, text) for topic, text in texts.items()]
@@ -294,6 +293,8 @@ def _on_courses(findings: Findings) -> str:
         f"some step: {listed(named)}."
     ]
     table = findings.moves
+    if table.empty:
+        sentences.append(f"{NOT_TRACED}.")
     last = table[table["step"] == table["step"].max()].set_index("universal")
     if True in last.index:
         own = last.loc[True]

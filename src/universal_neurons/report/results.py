@@ -63,9 +63,12 @@ COLUMNS = {
     "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
 }
 
-# Of one step, of one shard, of seeds that share nothing, and with one rotation of untrained models;
-# any other empty table is a mistake.
-MAY_BE_EMPTY = ("persistence", "token_budget", "groups", "nulls")
+# Of one step, of one shard, of seeds that share nothing, with one rotation of untrained models, and
+# without ablation; any other empty table is a mistake.
+MAY_BE_EMPTY = (
+    *("persistence", "token_budget", "groups", "nulls"),
+    *("ablation", "doses", "effects"),
+)
 
 
 def read_tables(

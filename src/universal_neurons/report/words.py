@@ -17,6 +17,10 @@ NULLS = {
     "untrained": "untrained models",
 }
 
+# Of what a run leaves out on request.
+NOT_ABLATED = "Nothing was ablated (ablation.kinds is empty)"
+NOT_TRACED = "Neurons were not traced from step to step (persistence.trace_tokens is 0)"
+
 
 @dataclass(frozen=True)
 class ShortTable:

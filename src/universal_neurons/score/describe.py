@@ -85,7 +85,7 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
     Parameters
     ----------
     facts
-        JSON files that `capture.run` writes, one per model.
+        JSON files that `capture.run` writes, one per model, the seeds in their order.
     ablation
         With ``seed, step, clean_loss``.
 
@@ -95,8 +95,8 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
         `columns.describe.MODELS`.
     """
     table = pd.DataFrame([read_json(path) for path in facts])
-    # The seeds' order is that of the ablation's categories.
-    table["seed"] = table["seed"].astype(ablation["seed"].dtype)
+    # The seeds' order is that of the files: of categories, a table without rows has none.
+    table["seed"] = pd.Categorical(table["seed"], table["seed"].unique(), ordered=True)
     table = table.sort_values(["seed", "step"], ignore_index=True)
     name = table["seed"].astype(str) + "/" + table["step"].astype(str)
     first = name.groupby(table["sha256"]).transform("first")
@@ -104,7 +104,7 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
     for model, original in zip(name, table["duplicate_of"], strict=True):
         if isinstance(original, str):
             logger.warning("models %s and %s have the same weights", model, original)
-    loss = ablation.groupby(["seed", "step"])["clean_loss"].first().rename("heldout_loss")
-    table = table.join(loss, on=["seed", "step"])
+    ablated = ablation["seed"].astype(str) + "/" + ablation["step"].astype(str)
+    table["heldout_loss"] = name.map(ablation.groupby(ablated)["clean_loss"].first())
     # Models captured by a version without the Hub have no revision.
     return table.reindex(columns=MODELS.names)

@@ -117,8 +117,9 @@ def concatenate_table(
     attributes: Mapping[str, Any],
     seeds: Sequence[str],
 ) -> None:
-    """Write the rows of several parts of a table as one file; see `write_table`."""
-    found = []
+    """Write the rows of any number of parts of a table as one file; see `write_table`."""
+    nothing = table.conform(pd.DataFrame(columns=table.names))
+    found = [table.order(nothing, seeds)]
     for part in parts:
         with reading(part):
             found.append(table.order(table.conform(_read(part)), seeds))

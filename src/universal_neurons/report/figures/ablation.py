@@ -28,6 +28,7 @@ from universal_neurons.report.figures.style import (
 )
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.summaries import ALL_LAYERS
+from universal_neurons.report.words import NOT_ABLATED
 
 
 def ablation(findings: Findings) -> Figure:
@@ -37,7 +38,7 @@ def ablation(findings: Findings) -> Figure:
     """
     table, contrasts = findings.tables["ablation"], findings.contrasts
     if contrasts.empty:
-        return message("no universal neurons to ablate")
+        return message(NOT_ABLATED if table.empty else "no universal neurons to ablate")
     summary = findings.ablation
     kinds = list(dict.fromkeys(contrasts["kind"]))
     figure = Figure(figsize=(7.6, 0.5 + 2.6 * len(kinds)), layout="constrained")
@@ -62,7 +63,7 @@ def ablation_layers(findings: Findings) -> Figure:
     """Loss change by step in one panel per layer, for the first kind of ablation."""
     table, contrasts = findings.tables["ablation"], findings.contrasts
     if contrasts.empty:
-        return message("no universal neurons to ablate")
+        return message(NOT_ABLATED if table.empty else "no universal neurons to ablate")
     kind = contrasts["kind"].iloc[0]
     contrasts = contrasts[contrasts["kind"] == kind]
     summary = findings.ablation[findings.ablation["kind"] == kind]
@@ -86,6 +87,8 @@ def ablation_layers(findings: Findings) -> Figure:
 def dose_curve(findings: Findings) -> Figure:
     """Loss change at the last step by the share of neurons ablated, from the top of excess."""
     table = findings.doses
+    if table.empty:
+        return message(NOT_ABLATED)
     factor, unit = _loss_unit(table[["top", "control"]])
     figure = Figure(figsize=(5.2, 3.1), layout="constrained")
     ax = figure.subplots()
@@ -106,6 +109,8 @@ def dose_curve(findings: Findings) -> Figure:
 def single_effects(findings: Findings) -> Figure:
     """Excess against the size of every neuron's estimated effect, and estimates against exact."""
     last = findings.last_effects
+    if last.empty:
+        return message(NOT_ABLATED)
     figure = Figure(figsize=(7.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     size = last["attributed_delta_loss"].abs()

@@ -30,6 +30,7 @@ from universal_neurons.report.figures.style import (
 )
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.summaries import consecutive, emerged
+from universal_neurons.report.words import NOT_TRACED
 
 
 def persistence(findings: Findings) -> Figure:
@@ -133,7 +134,8 @@ def moved(findings: Findings) -> Figure:
     """Whether neurons are still their own best match at the next step."""
     table = findings.moves
     if table.empty:
-        return message("one step only: nothing can move")
+        steps = findings.tables["trajectories"]["step"].nunique()
+        return message("one step only: nothing can move" if steps == 1 else NOT_TRACED)
     figure = Figure(figsize=(7.4, 3.1), layout="constrained")
     left, right = figure.subplots(1, 2)
     for universal, color in ((True, VERMILLION), (False, BLUE)):
