@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import time
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from planning import grid
 from universal_neurons.commands import at_work, status, time_left
 from universal_neurons.commands.__main__ import main
 from universal_neurons.commands.plans import Job
+from universal_neurons.jobs import job
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid
@@ -103,14 +105,29 @@ def test_jobs_at_work_are_those_that_snakemake_has_begun(tmp_path):
     command = [sys.executable, "-m", "snakemake", "--cores", "1"]
     assert tiny.run(tmp_path, command).returncode == 0
     assert (tmp_path / name).read_text() == f"{name}\n"
-    assert at_work.begun(tmp_path / at_work.MARKS) == {}
+    assert at_work.begun(tmp_path / at_work.SNAKEMAKE) == {}
 
 
-def test_jobs_of_a_cluster_are_not_at_work_because_they_were_submitted(tmp_path):
+def test_marks_count_on_this_machine_and_while_a_snakemake_holds_the_lock(tmp_path):
+    lock = tmp_path / "locks/0.output.lock"
     for name, jobid in (("here", None), ("queued", "7")):
-        mark = tmp_path / urlsafe_b64encode(name.encode()).decode()
+        mark = tmp_path / "incomplete" / urlsafe_b64encode(name.encode()).decode()
+        mark.parent.mkdir(exist_ok=True)
         mark.write_text(json.dumps({"external_jobid": jobid}))
+    lock.parent.mkdir()
+    lock.touch()
     assert list(at_work.begun(tmp_path)) == [Path("here")]
+    lock.unlink()
+    assert at_work.begun(tmp_path) == {}
+
+
+def test_the_log_of_a_job_that_is_interrupted_says_that_it_was_stopped(tmp_path):
+    log = tmp_path / "logs/x.log"
+    with pytest.raises(KeyboardInterrupt), job(log):
+        raise KeyboardInterrupt
+    stopped = Job("x", Path("x"), log, None)
+    (rule,) = status.rules({}, [stopped], {Path("x"): 0.0}, time.time()).values()
+    assert rule.waiting == [stopped]
 
 
 def test_the_page_shows_how_far_the_run_is_where_to_look_and_what_takes_room(results):

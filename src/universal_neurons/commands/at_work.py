@@ -11,18 +11,22 @@ from base64 import urlsafe_b64decode
 from contextlib import suppress
 from pathlib import Path
 
-# The marks, one file each. Its name is that of the file to be made, in Base64, and in parts where
-# that is long: all but the last are folders that begin with an @.
-MARKS = Path(".snakemake/incomplete")
+# Snakemake's own folder, in that of the run.
+SNAKEMAKE = Path(".snakemake")
 
 
-def begun(marks: Path = MARKS) -> dict[Path, float]:
+def begun(snakemake: Path = SNAKEMAKE) -> dict[Path, float]:
     """Files that jobs are making on this machine, and when these began.
 
-    Those of a job that was killed stay until Snakemake runs again. Jobs of a cluster are left out:
-    they are marked when they are submitted.
+    Marks outlive a Snakemake that was stopped, and count only while one holds the lock. Jobs of a
+    cluster are left out: they are marked when they are submitted.
     """
     found: dict[Path, float] = {}
+    if not any(snakemake.glob("locks/*")):
+        return found
+    # Each mark is a file, named as the file to be made in Base64, in parts where that is long: all
+    # but the last are folders that begin with an @.
+    marks = snakemake / "incomplete"
     for mark in marks.rglob("*"):
         # It may go at any time.
         with suppress(OSError, ValueError):

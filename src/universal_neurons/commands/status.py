@@ -103,8 +103,9 @@ def _jobs_like(job: Job, rule: Rule, begun: float | None, now: float) -> list[Jo
     last = last_line(job.log) if job.log and written and written >= (begun or 0) else ""
     if last and not re.match(rf"{TIME}(?!error: )", last):
         return rule.failed
-    if begun is None and re.match(rf"{TIME}({DONE} |{STOPPED}$)", last):
-        # To be done again, or to go on with.
+    # One that is done before Snakemake has noticed is still at work.
+    ended = STOPPED if begun else rf"({STOPPED}|{DONE} .*)"
+    if re.match(rf"{TIME}{ended}$", last):
         return rule.waiting
     life = max(begun or 0, written or 0)
     return rule.silent if now - life > SILENT_SECONDS else rule.running
