@@ -183,6 +183,25 @@ def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
         configure(where, config)
 
 
+@pytest.mark.parametrize(
+    ("gone", "jobs"),
+    [
+        ("figures", {"figures": 1, "report": 1}),
+        ("figures/emergence.png", {"figures": 1, "report": 1}),
+        ("report.html", {"report": 1}),
+    ],
+)
+def test_half_a_report_is_made_whole(local, gone, jobs):
+    where, _ = local
+    path, aside = where / "results/exact" / gone, where / "aside"
+    path.rename(aside)
+    try:
+        assert planned(where) == jobs
+    finally:
+        aside.rename(path)
+    assert planned(where) == {}
+
+
 def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(local):
     where, _ = local
     for folder in ("workflow", "src"):
