@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from digest import digests
 from grids import SEEDS, STEPS
@@ -114,6 +115,8 @@ def test_every_table_and_store_says_where_it_comes_from(local):
         about = json.loads(metadata[b"universal_neurons"])
         hashes.add(about["config_hash"])
         assert about["universal_neurons"]
+        assert about["cpu"]
+        assert about["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     store = where / "results/exact/activations/seeda/step10/shard0.zarr/zarr.json"
     about = json.loads(store.read_text())["attributes"]
     assert len(about["model_sha256"]) == len(about["corpus_sha256"]) == 64
