@@ -45,3 +45,5 @@ rule all:
     input:
         expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
         f"{RESULTS}/report.html",
+        # The page has them in it, but a page alone is half a report.
+        expand(f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["svg", "png"]),

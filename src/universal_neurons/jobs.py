@@ -57,22 +57,16 @@ def job(log: str | Path | None) -> Iterator[None]:
     quiet = log is not None and bool(os.environ.get(QUIET))
     # A full disk takes no log either; the terminal still gets the message.
     logging.raiseExceptions = False
-    handlers: list[logging.Handler] = [_Warnings() if quiet else logging.StreamHandler(sys.stderr)]
-    if log is not None:
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w"))
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=handlers,
-        force=True,
-    )
+    terminal = _Warnings() if quiet else logging.StreamHandler(sys.stderr)
+    _log_to(terminal)
     for library in ("httpx", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
     keep_memory()
     start = time.monotonic()
     try:
+        if log is not None:
+            Path(log).parent.mkdir(parents=True, exist_ok=True)
+            _log_to(terminal, logging.FileHandler(log, mode="w"))
         yield
     except UserError as error:
         logger.error("error: %s", error)
@@ -95,6 +89,16 @@ def job(log: str | Path | None) -> Iterator[None]:
     logger.info("%s %.1f s", DONE, time.monotonic() - start)
 
 
+def _log_to(*handlers: logging.Handler) -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+
+
 class _Warnings(logging.StreamHandler):
     """Warnings for the terminal, each in place of the line of progress that is there."""
 
@@ -113,15 +117,24 @@ def _disk_trouble(error: BaseException | None, where: Path) -> str | None:
         number = getattr(error, "errno", None)
         # Libraries that are not written in Python give the words only.
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-            free = shutil.disk_usage(where).free
-            return (
-                f"the disk is full or the quota used up ({free / 1e6:,.0f} MB free at "
-                f"{where.resolve()}); make room and run the same command again: finished jobs stay"
-            )
+            return f"{_full(where)}; make room and run the same command again: finished jobs stay"
         if number == errno.EROFS or isinstance(error, PermissionError):
             return f"can't write: {error}; run the same command again when it can be written"
         error = error.__cause__ or error.__context__
     return None
+
+
+def _full(where: Path) -> str:
+    """What a disk has no more of, at a place that may not be there."""
+    where = where.absolute()
+    while not where.exists():
+        where = where.parent
+    disk = os.statvfs(where)
+    # Some file systems have no limit, and say 0 of 0.
+    if disk.f_files and not disk.f_favail:
+        return f"the disk holds no more files (all {disk.f_files:,} inodes at {where} are used)"
+    free = shutil.disk_usage(where).free
+    return f"the disk is full or the quota used up ({free / 1e6:,.0f} MB free at {where})"
 
 
 def progress(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 import tiny
 from grids import SEEDS
 
 from universal_neurons.commands import prune
+from universal_neurons.errors import UserError
 from universal_neurons.plan import pruned
 
 
@@ -26,6 +28,51 @@ def test_what_was_dropped_is_restored_for_what_came_later_and_for_nothing_else()
     assert pruned.to_restore(again, ("a", 1, 0), ("c", 1, 0))
     assert not pruned.to_restore(again, ("c", 1, 0), ("a", 1, 0))
     assert pruned.to_restore(again, ("c", 1, 0), ("d", 1, 0))
+
+
+def stored(folder):
+    """A seed's activations of 3,000 bytes; returns their folder."""
+    store = folder / "seeda/step1/shard0.zarr"
+    store.mkdir(parents=True)
+    (store / "c").write_bytes(bytes(3000))
+    return folder / "seeda"
+
+
+def test_a_folder_that_is_a_link_is_emptied_where_it_leads(tmp_path):
+    seed = stored(tmp_path / "large disk")
+    (tmp_path / "large disk/other").write_text("not of the run")
+    (tmp_path / "run").mkdir()
+    folder = tmp_path / "run/activations"
+    folder.symlink_to("../large disk")
+    assert prune.prune(tmp_path / "run", "activations", dropped("a")) == 3000
+    assert not seed.exists()
+    assert folder.is_symlink(), "a later seed's go there too"
+    assert [path.name for path in folder.iterdir()] == ["other"]
+    assert pruned.read_pruned(tmp_path / "run") == [dropped("a")]
+
+
+def test_links_within_a_folder_are_named_and_nothing_is_dropped(tmp_path):
+    seed = stored(tmp_path / "elsewhere")
+    folder = tmp_path / "run/activations"
+    other = stored(folder).rename(folder / "seedb")
+    (folder / "seeda").symlink_to(seed)
+    with pytest.raises(UserError, match=f"{folder}/seeda: a link.*nothing was dropped.*{seed}"):
+        prune.prune(tmp_path / "run", "activations", dropped("ab"))
+    assert prune.bytes_in(seed) == prune.bytes_in(other) == 3000
+    assert pruned.read_pruned(tmp_path / "run") == []
+
+
+def test_what_cannot_be_removed_is_not_called_freed(tmp_path, monkeypatch):
+    stored(tmp_path / "run/sums")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(prune.shutil, "rmtree", refuse)
+    with pytest.raises(
+        UserError, match="run/sums: can't be removed, 3.0 kB are left: .*Permission"
+    ):
+        prune.prune(tmp_path / "run", "sums", {})
 
 
 def make_prune(where, kind):

@@ -593,6 +593,29 @@ def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
         write_report(demo, tmp_path, CAPTIONS, **options)
 
 
+def test_a_page_or_figure_that_is_not_written_to_the_end_leaves_the_one_before(
+    demo, drawn, tmp_path, monkeypatch
+):
+    figure_before = (drawn / "emergence.svg").read_bytes()
+    page_of(demo, drawn, tmp_path)
+    whole, write = (tmp_path / "report.html").read_bytes(), Path.write_text
+
+    def killed(path, text, **options):
+        write(path, text[:1000], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(OSError, match="No space left"):
+        page_of(demo, drawn, tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    broken = figure("emergence", findings(demo))
+    monkeypatch.setattr(broken, "savefig", lambda path, **_: killed(Path(path), "x" * 2000))
+    with pytest.raises(OSError, match="No space left"):
+        save(broken, drawn / "emergence")
+    assert (drawn / "emergence.svg").read_bytes() == figure_before
+
+
 def test_benchmarks_are_added_up_by_rule(demo, drawn, tmp_path):
     header = "s\th:m:s\tmax_rss\n"
     (tmp_path / "capture" / "seed0").mkdir(parents=True)

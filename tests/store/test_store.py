@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,6 +145,25 @@ def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all"), expected)
     metadata = pq.read_schema(tmp_path / "all").metadata[b"universal_neurons"]
     assert json.loads(metadata) == about
+
+
+def test_the_kernels_that_the_processor_chooses_are_recorded():
+    """As many as there are: PyTorch can be made to use those of an older processor."""
+    listed = "from universal_neurons.store.provenance import provenance; print(provenance({}))"
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", listed],
+            env={**os.environ, **chosen},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for chosen in ({}, {"ATEN_CPU_CAPABILITY": "default"})
+    ]
+    own, older = map(ast.literal_eval, said)
+    assert own["cpu"] == older["cpu"]
+    assert "DEFAULT" in older["cpu_capability"].upper()
+    assert own["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
 
 
 def test_the_config_hash_does_not_depend_on_the_order_of_keys():

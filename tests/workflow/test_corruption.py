@@ -8,12 +8,14 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 
 from universal_neurons.activations.codes import Escapes
 from universal_neurons.activations.reader import Activations
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
 from universal_neurons.prepare import tokens as tokens_module
+from universal_neurons.score.describe import models_table
 from universal_neurons.store import arrays as arrays_module
 from universal_neurons.store import files as files_module
 from universal_neurons.store import same_run
@@ -264,7 +266,7 @@ def test_a_table_of_another_method_is_refused(tmp_path):
 def test_damaged_token_ids_and_json_files_are_refused(tmp_path):
     ids = np.arange(32, dtype=np.int32).reshape(4, 8)
     np.save(tmp_path / "tokens.npy", ids)
-    about = {"sha256": tokens_module.token_digest(ids)}
+    about = {"sha256": tokens_module.token_digest(ids), "n_sequences": 4, "context_length": 8}
     tokens_module.check_digest(np.load(tmp_path / "tokens.npy", mmap_mode="r"), about)
     flip(tmp_path / "tokens.npy", -3)
     with pytest.raises(UserError, match="tokens.npy: damaged, .*rm -r"):
@@ -272,3 +274,26 @@ def test_damaged_token_ids_and_json_files_are_refused(tmp_path):
     (tmp_path / "corpus.json").write_text('{"sha256": "ab')
     with pytest.raises(UserError, match="corpus.json: damaged"):
         files_module.read_json(tmp_path / "corpus.json")
+
+
+@pytest.mark.parametrize("said", ["{}", "null", "[]", '{"seed": "a", "step": "10"}'])
+def test_what_is_known_of_a_model_is_there_or_refused(tmp_path, said):
+    (tmp_path / "step10.json").write_text(said)
+    ablation = pd.DataFrame({"seed": ["a"], "step": [10], "clean_loss": [2.0]})
+    with pytest.raises(UserError, match="step10.json: damaged .it lacks .*sha256"):
+        models_table([tmp_path / "step10.json"], ablation)
+
+
+@pytest.mark.parametrize("said", ["null", "{}", "3", "[null]", '[{"seeds": ["a"]}]', "[["])
+def test_a_damaged_list_of_what_was_dropped_stops_the_plan_with_a_message(local, tmp_path, said):
+    where, config = local
+    tiny.configure(tmp_path, {**config, "run": "damaged"})
+    for name in ("my models", "tokens.npy"):
+        (tmp_path / name).symlink_to(where / name)
+    (tmp_path / "results/damaged").mkdir(parents=True)
+    (tmp_path / "results/damaged/pruned.json").write_text(said)
+    done = tiny.snakemake(tmp_path, "--dry-run")
+    assert done.returncode != 0
+    assert "results/damaged/pruned.json: damaged" in done.stdout
+    assert "run snakemake again" in done.stdout
+    assert "Traceback" not in done.stdout

@@ -97,6 +97,32 @@ def test_a_full_disk_is_named_however_a_library_says_it(tmp_path, capsys, error)
         assert "Traceback" not in said
 
 
+def test_a_disk_without_inodes_is_told_from_one_without_room(tmp_path, small_disk, capsys):
+    folder, log = tmp_path / "results", tmp_path / "results/logs/job.log"
+
+    def work():
+        # The disk's folder, that of the log, the log, and one file.
+        assert small_disk("nr_inodes=4")
+        (folder / "one").touch()
+        (folder / "another").touch()
+
+    with pytest.raises(SystemExit), job(log):
+        work()
+    said = f"the disk holds no more files (all 4 inodes at {folder}"
+    assert said in capsys.readouterr().err
+    assert said in log.read_text()
+
+
+def test_a_job_whose_log_no_disk_takes_says_so_all_the_same(tmp_path, small_disk, capsys):
+    assert small_disk("nr_inodes=1")
+    with pytest.raises(SystemExit), job(tmp_path / "results/logs/deep/job.log"):
+        pytest.fail("the job began")
+    said = capsys.readouterr().err
+    assert "the disk holds no more files (all 1 inodes at" in said
+    assert "make room and run the same command again" in said
+    assert "Traceback" not in said
+
+
 def test_any_other_error_keeps_its_traceback(tmp_path, capsys):
     with pytest.raises(KeyError), job(tmp_path / "job.log"):
         raise KeyError("unforeseen")

@@ -297,11 +297,18 @@ def test_a_neuron_far_from_zero_that_hardly_moves_in_the_sample_is_right(tmp_pat
     np.testing.assert_allclose(corr[off], np.corrcoef(x.T.astype(float))[off], atol=2e-3)
 
 
-def test_codes_that_no_float_holds_stop_the_job_with_the_layers_name(tmp_path):
-    x = np.zeros((3000, 3), np.float32)
-    x[:, 1] = np.random.default_rng(5).standard_normal(3000)
+@pytest.mark.parametrize("encoding", ["int8", "float32"])
+def test_codes_that_no_float_holds_stop_the_job_with_the_layers_name(encoding, tmp_path):
+    x = np.random.default_rng(5).standard_normal((3000, 3)).astype(np.float32)
+    x[:, 0] *= 1e-30
     x[2500, 0] = 3e38
     with pytest.raises(UserError, match="seed a, step 3, layer 0: activations 1e38 times as large"):
         run_capture(
-            planted.model([x]), planted.tokens(3000), tmp_path, seed="a", exclude=(), sample=20
+            planted.model([x]),
+            planted.tokens(3000),
+            tmp_path,
+            seed="a",
+            exclude=(),
+            encoding=encoding,
+            sample=20,
         )

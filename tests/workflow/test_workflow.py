@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from digest import digests
 from grids import SEEDS, STEPS
@@ -114,6 +115,8 @@ def test_every_table_and_store_says_where_it_comes_from(local):
         about = json.loads(metadata[b"universal_neurons"])
         hashes.add(about["config_hash"])
         assert about["universal_neurons"]
+        assert about["cpu"]
+        assert about["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     store = where / "results/exact/activations/seeda/step10/shard0.zarr/zarr.json"
     about = json.loads(store.read_text())["attributes"]
     assert len(about["model_sha256"]) == len(about["corpus_sha256"]) == 64
@@ -181,6 +184,25 @@ def test_a_change_runs_what_it_needs_and_nothing_else(local, change):
         assert planned(where) == expected
     finally:
         configure(where, config)
+
+
+@pytest.mark.parametrize(
+    ("gone", "jobs"),
+    [
+        ("figures", {"figures": 1, "report": 1}),
+        ("figures/emergence.png", {"figures": 1, "report": 1}),
+        ("report.html", {"report": 1}),
+    ],
+)
+def test_half_a_report_is_made_whole(local, gone, jobs):
+    where, _ = local
+    path, aside = where / "results/exact" / gone, where / "aside"
+    path.rename(aside)
+    try:
+        assert planned(where) == jobs
+    finally:
+        aside.rename(path)
+    assert planned(where) == {}
 
 
 def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(local):

@@ -18,6 +18,8 @@ from universal_neurons.store.files import check_writable
 try:
     config.update(resolve(config))
     GRID = ready_grid(config)
+    # Activations that were dropped (`make prune`).
+    PRUNED = pruned.read_pruned(f"results/{config['run']}")
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -64,9 +66,6 @@ UNTRAINED = f"{RESULTS}/untrained.parquet"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 BY_BLOCK = f"{RESULTS}/tables/{{table}}/seeds{{seeds}}/step{{step}}.parquet"
 TRACE = BY_BLOCK.replace("{table}", "trace")
-
-# Activations that were dropped (`make prune`).
-PRUNED = pruned.read_pruned(RESULTS)
 
 # One caption per figure, which gives the figure its name, and one for the whole workflow.
 CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").glob("*.rst")))

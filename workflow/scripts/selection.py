@@ -1,11 +1,8 @@
-import json
-from pathlib import Path
-
 from universal_neurons.jobs import job
 from universal_neurons.prepare import corpus
-from universal_neurons.store.files import read_json
+from universal_neurons.prepare.tokens import read_facts
+from universal_neurons.store.files import write_json
 
 with job(snakemake.log[0]):
-    about = read_json(snakemake.input[0])
-    selection = corpus.select(about, **snakemake.params)
-    Path(snakemake.output[0]).write_text(json.dumps(selection, indent=1))
+    selection = corpus.select(read_facts(snakemake.input[0]), **snakemake.params)
+    write_json(snakemake.output[0], selection)

@@ -40,8 +40,9 @@ class Ranges:
     Attributes
     ----------
     scale, offset
-        float32, shape (d_mlp,). For the float encodings the scale is 1 and the offset, about the
-        neuron's mean, only keeps the sums of products small; the stored values are not shifted.
+        float32, shape (d_mlp,). For the float encodings they only keep the sums of products near
+        1: the offset is about the neuron's mean, the scale a power of two about its standard
+        deviation. The stored values are neither shifted nor scaled.
     """
 
     scale: NDArray[np.float32]
@@ -95,7 +96,9 @@ def ranges(sample: Sample, *, encoding: str, headroom: float) -> Ranges:
     is exact to 16 bits, whatever its unit.
     """
     if encoding != "int8":
-        return Ranges(np.ones(len(sample.mean), np.float32), sample.mean.astype(np.float32))
+        unit = np.where(sample.std > 0, np.ldexp(1.0, np.frexp(sample.std)[1]), 1.0)
+        unit = np.clip(unit, SMALLEST, 1 / SMALLEST)
+        return Ranges(unit.astype(np.float32), sample.mean.astype(np.float32))
     middle = (sample.high_tail + sample.low_tail) / 2
     half = (1 + headroom) * (sample.high_tail - sample.low_tail) / 2
     half = np.clip(half, sample.std, WIDEST * sample.std)

@@ -83,8 +83,8 @@ class Activations:
             start, stop, _ = rows.indices(self.n_tokens)
             escapes = self.escapes(layer).between(start, max(start, stop))
             return Codes(self.stored(layer, rows, buffer), escapes)
-        values = values_of(self.stored(layer, rows), self.encoding)
-        return Codes.of(values - self.ranges(layer).offset)
+        values, ranges = values_of(self.stored(layer, rows), self.encoding), self.ranges(layer)
+        return Codes.of((values - ranges.offset) / ranges.scale)
 
     def escapes(self, layer: int) -> Escapes:
         """A layer's codes beyond int8's."""

@@ -37,8 +37,12 @@ class _Codes:
     def __init__(self, model: Model, encoder: Encoder, tokens: int) -> None:
         self._int8 = encoder.encoding == "int8"
         dtype = torch.int8 if self._int8 else torch.float32
-        self._offset = [
-            torch.from_numpy(layer.ranges.offset).to(model.device) for layer in encoder.calibration
+        self._ranges = [
+            [
+                torch.from_numpy(x).to(model.device)
+                for x in (layer.ranges.offset, layer.ranges.scale)
+            ]
+            for layer in encoder.calibration
         ]
         self._layers = [
             torch.empty(tokens, d_mlp, dtype=dtype, device=model.device) for d_mlp in model.d_mlp
@@ -55,8 +59,9 @@ class _Codes:
         """Take a layer's batch, see `LayerPass.add`; the last layer's completes the batch."""
         dense = codes.dense
         stop = self.filled + len(dense)
+        offset, scale = self._ranges[layer]
         self._layers[layer][self.filled : stop] = (
-            dense if self._int8 else dense.float() - self._offset[layer]
+            dense if self._int8 else (dense.float() - offset) / scale
         )
         self._escapes[layer].append(codes)
         if layer == len(self._layers) - 1:

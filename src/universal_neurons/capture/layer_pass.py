@@ -21,6 +21,8 @@ from universal_neurons.capture.power_sums import PowerSums, SubsetSums
 # Neurons that a thread works on at a time: their accumulators stay in the first-level cache.
 _NEURONS = 256
 
+BEYOND = "activations 1e38 times as large as the steps of their codes"
+
 # What numba started with; more can't be asked for.
 _THREADS = numba.get_num_threads()
 
@@ -107,14 +109,17 @@ class LayerPass:
             self._code_sum += codes.dense.sum(0, dtype=torch.float64)
             return self._counted(codes)
         values = stored(x, self._encoding)
-        self._code_sum += (values.float() - self._offset).sum(0, dtype=torch.float64)
+        codes_of_batch = (values.float() - self._offset) / self._scale
+        self._code_sum += codes_of_batch.sum(0, dtype=torch.float64)
+        if not torch.isfinite(self._code_sum).all():
+            raise OverflowError(BEYOND)
         return Codes.of(values)
 
     def _counted(self, codes: Codes) -> Codes:
         """Take the escapes of a batch into the sums."""
         found = codes.escapes
         if not np.isfinite(found.code).all():
-            raise OverflowError("activations 1e38 times as large as the steps of their codes")
+            raise OverflowError(BEYOND)
         self._escapes += np.bincount(found.neuron, minlength=len(self._escapes))
         self._rest_sum += np.bincount(found.neuron, found.rest, len(self._rest_sum))
         return codes

@@ -130,16 +130,20 @@ class SubsetSums:
 
     def update(self, x: torch.Tensor, labels: NDArray[np.integer]) -> None:
         """Add activations of shape (tokens, d_mlp), each token's subset in `labels`."""
+        if not len(x):
+            return
         # A product with indicators sums all subsets at once. In float32 over one batch: the sums of
-        # batches are added in float64.
+        # batches are added in float64, whose squares reach as far as the activations.
         where = torch.from_numpy(labels.astype(np.int64)).to(x.device)
         one_hot = torch.nn.functional.one_hot(where, self._powers.shape[1]).float().T
         x = x.float()
         self._tokens += torch.bincount(where, minlength=len(self._tokens))
         self._positive += (one_hot @ (x > 0).float()).long()
         d = x - self._centre
-        self._powers[0] += one_hot @ d
-        self._powers[1] += one_hot @ d.square_()
+        unit = torch.frexp(d.abs().amax(0)).exponent.clamp(min=-126)
+        d = torch.ldexp(d, -unit)
+        self._powers[0] += torch.ldexp((one_hot @ d).double(), unit)
+        self._powers[1] += torch.ldexp((one_hot @ d.square_()).double(), 2 * unit)
 
     def arrays(self) -> dict[str, NDArray]:
         """``subset_powers`` (2, S, d_mlp); ``subset_positive``, ``subset_tokens`` (S, d_mlp).

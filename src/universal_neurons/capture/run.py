@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +28,7 @@ from universal_neurons.prepare.corpus import LEAST_TOKENS, select, selection_opt
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokens import check_tokenizer
 from universal_neurons.store.arrays import write_arrays
+from universal_neurons.store.files import write_json
 from universal_neurons.store.provenance import provenance
 
 
@@ -204,7 +204,7 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
         "n_layers": len(cell.model.d_mlp),
         "d_mlp": cell.model.d_mlp[0],
     }
-    Path(facts).write_text(json.dumps(about))
+    write_json(facts, about)
 
 
 def _check_scored(cell: Cell) -> None:

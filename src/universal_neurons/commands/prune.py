@@ -19,12 +19,15 @@ from universal_neurons.plan.pruned import add_pruned
 from universal_neurons.plan.sections import Config
 from universal_neurons.plan.units import in_bytes
 
-# What can be dropped.
-KINDS = ("activations", "sums")
+# What can be dropped, and what a run has in the folders.
+KINDS = {"activations": "seed*", "sums": "step*"}
 
 
 def prune(results: str | Path, kind: str, grid: Mapping[str, Any]) -> int:
     """Drop a run's activations or partial sums; returns the number of bytes freed.
+
+    A folder that is a link to another disk is emptied there, and stays: what is made later goes
+    there too.
 
     Parameters
     ----------
@@ -34,14 +37,37 @@ def prune(results: str | Path, kind: str, grid: Mapping[str, Any]) -> int:
         One of `KINDS`.
     grid
         Its ``seeds``, ``steps`` and number of ``shards``.
+
+    Raises
+    ------
+    UserError
+        If there is a link in the folder, which might lead anywhere; nothing is dropped then. Or if
+        something can't be removed.
     """
     folder = Path(results) / kind
-    size = bytes_in(folder)
+    whole = [folder] if folder.is_dir() and not folder.is_symlink() else []
+    dropped = whole or sorted(folder.glob(KINDS[kind]))
+    if link := next((path for path in map(_first_link, dropped) if path), None):
+        raise UserError(
+            f"{link}: a link, which prune follows only in place of {folder}; nothing was dropped: "
+            f"remove it by hand with what it leads to, {link.resolve()}"
+        )
+    size = sum(map(bytes_in, dropped))
     if kind == "activations":
         # First: a run that is interrupted here has forgotten nothing.
         add_pruned(results, grid)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for path in dropped:
+            shutil.rmtree(path)
+    except OSError as error:
+        left = in_bytes(sum(map(bytes_in, dropped)))
+        raise UserError(f"{folder}: can't be removed, {left} are left: {error}") from error
     return size
+
+
+def _first_link(folder: Path) -> Path | None:
+    """The folder if it is a link, or the first one in it."""
+    return next((path for path in (folder, *folder.rglob("*")) if path.is_symlink()), None)
 
 
 def of_run(config: str | Path, kind: str, snakefile: Path | None = None) -> str:

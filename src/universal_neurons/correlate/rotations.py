@@ -114,7 +114,8 @@ def write_rotated_std(
     """Store the standard deviations of a model's neurons under the run's rotations.
 
     √((R S Rᵀ)_jj), with S the covariance within a layer: array ``std``, float32, shape
-    (draws, N). Exactly 0 where there is no variance.
+    (draws, N). Exactly 0 where there is no variance. The squares are taken in the layer's own unit:
+    float32 holds those of 1e-19 to 1e19 only.
 
     Parameters
     ----------
@@ -141,12 +142,21 @@ def write_rotated_std(
         own = slice(start, start + d_mlp)
         start += d_mlp
         within_layer = covariance_within(products[tile_name(layer, layer)], merged, scale, own)
-        covariance = within_layer.astype(np.float32)
+        unit = _exponent(np.sqrt(within_layer.diagonal()))
+        covariance = np.ldexp(within_layer, -2 * unit).astype(np.float32)
         for draw in range(draws):
             r = matrices[rotation_name(d_mlp, layer, draw)]
             variance = np.einsum("ij,ij->i", r @ covariance, r)
-            std[draw, own] = np.sqrt(np.maximum(variance, 0))
+            std[draw, own] = np.ldexp(np.sqrt(np.maximum(variance, 0)), unit)
     write_arrays(path, [("std", std)], {**attributes, **same})
+
+
+def _exponent(std: NDArray) -> int:
+    """Of the power of two above a layer's largest standard deviation.
+
+    Numbers in that unit have the bits that they have in any other.
+    """
+    return int(np.frexp(std.max())[1])
 
 
 class Baseline:
@@ -164,9 +174,8 @@ class Baseline:
     """
 
     def __init__(self, neurons: Neurons, rotations: Rotations, spread: NDArray) -> None:
-        self._neurons, self._rotations = neurons, rotations
+        self._neurons, self._rotations, self._spread = neurons, rotations, spread
         self.draws = len(spread)
-        self._inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
 
     @classmethod
     def read(cls, neurons: Neurons, rotations: str | Path, spread: str | Path) -> Baseline:
@@ -180,11 +189,15 @@ class Baseline:
         """
         own = self._neurons.layers[layer]
         d_mlp = own.stop - own.start
+        unit = _exponent(self._neurons.std[own])
+        std = np.ldexp(self._neurons.std[own], -unit).astype(np.float32)
+        spread = np.ldexp(self._spread[:, own], -unit)
+        inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
         found = []
         for draw in range(self.draws):
             matrix = np.asarray(self._rotations[rotation_name(d_mlp, layer, draw)])
-            matrix *= self._inverse[draw, own, None]
-            matrix *= self._neurons.std[own].astype(np.float32)
+            matrix *= inverse[draw, :, None]
+            matrix *= std
             found.append(matrix)
         return found
 

@@ -52,6 +52,9 @@ def standardised_activations(
     layers = []
     for part in parts:
         x = torch.cat(part)
+        # In units near their largest value, powers of two: float32 holds squares of 1e-19 to 1e19.
+        unit = torch.frexp(x.abs().amax(0)).exponent.clamp(min=-126)
+        x = torch.ldexp(x, -unit)
         x -= x.mean(0)
         length = torch.linalg.vector_norm(x, dim=0)
         # A constant neuron differs from its mean by rounding alone.

@@ -7,27 +7,39 @@ activations once more, but not what was already made of them: that is what `prun
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from universal_neurons.store.files import read_json, replacing
+from universal_neurons.store.files import check_record, read_json, reading, write_json
 
 # A seed, step and shard.
 Cell = tuple[str, int, int]
 
 
 def read_pruned(results: str | Path) -> list[Mapping[str, Any]]:
-    """What was dropped from a run, earliest first: each the ``seeds``, ``steps`` and ``shards``."""
+    """What was dropped from a run, earliest first: each the ``seeds``, ``steps`` and ``shards``.
+
+    Raises
+    ------
+    UserError
+        If the file that says so is damaged.
+    """
     path = Path(results) / "pruned.json"
-    return list(read_json(path)) if path.exists() else []
+    if not path.exists():
+        return []
+    found = read_json(path)
+    with reading(path):
+        if not isinstance(found, list):
+            raise ValueError("it is no list")
+        for dropped in found:
+            check_record(dropped, {"seeds": list, "steps": list, "shards": int})
+    return found
 
 
 def add_pruned(results: str | Path, grid: Mapping[str, Any]) -> None:
     """Remember that the activations of all ``seeds``, ``steps`` and ``shards`` were dropped."""
-    with replacing(Path(results) / "pruned.json") as path:
-        path.write_text(json.dumps([*read_pruned(results), grid], indent=1))
+    write_json(Path(results) / "pruned.json", [*read_pruned(results), grid])
 
 
 def to_restore(pruned: Sequence[Mapping[str, Any]], cell: Cell, other: Cell) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from universal_neurons.errors import UserError
 from universal_neurons.prepare.corpus import select
 from universal_neurons.prepare.subsets import Subsets
-from universal_neurons.prepare.tokens import check_digest, excluded
-from universal_neurons.store.files import read_json
+from universal_neurons.prepare.tokens import check_digest, excluded, read_facts
+from universal_neurons.store.files import again, read_json
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Corpus:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What is known of the corpus."""
-        return read_json(self.about)
+        return read_facts(self.about)
 
     @cached_property
     def sequences(self) -> NDArray[np.integer]:
@@ -74,7 +75,25 @@ class Corpus:
         """
         return self.sequences[: select(self.facts, **asked)["n_train"]]
 
-    def held_out(self, selection: str | Path) -> NDArray[np.integer]:
-        """The held-out sequences, of a file with what `corpus.select` returns."""
-        chosen: Mapping[str, int] = read_json(selection)
+    def held_out(self, selection: str | Path, **asked: Any) -> NDArray[np.integer]:
+        """The held-out sequences.
+
+        Parameters
+        ----------
+        selection
+            File with what `corpus.select` returned for the corpus.
+        asked
+            Its options.
+
+        Raises
+        ------
+        UserError
+            If the file says something else than `select` does.
+        """
+        chosen = select(self.facts, **asked)
+        if read_json(selection) != chosen:
+            raise UserError(
+                f"{selection}: not what the configuration asks for of {self.about}; "
+                f"{again(selection)}"
+            )
         return self.sequences[chosen["heldout_start"] : chosen["heldout_stop"]]

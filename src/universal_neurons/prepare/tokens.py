@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
 from universal_neurons.prepare.text import Document
-from universal_neurons.store.files import again, replacing
+from universal_neurons.store.files import again, read_record, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,19 @@ BATCH = 256
 
 # More subsets than this are taken for a mistake: statistics are kept of each.
 MOST_SUBSETS = 256
+
+
+# What `corpus.make` returns of every corpus.
+FACTS = {
+    "source": str,
+    "n_sequences": int,
+    "context_length": int,
+    "max_token_id": int,
+    "sha256": str,
+    "vocabulary_sha256": str | None,
+    "special_token_ids": list,
+    "subsets": list,
+}
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -256,6 +269,11 @@ def token_digest(ids: NDArray[np.integer]) -> str:
     return sha.hexdigest()
 
 
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """Read what `corpus.make` said of a corpus (``corpus.json``)."""
+    return read_record(path, FACTS)
+
+
 def check_digest(ids: NDArray[np.integer], about: Mapping[str, Any]) -> None:
     """Refuse token ids that are not those `describe` saw; a corpus is read in about a second.
 
@@ -264,7 +282,8 @@ def check_digest(ids: NDArray[np.integer], about: Mapping[str, Any]) -> None:
     UserError
         If the file was damaged or is of another run.
     """
-    if token_digest(ids) != about["sha256"]:
+    shape = about["n_sequences"], about["context_length"]
+    if ids.shape != shape or token_digest(ids) != about["sha256"]:
         path = getattr(ids, "filename", None) or "tokens.npy"
         raise UserError(f"{path}: damaged, or not the tokens of its corpus.json; {again(path)}")
 

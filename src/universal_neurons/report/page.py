@@ -31,7 +31,7 @@ from universal_neurons.report.tables import short_tables
 from universal_neurons.report.trust import trust, warnings
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.store.arrays import attributes_of
-from universal_neurons.store.files import read_json
+from universal_neurons.store.files import read_record, replacing
 
 
 def write_report(
@@ -92,9 +92,8 @@ def write_report(
         configuration=_as_yaml(config),
         provenance=provenance,
     )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    with replacing(Path(out)) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def report_run(
@@ -121,7 +120,7 @@ def report_run(
     moments
         Stores of all shards of any model: all are scored on the same tokens.
     """
-    corpus, results = read_json(about), Path(out).parent
+    corpus, results = read_record(about, {"sha256": str, "subsets": list}), Path(out).parent
     scored = sum(attributes_of(store)["n_tokens"] for store in moments)
     write_report(
         read_tables(results),
@@ -131,7 +130,7 @@ def report_run(
         provenance=origin(config, corpus, scored),
         scored_tokens=scored,
         out=out,
-        subsets=subset_preferences(results) if corpus.get("subsets") else None,
+        subsets=subset_preferences(results) if corpus["subsets"] else None,
         benchmarks=read_benchmarks(results / "benchmarks"),
     )
 

@@ -12,7 +12,17 @@ from universal_neurons.activations import moments
 from universal_neurons.correlate.matches import layer_and_neuron
 from universal_neurons.score.universality import logger
 from universal_neurons.store.columns.describe import MODELS
-from universal_neurons.store.files import read_json
+from universal_neurons.store.files import read_record
+
+# What `capture.run` knows of a model.
+FACTS = {
+    "seed": str,
+    "step": int,
+    "source": str,
+    "sha256": str,
+    "n_layers": int,
+    "d_mlp": int,
+}
 
 
 def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
@@ -85,7 +95,7 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
     Parameters
     ----------
     facts
-        JSON files that `capture.run` writes, one per model, the seeds in their order.
+        JSON files that `capture.run.fix_codes` makes, one per model, the seeds in their order.
     ablation
         With ``seed, step, clean_loss``.
 
@@ -93,8 +103,13 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
     -------
     DataFrame
         `columns.describe.MODELS`.
+
+    Raises
+    ------
+    UserError
+        If a file is damaged.
     """
-    table = pd.DataFrame([read_json(path) for path in facts])
+    table = pd.DataFrame([read_record(path, FACTS) for path in facts])
     # The seeds' order is that of the files: of categories, a table without rows has none.
     table["seed"] = pd.Categorical(table["seed"], table["seed"].unique(), ordered=True)
     table = table.sort_values(["seed", "step"], ignore_index=True)

@@ -7,9 +7,10 @@ import os
 import shlex
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import zarr
@@ -69,7 +70,38 @@ def reading(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: damaged ({error}); {again(path)}") from error
 
 
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file; it appears under `path` when it is whole."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(value, indent=1))
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file that an earlier job wrote."""
     with reading(path):
         return json.loads(Path(path).read_text())
+
+
+def read_record(path: str | Path, kinds: Mapping[str, type | UnionType]) -> dict[str, Any]:
+    """Read a JSON object with the keys and types that an earlier job gave it.
+
+    Raises
+    ------
+    UserError
+        If it is none, or one of the keys of `kinds` is missing or of another type.
+    """
+    found = read_json(path)
+    with reading(path):
+        check_record(found, kinds)
+    return found
+
+
+def check_record(found: Any, kinds: Mapping[str, type | UnionType]) -> None:
+    """Refuse what has not all keys, with values of these types, as a ValueError."""
+    wrong = [
+        key
+        for key, kind in kinds.items()
+        if not isinstance(found, dict) or key not in found or not isinstance(found[key], kind)
+    ]
+    if wrong:
+        raise ValueError(f"it lacks {', '.join(wrong)}")

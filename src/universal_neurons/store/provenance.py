@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
+
 import universal_neurons
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
@@ -28,8 +30,20 @@ def provenance(config: Mapping[str, Any], *kinds: str, **more: Any) -> dict[str,
         "universal_neurons": universal_neurons.__version__,
         "config_hash": config_hash(config),
         "method": {kind: METHOD_VERSION[kind] for kind in kinds},
+        **processor(),
         **more,
     }
+
+
+def processor() -> dict[str, str]:
+    """The processor by name, and what torch uses of it.
+
+    Libraries choose their kernels of float arithmetic by it, and those differ in last bits.
+    """
+    import torch  # not loaded by everything that records where it comes from
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"cpu": llvmlite.binding.get_host_cpu_name(), "cpu_capability": capability}
 
 
 def check_method(path: str | Path, attributes: Mapping[str, Any]) -> None:

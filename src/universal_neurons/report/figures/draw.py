@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -13,6 +14,7 @@ from universal_neurons.report.figures.style import styled
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.results import check_rows, read_tables
 from universal_neurons.score.criterion import Criterion
+from universal_neurons.store.files import replacing
 
 
 def draw(name: str, findings: Findings) -> Figure:
@@ -45,10 +47,10 @@ def draw(name: str, findings: Findings) -> Figure:
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as ``<path>.svg`` and ``<path>.png``; the same figure gives the same bytes."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with styled():
-        figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None})
-        figure.savefig(path.with_name(f"{path.name}.png"), dpi=150)
+    options: dict[str, dict[str, Any]] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
+    for kind, how in options.items():
+        with styled(), replacing(path.with_name(f"{path.name}.{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, **how)
 
 
 def write_figures(results: str | Path, out: str | Path, *, criterion: Criterion) -> None:
