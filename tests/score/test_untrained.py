@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +25,7 @@ OPTIONS = {
     "calibration_tokens": 200 * 16,
     "exclude_token_ids": [0, 7],
 }
+from universal_neurons.store.files import write_json
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def scores(model, room, tokens):
     rotations = room / "any/rotations.zarr"
     np.save(room / "tokens.npy", tokens)
     about = describe(room / "tokens.npy", None, "tokens")
-    (room / "corpus.json").write_text(json.dumps(about))
+    write_json(room / "corpus.json", {**about, "subsets": []})
     return untrained.untrained_scores(
         model,
         Corpus(room / "tokens.npy", room / "corpus.json"),

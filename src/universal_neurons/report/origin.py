@@ -12,7 +12,7 @@ from typing import Any
 
 import universal_neurons
 from universal_neurons.method import METHOD_VERSION
-from universal_neurons.store.provenance import config_hash
+from universal_neurons.store.provenance import config_hash, processor
 
 # Packages whose versions results depend on, and what runs them.
 PACKAGES = (
@@ -47,7 +47,7 @@ def origin(
         "tokens": f"{corpus['sha256']} (SHA-256)",
         "scored tokens": f"{scored_tokens:,}",
         "versions": f"Python {platform.python_version()}, {versions}",
-        "machine": platform.platform(),
+        "machine": ", ".join([platform.platform(), *processor().values()]),
     }
 
 
