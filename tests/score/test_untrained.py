@@ -15,6 +15,7 @@ from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokens import describe
 from universal_neurons.score import nulls, untrained
 from universal_neurons.score.universality import matches_table, universality_table
+from universal_neurons.store.files import write_json
 
 OPTIONS = {
     "dtype": "float32",
@@ -25,7 +26,6 @@ OPTIONS = {
     "calibration_tokens": 200 * 16,
     "exclude_token_ids": [0, 7],
 }
-from universal_neurons.store.files import write_json
 
 
 @pytest.fixture
