@@ -13,7 +13,7 @@ from scipy.stats import hypergeom
 from universal_neurons.persist.persistence import persistence
 from universal_neurons.store.columns.persist import PERSISTENCE
 
-COLUMNS = {column.name: column.type.replace("text", "str") for column in PERSISTENCE.columns}
+COLUMNS = {column.name: column.type.replace("seed", "str") for column in PERSISTENCE.columns}
 
 
 def universality(sets, widths, seed="0"):

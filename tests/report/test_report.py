@@ -45,6 +45,7 @@ CONFIG = {
 
 
 SCORED = 9000
+ORIGIN = {"config_hash": "f00 & <b>", "scored tokens": SCORED}
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,7 @@ def findings(tables, threshold: float = THRESHOLD) -> Findings:
 
 
 def page_of(tables, drawn, out, **more) -> str:
-    options = {"config": CONFIG, "provenance": {"config_hash": "f00 & <b>"}, **more}
-    options["scored_tokens"] = SCORED
+    options = {"config": CONFIG, "provenance": ORIGIN, **more}
     write_report(tables, drawn, CAPTIONS, out=out / "report.html", **options)
     return (out / "report.html").read_text()
 
@@ -583,8 +583,7 @@ def test_without_groups_and_nulls_there_is_a_report(demo, drawn, tmp_path):
 def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
     options = {
         "config": CONFIG,
-        "provenance": {},
-        "scored_tokens": SCORED,
+        "provenance": ORIGIN,
         "out": tmp_path / "report.html",
     }
     with pytest.raises(UserError, match=r"workflow\.rst is missing"):

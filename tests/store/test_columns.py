@@ -136,7 +136,8 @@ def test_every_table_of_a_run_and_its_parts_has_the_declared_columns(run, reques
         if path.parent == folder and name != "untrained":
             rows = TABLES[name].order(rows, ["a", "b-x21", "1"] if run != "subsets" else ["a", "b"])
         # Parquet knows no large strings within a dictionary.
-        pd.testing.assert_frame_equal(found.to_pandas(), rows.to_pandas())
+        if len(rows):
+            pd.testing.assert_frame_equal(found.to_pandas(), rows.to_pandas())
         assert found.schema.names == TABLES[name].names, path
         keys = found.select([column.name for column in TABLES[name].keys]).to_pandas()
         assert not keys.duplicated().any(), path

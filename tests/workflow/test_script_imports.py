@@ -24,7 +24,7 @@ USED = {
     **dict.fromkeys(("tokenizer", "train"), MODELS),
     **dict.fromkeys(("concatenate", "persistence", "trajectories"), TABLES),
     **dict.fromkeys(("models", "neurons", "report", "score", "subsets"), TABLES | SUMS),
-    "figures": TABLES | {"matplotlib"},
+    "figures": TABLES | SUMS | {"matplotlib"},
     "untrained": MODELS | SUMS | TABLES,
 }
 

@@ -23,7 +23,7 @@ PACKAGES = (
 
 def origin(
     config: Mapping[str, Any], corpus: Mapping[str, Any], scored_tokens: int
-) -> dict[str, str]:
+) -> dict[str, str | int]:
     """The origin of a run, name to value.
 
     Parameters
@@ -45,7 +45,7 @@ def origin(
         "models": _models(config),
         "text": _text(config["corpus"]),
         "tokens": f"{corpus['sha256']} (SHA-256)",
-        "scored tokens": f"{scored_tokens:,}",
+        "scored tokens": scored_tokens,
         "versions": f"Python {platform.python_version()}, {versions}",
         "machine": ", ".join([platform.platform(), *processor().values()]),
     }

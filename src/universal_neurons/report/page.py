@@ -40,8 +40,7 @@ def write_report(
     captions: str | Path,
     *,
     config: Mapping[str, Any],
-    provenance: Mapping[str, str],
-    scored_tokens: int,
+    provenance: Mapping[str, str | int],
     out: str | Path,
     benchmarks: Mapping[str, Mapping[str, float]] | None = None,
     subsets: pd.DataFrame | None = None,
@@ -59,9 +58,7 @@ def write_report(
     config
         The run's configuration, defaults filled in.
     provenance
-        What to list as the run's origin, name to value.
-    scored_tokens
-        Token positions behind every correlation.
+        What to list as the run's origin, see `origin.origin`.
     out
         Path of the HTML file.
     benchmarks
@@ -86,7 +83,7 @@ def write_report(
         warnings=warnings(findings),
         headlines=headlines(findings, config),
         introduction=_caption(Path(captions) / "workflow.rst"),
-        trust=trust(findings, config, scored_tokens),
+        trust=trust(findings, config, int(provenance["scored tokens"])),
         figures=[_figure(name, Path(figures), Path(captions)) for name in FIGURES],
         tables=short_tables(findings, benchmarks, subsets),
         configuration=_as_yaml(config),
@@ -128,7 +125,6 @@ def report_run(
         Path(captions[0]).parent,
         config=config,
         provenance=origin(config, corpus, scored),
-        scored_tokens=scored,
         out=out,
         subsets=subset_preferences(results) if corpus["subsets"] else None,
         benchmarks=read_benchmarks(results / "benchmarks"),
