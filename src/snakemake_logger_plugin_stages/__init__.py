@@ -29,9 +29,10 @@ STAGES = {
     "capture": "capture_first capture restore direct_first direct direct_more",
     "correlate": "correlate rotations rotated_std match screen refine permuted untrained",
     "score": "influence score",
-    "ablate": "ablate",
+    "ablate": "ablate doses effects",
     "persist": "trace persistence trajectories",
-    "report": "concatenate concatenate_seeds neurons subsets models figures report all",
+    "report": "concatenate concatenate_ablation concatenate_doses join_effects neurons subsets "
+    "models figures report all",
 }
 STAGE_OF = {rule: stage for stage, rules in STAGES.items() for rule in rules.split()}
 

@@ -1,15 +1,19 @@
 """Single neurons and doses: estimates against exact ablations, and sets of a known size."""
 
 from functools import partial
+from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from architectures import edited, hugging_face_loss, make, neurons, subject, tokens
 
 from universal_neurons.ablate import effects as module
 from universal_neurons.ablate.doses import CONTROLS, DOSES, doses
-from universal_neurons.ablate.effects import attribution, effects
+from universal_neurons.ablate.effects import attribution, effects, with_scores
+from universal_neurons.store.columns.ablate import EFFECTS, SINGLE
+from universal_neurons.store.tables import write_table
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -76,34 +80,55 @@ def test_the_second_order_is_that_of_the_divergence():
 
 def facts(model):
     made = neurons(model)
-    excess = np.random.default_rng(5).normal(size=len(made["mean"]))
-    return excess, {k: made[k] for k in ("mean", "norm", "sparsity")}
+    return {k: made[k] for k in ("mean", "norm", "sparsity")}
+
+
+def random_excess(model):
+    return np.random.default_rng(5).normal(size=sum(model.d_mlp))
 
 
 def test_the_sample_is_ablated_exactly():
     model, sequences = make(), tokens()
-    excess, made = facts(model)
-    table = effects(subject(model, **made), sequences, excess)
+    made = facts(model)
+    table = effects(subject(model, **made), sequences)
     assert len(table) == sum(model.d_mlp)
-    np.testing.assert_array_equal(table["excess_corr"], excess)
     sample = table[table["sampled"] != ""]
     assert len(sample) == module.SAMPLE
     assert (table["delta_loss"].notna() == (table["sampled"] != "")).all()
     largest = table["attributed_delta_loss"].abs().nlargest(module.SAMPLE // 2).index
     assert set(table.index[table["sampled"] == "top"]) == set(largest)
     clean = hugging_face_loss(model.module, sequences)
+    np.testing.assert_allclose(table["clean_loss"], clean, rtol=1e-6)
     for i in sample.index[:4]:
         replaced = np.arange(len(table)) == i
         exact = hugging_face_loss(edited(model, replaced, made["mean"]), sequences) - clean
         assert table.loc[i, "delta_loss"] == pytest.approx(exact, abs=3e-6)
 
 
+def test_effects_get_the_scores_of_their_own_neurons(tmp_path):
+    model, parts = make(), []
+    for seed, step in product("ab", (1, 2)):
+        rows = effects(subject(model, **facts(model), seed=seed, step=step), tokens(n=1))
+        parts.append(tmp_path / f"{seed}{step}.parquet")
+        write_table(parts[-1], SINGLE, rows, {})
+    made = pd.concat(map(pd.read_parquet, parts), ignore_index=True)
+    scores = made[["step", "seed", "layer", "neuron"]].sample(frac=1, random_state=0)
+    scores["excess_corr"] = np.random.default_rng(1).normal(size=len(scores))
+    scores.assign(seed=pd.Categorical(scores["seed"], ["b", "a"], ordered=True)).to_parquet(
+        tmp_path / "universality.parquet"
+    )
+    found = with_scores(parts, tmp_path / "universality.parquet")
+    assert sorted(found.columns) == sorted(EFFECTS.names)
+    expected = scores.sort_index()["excess_corr"]
+    np.testing.assert_array_equal(found["excess_corr"], expected)
+    pd.testing.assert_frame_equal(found[made.columns[:-1]], made[made.columns[:-1]])
+
+
 def test_small_effects_are_what_the_first_order_says():
     model, sequences = make(), tokens()
     for projection in model.projections:
         projection.weight *= 0.02
-    excess, made = facts(model)
-    table = effects(subject(model, **made), sequences, excess)
+    table = effects(subject(model, **facts(model)), sequences)
     sample = table[table["sampled"] == "top"]
     np.testing.assert_allclose(
         sample["attributed_delta_loss"], sample["delta_loss"], rtol=0.1, atol=1e-6
@@ -112,7 +137,7 @@ def test_small_effects_are_what_the_first_order_says():
 
 def test_doses_take_the_top_of_all_neurons_by_excess():
     model, sequences = make(), tokens()
-    excess, made = facts(model)
+    excess, made = random_excess(model), facts(model)
     table = doses(subject(model, **made), sequences, excess)
     top = table[table["neuron_set"] == "top"].set_index("dose")
     assert top.index.tolist() == list(DOSES)

@@ -72,11 +72,6 @@ def test_a_job_takes_one_layer_of_gpt2_small_and_all_of_a_small_model():
     assert parse_layers("3-5") == [3, 4, 5]
 
 
-def test_an_ablation_job_takes_one_gpt2_small_and_many_small_models():
-    assert grid(SMALL).ablation_blocks() == ["0+1+2"]
-    assert grid(GPT2_SMALL).ablation_blocks() == ["0", "1", "2"]
-
-
 @pytest.mark.parametrize(
     ("config", "shape"),
     [

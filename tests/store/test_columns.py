@@ -157,7 +157,7 @@ def test_every_column_is_explained_in_a_sentence_and_the_readme_names_every_tabl
     readme = (ROOT / "README.md").read_text()
     for table in TABLES.values():
         assert table.about.endswith(".")
-        assert table.name == "trace" or f"`{table.name}.parquet`" in readme
+        assert table.name in ("trace", "single") or f"`{table.name}.parquet`" in readme
         for column in table.columns:
             assert column.type in TYPES
             assert column.meaning.endswith("."), column.name

@@ -27,10 +27,11 @@ def without(local, tmp_path):
 
 
 def test_what_is_left_out_is_not_planned(without, monkeypatch):
-    expected = {"concatenate_seeds", "trajectories", "models", "figures", "report"}
-    assert tiny.planned(without) == dict.fromkeys(expected, 1)
+    expected = {"concatenate_ablation", "concatenate_doses", "join_effects", "trajectories"}
+    drawn = {"models", "figures", "report"}
+    assert tiny.planned(without) == dict.fromkeys({*expected, *drawn}, 1)
     new = tiny.planned(without, "--config", "run=new")
-    assert not {"ablate", "trace"} & {*new}
+    assert not {"ablate", "doses", "effects", "trace"} & {*new}
     monkeypatch.chdir(without)
     config = resolve(yaml.safe_load((without / "config.yaml").read_text()))
     assert counts(Grid.of(config)) == {**new, "all": 1}

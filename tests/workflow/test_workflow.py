@@ -135,42 +135,66 @@ def test_the_report_is_there_and_whole(local):
 MAY_BE_NULL = ["leave_one_out", "assigned_corr"]
 # What joins the tables of steps and seeds, and what is drawn of them.
 DRAWN = {"figures": 1, "report": 1}
-ABLATED = {"ablate": 2, "concatenate_seeds": 1, "models": 1, **DRAWN}
-SCORED = {"score": 2, "concatenate": 1, "persistence": 1, "trajectories": 1, **ABLATED}
-JOINED = {**SCORED, "neurons": 1}
-# All pairs at a step.
-MEASURED = {"influence": 2, "permuted": 2}
+# Six models, three kinds.
+ABLATED = {"ablate": 18, "doses": 6, "concatenate_ablation": 1, "concatenate_doses": 1, **DRAWN}
+SCORED = {"score": 2, "concatenate": 1, "persistence": 1, "trajectories": 1}
+SCORED = {**SCORED, **ABLATED, "join_effects": 1}
+JOINED = {**SCORED, "neurons": 1, "models": 1}
+# Of one step: three models.
+OF_A_STEP = {"score": 1, "ablate": 9, "doses": 3}
 # Three pairs of seeds, two steps, two shards. A change, and exactly what it makes Snakemake run.
 CHANGES = {
     "nothing": ({}, {}),
     "a further step": (
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
-        | {"influence": 1, "permuted": 1}
-        | {**JOINED, "score": 1, "ablate": 1, "trace": 1},
+        | {"influence": 1, "permuted": 3, "effects": 3, "trace": 3}
+        | {**JOINED, **OF_A_STEP},
     ),
     "a further seed": (
         {"models": {"seeds": [*SEEDS, "late"]}},
+        # Its own models, and their three pairs at two steps.
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
-        | {**JOINED, **MEASURED, "trace": 1},
+        | {"permuted": 6, "effects": 2, "trace": 1}
+        # Scores are means over the other seeds, so that all are new, and what is ablated by them.
+        | {**JOINED, "influence": 2, "ablate": 24, "doses": 8},
     ),
     "half as many tokens again, in a further shard": (
         # Of 61 sequences: 30, 31 and then 30 more.
         {"corpus": {"tokens": 61 * 16 * 3 // 2, "shards": 3}},
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
-        | {**JOINED, **MEASURED, "trace": 1},
+        | {"influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED},
     ),
     "other batches": ({"capture": {"batch_tokens": 64}}, {}),
-    "fewer held-out tokens": ({"corpus": {"heldout_tokens": 10 * 16}}, {"selection": 1, **ABLATED}),
+    # Rows and categories are in the order of the seeds; nothing else is.
+    "another order of the seeds": (
+        {"models": {"seeds": SEEDS[::-1]}},
+        {"concatenate": 1, "concatenate_ablation": 1, "concatenate_doses": 1, "join_effects": 1}
+        | {"persistence": 1, "trajectories": 1, "neurons": 1, "models": 1, **DRAWN},
+    ),
+    "fewer held-out tokens": (
+        {"corpus": {"heldout_tokens": 10 * 16}},
+        {"selection": 1, "effects": 6, "join_effects": 1, "models": 1, **ABLATED},
+    ),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
     "universal by q-value": ({"universality": {"criterion": "q_value"}}, SCORED),
-    "more controls": ({"ablation": {"controls": 21}}, ABLATED),
+    "more controls": (
+        {"ablation": {"controls": 21}},
+        {"ablate": 18, "concatenate_ablation": 1, **DRAWN},
+    ),
+    "a kind of ablation less": (
+        {"ablation": {"kinds": ["mean", "zero"]}},
+        {"concatenate_ablation": 1, **DRAWN},
+    ),
     "a step less": (
         {"models": {"steps": [20]}},
         # Untrained models are those of the first step's architecture.
-        {**JOINED, "untrained": 1, "score": 1, "ablate": 1},
+        {**JOINED, **OF_A_STEP, "untrained": 1},
     ),
-    "a seed less": ({"models": {"seeds": SEEDS[:2]}}, {**JOINED, **MEASURED, "trace": 1}),
+    "a seed less": (
+        {"models": {"seeds": SEEDS[1:]}},
+        {**JOINED, "influence": 2, "ablate": 12, "doses": 4},
+    ),
 }
 
 
@@ -218,8 +242,9 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
     weights.write_bytes(content[:-1] + b"x")
     try:
         of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
-        of_its_pairs = {"correlate": 4, "match": 2, "influence": 1, "permuted": 1}
-        assert planned(where) == {**JOINED, **of_the_model, **of_its_pairs, "score": 1, "ablate": 1}
+        of_its_pairs = {"correlate": 4, "match": 2, "influence": 1, "permuted": 2}
+        made = {**of_the_model, **of_its_pairs, "effects": 1}
+        assert planned(where) == {**JOINED, **OF_A_STEP, **made}
     finally:
         weights.write_bytes(content)
         os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -379,7 +404,7 @@ def test_models_are_trained_on_text_and_lose_nothing_to_an_added_step(tmp_path):
     configure(tmp_path, config)
     jobs = planned(tmp_path)
     assert jobs["train"] == jobs["capture_first"] == 2
-    assert jobs["match"] == jobs["correlate"] == jobs["ablate"] == 1
+    assert jobs["match"] == jobs["correlate"] == 1
     assert not {"tokenizer", "corpus", "selection"} & set(jobs)
 
     config["models"]["steps"] = [0, 6]

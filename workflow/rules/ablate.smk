@@ -1,29 +1,84 @@
 # Loss on held-out tokens with universal neurons, matched controls, doses and single neurons ablated.
 
+OPERATED = {
+    "model": model_directories,
+    "tokens": f"{CORPUS}/tokens.npy",
+    "about": f"{CORPUS}/corpus.json",
+    "selection": f"{CORPUS}/selection.json",
+    "moments": shards(MOMENTS),
+}
+
 
 rule ablate:
     input:
-        models=lambda wildcards: model_directories(wildcards, wildcards.seeds.split("+")),
-        tokens=f"{CORPUS}/tokens.npy",
-        about=f"{CORPUS}/corpus.json",
-        selection=f"{CORPUS}/selection.json",
-        moments=of_seeds(MOMENTS),
+        **OPERATED,
         universality=BY_STEP.replace("{table}", "universality"),
     output:
-        ablation=BY_BLOCK.replace("{table}", "ablation"),
-        doses=BY_BLOCK.replace("{table}", "doses"),
-        effects=BY_BLOCK.replace("{table}", "effects"),
+        ABLATION,
     log:
-        log_of("ablate/seeds{seeds}/step{step}"),
+        log_of("ablate/{kind}/seed{seed}/step{step}"),
     benchmark:
-        benchmark_of("ablate/seeds{seeds}/step{step}")
+        benchmark_of("ablate/{kind}/seed{seed}/step{step}")
     conda:
         ENVIRONMENT
     threads: threads_of("ablate")
     resources:
         **asks("ablate"),
     params:
-        options={"options": config["ablation"], "load_options": LOAD},
+        options={
+            "controls": config["ablation"]["controls"],
+            "random_seed": config["ablation"]["seed"],
+        },
+        load=LOAD,
         version=METHOD_VERSION["ablate"],
     script:
         "../scripts/ablate.py"
+
+
+rule doses:
+    input:
+        **OPERATED,
+        universality=BY_STEP.replace("{table}", "universality"),
+    output:
+        BY_MODEL.replace("{table}", "doses"),
+    log:
+        log_of("doses/seed{seed}/step{step}"),
+    benchmark:
+        benchmark_of("doses/seed{seed}/step{step}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("doses")
+    resources:
+        **asks("doses"),
+    params:
+        options=lambda wildcards: {
+            "kind": KINDS[0],
+            "random_seed": config["ablation"]["seed"],
+        },
+        load=LOAD,
+        version=METHOD_VERSION["ablate"],
+    script:
+        "../scripts/doses.py"
+
+
+# Nothing here depends on the scores, so that another seed makes no model's effects again.
+rule effects:
+    input:
+        **OPERATED,
+    output:
+        BY_MODEL.replace("{table}", "single"),
+    log:
+        log_of("effects/seed{seed}/step{step}"),
+    benchmark:
+        benchmark_of("effects/seed{seed}/step{step}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("effects")
+    resources:
+        **asks("effects"),
+    params:
+        options={"random_seed": config["ablation"]["seed"]},
+        load=LOAD,
+        version=METHOD_VERSION["ablate"],
+    script:
+        "../scripts/effects.py"

@@ -29,10 +29,10 @@ HUB = config["models"]["source"] == "hub"
 TEXT = corpus.source_files(config["corpus"])
 
 RESULTS = f"results/{config['run']}"
-# Tables that have a part per step, and those that have one per step and block of seeds.
+# Tables that have a part per step, and others.
 OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
-OF_BLOCKS = ["ablation", "doses", "effects"]
-TABLES = [*OF_STEPS, *OF_BLOCKS, "persistence", "trajectories", "neurons", "models"]
+TABLES = [*OF_STEPS, "ablation", "doses", "effects"]
+TABLES += ["persistence", "trajectories", "neurons", "models"]
 if GRID.config.corpus.has_subsets:
     TABLES.append("subsets")
 
@@ -61,11 +61,15 @@ MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.z
 SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 INFLUENCE = f"{RESULTS}/influence/step{{step}}.zarr"
-PERMUTED = f"{RESULTS}/permuted/step{{step}}.zarr"
+PERMUTED = f"{RESULTS}/permuted/step{{step}}/{{seed}}/{{other}}.zarr"
 UNTRAINED = f"{RESULTS}/untrained.parquet"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
-BY_BLOCK = f"{RESULTS}/tables/{{table}}/seeds{{seeds}}/step{{step}}.parquet"
-TRACE = BY_BLOCK.replace("{table}", "trace")
+BY_MODEL = f"{RESULTS}/tables/{{table}}/seed{{seed}}/step{{step}}.parquet"
+ABLATION = BY_MODEL.replace("{table}", "ablation/{kind}")
+TRACE = BY_MODEL.replace("{table}", "trace")
+
+# What ablated activations are replaced with.
+KINDS = config["ablation"]["kinds"]
 
 # One caption per figure, which gives the figure its name, and one for the whole workflow.
 CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").glob("*.rst")))
@@ -93,7 +97,7 @@ wildcard_constraints:
     step="|".join(map(str, GRID.steps)),
     shard=r"\d+",
     layers=r"\d+-\d+",
-    seeds="|".join(map(re.escape, GRID.ablation_blocks())),
+    kind="|".join(KINDS) or "none",
 
 
 def asks(rule):
@@ -139,9 +143,9 @@ def model_directories(wildcards, seeds=None):
     return [model_of(seed, wildcards.step) for seed in seeds or [wildcards.seed]]
 
 
-def later_models(wildcards):
-    """Directories of a job's seeds at the next step."""
-    return [model_of(seed, next_step(wildcards)) for seed in wildcards.seeds.split("+")]
+def later_model(wildcards):
+    """Directory of a job's seed at the next step."""
+    return [model_of(wildcards.seed, next_step(wildcards))]
 
 
 def weights_files(directories):
@@ -174,6 +178,13 @@ def pair_parts(wildcards):
     ]
 
 
+def permuted_pairs(wildcards):
+    """The stores of permuted matches of all pairs at a step; there are none without activations."""
+    if not config["capture"]["store"]:
+        return []
+    return [PERMUTED.format(step=wildcards.step, seed=a, other=b) for a, b in GRID.pairs]
+
+
 def untrained_scores(wildcards):
     """Scores of untrained models, which those of a step are held against: step 0's, if there is."""
     if 0 not in GRID.steps:
@@ -191,12 +202,12 @@ def activation_store(path):
     return directory(path) if config["capture"]["keep"] else temp(directory(path))
 
 
-def activations_of(own, other):
-    """An input function: activations of a pair's seed `own`, of the job's shard or of all."""
+def activations_of(own, other, shards=GRID.shards):
+    """An input function: activations of a pair's seed `own`, of the job's shard or of some."""
 
     def stores(wildcards):
         step, found = int(wildcards.step), []
-        for shard in [int(wildcards.shard)] if "shard" in wildcards.keys() else GRID.shards:
+        for shard in [int(wildcards.shard)] if "shard" in wildcards.keys() else shards:
             cell, with_it = (wildcards[own], step, shard), (wildcards[other], step, shard)
             pattern = RESTORED if pruned.to_restore(PRUNED, cell, with_it) else ACTIVATIONS
             found.append(pattern.format(seed=cell[0], step=step, shard=shard))
@@ -207,20 +218,13 @@ def activations_of(own, other):
 
 def measured_activations(wildcards):
     """All seeds' activations that errors are measured on, by shard, then by seed."""
-    cells = [(seed, int(wildcards.step), shard) for shard in MEASURED for seed in GRID.seeds]
+    cells = [(seed, int(wildcards.step), shard) for shard in MEASURED for seed in GRID.by_name]
     found = []
     for cell in cells:
         again = any(pruned.to_restore(PRUNED, cell, other) for other in cells)
         pattern = RESTORED if again else ACTIVATIONS
         found.append(pattern.format(**dict(zip(("seed", "step", "shard"), cell))))
     return found
-
-
-def of_seeds(pattern):
-    """An input function: a path pattern for the seeds of a block (and all shards)."""
-    return lambda wildcards: expand(
-        pattern, seed=wildcards.seeds.split("+"), step=wildcards.step, shard=GRID.shards
-    )
 
 
 def shards(pattern):
@@ -234,5 +238,10 @@ def layers_of(wildcards):
 
 
 def cells(pattern, **more):
-    """A path pattern for every seed and step of the grid."""
-    return expand(pattern, seed=GRID.seeds, step=GRID.steps, **more)
+    """A path pattern for every step and seed of the grid, in the order of joined rows."""
+    return expand(pattern, step=GRID.steps, seed=GRID.seeds, **more)
+
+
+def ablated(pattern, **more):
+    """A path pattern for every model that is ablated: none if no kind of ablation is asked for."""
+    return cells(pattern, **more) if KINDS else []

@@ -13,14 +13,14 @@ def sums_of_pairs(**wildcards):
 
 def of_all_seeds(pattern, **wildcards):
     """A path pattern for every seed, its other wildcards left to the job."""
-    return expand(pattern, seed=GRID.seeds, allow_missing=True, **wildcards)
+    return expand(pattern, seed=GRID.by_name, allow_missing=True, **wildcards)
 
 
 rule direct_first:
     input:
         **CORPUS_SUBSETS,
-        model=lambda wildcards: model_directories(wildcards, GRID.seeds),
-        weights=lambda wildcards: weights_files(model_directories(wildcards, GRID.seeds)),
+        model=lambda wildcards: model_directories(wildcards, GRID.by_name),
+        weights=lambda wildcards: weights_files(model_directories(wildcards, GRID.by_name)),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:
@@ -39,7 +39,7 @@ rule direct_first:
     resources:
         **asks("direct"),
     params:
-        seeds=GRID.seeds,
+        seeds=GRID.by_name,
         pairs=GRID.pairs,
         layers=parse_layers(BLOCKS[0]),
         sequences=GRID.shard_range(0),
@@ -53,7 +53,7 @@ rule direct_first:
 rule direct:
     input:
         **CORPUS_SUBSETS,
-        model=lambda wildcards: model_directories(wildcards, GRID.seeds),
+        model=lambda wildcards: model_directories(wildcards, GRID.by_name),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
         calibration=of_all_seeds(CALIBRATION),
@@ -73,7 +73,7 @@ rule direct:
     resources:
         **asks("direct"),
     params:
-        seeds=GRID.seeds,
+        seeds=GRID.by_name,
         pairs=GRID.pairs,
         layers=parse_layers(BLOCKS[0]),
         sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),
@@ -87,7 +87,7 @@ rule direct:
 rule direct_more:
     input:
         **CORPUS_SUBSETS,
-        model=lambda wildcards: model_directories(wildcards, GRID.seeds),
+        model=lambda wildcards: model_directories(wildcards, GRID.by_name),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
         calibration=of_all_seeds(CALIBRATION),
@@ -105,7 +105,7 @@ rule direct_more:
     resources:
         **asks("direct"),
     params:
-        seeds=GRID.seeds,
+        seeds=GRID.by_name,
         pairs=GRID.pairs,
         layers=layers_of,
         sequences=lambda wildcards: GRID.shard_range(int(wildcards.shard)),

@@ -24,19 +24,19 @@ rule persistence:
 
 rule trace:
     input:
-        models=lambda wildcards: model_directories(wildcards, wildcards.seeds.split("+")),
-        later=later_models,
+        model=model_directories,
+        later=later_model,
         weights=lambda wildcards: weights_files(
-            model_directories(wildcards, wildcards.seeds.split("+")) + later_models(wildcards)
+            [*model_directories(wildcards), *later_model(wildcards)]
         ),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:
         TRACE,
     log:
-        log_of("trace/seeds{seeds}/step{step}"),
+        log_of("trace/seed{seed}/step{step}"),
     benchmark:
-        benchmark_of("trace/seeds{seeds}/step{step}")
+        benchmark_of("trace/seed{seed}/step{step}")
     conda:
         ENVIRONMENT
     threads: threads_of("trace")
@@ -55,7 +55,7 @@ rule trace:
 rule trajectories:
     input:
         universality=f"{RESULTS}/universality.parquet",
-        traces=expand(TRACE, seeds=GRID.ablation_blocks(), step=GRID.traced_steps),
+        traces=expand(TRACE, seed=GRID.seeds, step=GRID.traced_steps),
     output:
         f"{RESULTS}/trajectories.parquet",
     log:

@@ -23,17 +23,51 @@ rule concatenate:
         "../scripts/concatenate.py"
 
 
-use rule concatenate as concatenate_seeds with:
+use rule concatenate as concatenate_ablation with:
     input:
-        expand(BY_BLOCK, table=OF_BLOCKS, seeds=GRID.ablated_blocks, step=GRID.steps),
+        ablated(ABLATION, kind=KINDS),
     output:
-        expand(f"{RESULTS}/{{table}}.parquet", table=OF_BLOCKS),
+        f"{RESULTS}/ablation.parquet",
     log:
-        log_of("concatenate_seeds"),
+        log_of("concatenate_ablation"),
     benchmark:
-        benchmark_of("concatenate_seeds")
+        benchmark_of("concatenate_ablation")
     resources:
-        **asks("concatenate_seeds"),
+        **asks("concatenate_ablation"),
+
+
+use rule concatenate as concatenate_doses with:
+    input:
+        ablated(BY_MODEL, table="doses"),
+    output:
+        f"{RESULTS}/doses.parquet",
+    log:
+        log_of("concatenate_doses"),
+    benchmark:
+        benchmark_of("concatenate_doses")
+    resources:
+        **asks("concatenate_doses"),
+
+
+rule join_effects:
+    input:
+        parts=ablated(BY_MODEL, table="single"),
+        universality=f"{RESULTS}/universality.parquet",
+    output:
+        f"{RESULTS}/effects.parquet",
+    log:
+        log_of("join_effects"),
+    benchmark:
+        benchmark_of("join_effects")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("join_effects")
+    resources:
+        **asks("join_effects"),
+    params:
+        seeds=GRID.seeds,
+    script:
+        "../scripts/join_effects.py"
 
 
 rule neurons:
@@ -82,7 +116,7 @@ if CORPUS_SUBSETS:
 rule models:
     input:
         models=cells(MODEL_FACTS),
-        ablation=f"{RESULTS}/ablation.parquet",
+        losses=ablated(BY_MODEL, table="single"),
     output:
         f"{RESULTS}/models.parquet",
     log:
@@ -132,7 +166,7 @@ rule report:
         tables=expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
         figures=expand(f"{RESULTS}/figures/{{name}}.svg", name=FIGURES),
         about=f"{CORPUS}/corpus.json",
-        moments=expand(MOMENTS, seed=GRID.seeds[0], step=GRID.steps[0], shard=GRID.shards),
+        moments=expand(MOMENTS, seed=GRID.by_name[0], step=GRID.steps[0], shard=GRID.shards),
         captions=CAPTIONS,
     output:
         f"{RESULTS}/report.html",

@@ -7,9 +7,9 @@ rule influence:
         matches=pair_parts,
         activations=measured_activations,
         moments=lambda wildcards: expand(
-            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
+            MOMENTS, shard=GRID.shards, seed=GRID.by_name, step=wildcards.step
         ),
-        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
+        calibration=expand(CALIBRATION, seed=GRID.by_name, allow_missing=True),
     output:
         directory(INFLUENCE),
     log:
@@ -22,34 +22,34 @@ rule influence:
     resources:
         **asks("influence"),
     params:
-        seeds=GRID.seeds,
+        seeds=GRID.by_name,
         context_length=config["corpus"]["context_length"],
         version=METHOD_VERSION["influence"],
     script:
         "../scripts/influence.py"
 
 
-# What models match that read different sequences, on a sample from the first shard.
+# What two models match that read different sequences, on a sample from the first shard.
 rule permuted:
     input:
-        activations=lambda wildcards: measured_activations(wildcards)[: len(GRID.seeds)],
-        moments=lambda wildcards: expand(
-            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
-        ),
-        calibration=expand(CALIBRATION, seed=GRID.seeds, allow_missing=True),
+        a=activations_of("seed", "other", GRID.shards[:1]),
+        b=activations_of("other", "seed", GRID.shards[:1]),
+        moments_a=shards(MOMENTS),
+        moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
+        calibration_a=CALIBRATION,
+        calibration_b=CALIBRATION.replace("{seed}", "{other}"),
     output:
         directory(PERMUTED),
     log:
-        log_of("permuted/step{step}"),
+        log_of(PERMUTED),
     benchmark:
-        benchmark_of("permuted/step{step}")
+        benchmark_of(PERMUTED)
     conda:
         ENVIRONMENT
     threads: threads_of("permuted")
     resources:
         **asks("permuted"),
     params:
-        seeds=GRID.seeds,
         context_length=config["corpus"]["context_length"],
         kernel=config["correlate"]["kernel"],
         version=METHOD_VERSION["permuted"],
@@ -60,7 +60,7 @@ rule permuted:
 # Two models with random weights, for grids without a step 0.
 rule untrained:
     input:
-        model=lambda wildcards: model_of(GRID.seeds[0], GRID.steps[0]),
+        model=lambda wildcards: model_of(GRID.by_name[0], GRID.steps[0]),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
         rotations=ROTATIONS,
@@ -89,7 +89,7 @@ rule score:
         parts=pair_parts,
         # There are none without activations.
         influence=INFLUENCE if config["capture"]["store"] else [],
-        permuted=PERMUTED if config["capture"]["store"] else [],
+        permuted=permuted_pairs,
         untrained=untrained_scores,
     output:
         matches=BY_STEP.replace("{table}", "matches"),

@@ -1,10 +1,11 @@
 from universal_neurons.correlate.neurons import Captured
-from universal_neurons.correlate.permuted import permuted_of_step
+from universal_neurons.correlate.permuted import permuted_pair
 from universal_neurons.jobs import job
 from universal_neurons.store.provenance import provenance
 
 with job(snakemake.log[0]):
     given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
-    models = Captured.of_seeds(params.seeds, given.moments, given.calibration, given.activations)
+    a = Captured(given.moments_a, given.calibration_a, given.a)
+    b = Captured(given.moments_b, given.calibration_b, given.b)
     about = provenance(snakemake.config, "permuted")
-    permuted_of_step(models, params.context_length, params.kernel, path=path, attributes=about)
+    permuted_pair(a, b, params.context_length, params.kernel, path=path, attributes=about)

@@ -1,5 +1,6 @@
 from universal_neurons.jobs import job
-from universal_neurons.persist.trace import trace_models
+from universal_neurons.models.load import load
+from universal_neurons.persist.trace import trace
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.store.columns.persist import TRACE
 from universal_neurons.store.provenance import provenance
@@ -7,9 +8,8 @@ from universal_neurons.store.tables import write_table
 
 with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    corpus, pairs = Corpus(given.tokens, given.about), zip(given.models, given.later, strict=True)
-    models = dict(zip(names.seeds.split("+"), pairs, strict=True))
-    tokens, exclude = corpus.sequences[: params.sequences], corpus.excluded(params.exclude)
-    options = {"exclude": exclude, "load_options": params.load}
-    table = trace_models(models, tokens, step=int(names.step), **options)
-    write_table(snakemake.output[0], TRACE, table, provenance(snakemake.config, "trace"))
+    corpus = Corpus(given.tokens, given.about)
+    sequences, exclude = corpus.sequences[: params.sequences], corpus.excluded(params.exclude)
+    model, later = load(given.model[0], **params.load), load(given.later[0], **params.load)
+    rows = trace(model, later, sequences, exclude).assign(seed=names.seed, step=int(names.step))
+    write_table(snakemake.output[0], TRACE, rows, provenance(snakemake.config, "trace"))

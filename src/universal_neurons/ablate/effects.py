@@ -7,6 +7,9 @@ gives the second order.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -23,6 +26,8 @@ from universal_neurons.ablate.measure import (
 )
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.load import Model
+from universal_neurons.store.columns.ablate import EFFECTS
+from universal_neurons.store.tables import read_table
 
 # Neurons per model that are also ablated exactly: half of them those with the largest estimates,
 # half drawn from all others. Each costs a pass.
@@ -96,7 +101,6 @@ def attribution(
 def effects(
     subject: Subject,
     sequences: NDArray[np.integer],
-    excess: NDArray[np.float64],
     *,
     random_seed: int = 0,
     batch_tokens: int = 1024,
@@ -107,13 +111,11 @@ def effects(
     ----------
     subject, sequences, random_seed, batch_tokens
         See `ablation.ablate`.
-    excess
-        Excess correlation, shape (N,), by layer, then neuron.
 
     Returns
     -------
     DataFrame
-        `columns.ablate.EFFECTS`.
+        `columns.ablate.SINGLE`: nothing of it depends on the neurons' scores.
 
     Raises
     ------
@@ -152,12 +154,36 @@ def effects(
             "seed": subject.seed,
             "layer": subject.layer,
             "neuron": np.concatenate([np.arange(d) for d in model.d_mlp]),
-            "excess_corr": excess,
             "first_order": orders[0],
             "second_order": orders[1],
             "attributed_delta_loss": attributed,
             "delta_loss": exact[0],
             "delta_loss_se": exact[1],
             "sampled": sampled,
+            "clean_loss": measured.clean.mean(),
         }
     )
+
+
+def with_scores(parts: Iterable[str | Path], universality: str | Path) -> pd.DataFrame:
+    """The effects of all models with the neurons' excess correlations.
+
+    Parameters
+    ----------
+    parts
+        Tables of `effects`; none where nothing is ablated.
+    universality
+        The run's table.
+
+    Returns
+    -------
+    DataFrame
+        `columns.ablate.EFFECTS`.
+    """
+    tables = list(map(read_table, parts))
+    if not tables:
+        return pd.DataFrame(columns=EFFECTS.names)
+    keys = ["step", "seed", "layer", "neuron"]
+    scores = read_table(universality, [*keys, "excess_corr"]).astype({"seed": str})
+    effects = pd.concat(tables, ignore_index=True).drop(columns="clean_loss")
+    return effects.merge(scores, on=keys, how="left", validate="one_to_one")

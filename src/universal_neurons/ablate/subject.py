@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons.ablate.controls import contribution, generator, matched_controls
 from universal_neurons.ablate.measure import Replacement
 from universal_neurons.activations import moments
-from universal_neurons.models.load import Model
+from universal_neurons.models.load import Model, load
+from universal_neurons.store.same_run import check_same_run
+from universal_neurons.store.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,31 @@ class Subject:
     sparsity: NDArray[np.float64]
 
     @classmethod
-    def of(cls, model: Model, seed: str, step: int, sums: moments.Sums) -> Subject:
-        """With the merged moments of its activations."""
+    def read(
+        cls,
+        directory: str | Path,
+        stores: Sequence[str | Path],
+        seed: str,
+        step: int,
+        load_options: Mapping[str, str],
+    ) -> Subject:
+        """Load a model and the moments of its activations, from the stores of all shards.
+
+        Raises
+        ------
+        UserError
+            If the stores are not of one run, or see `models.load.load`, with `load_options`.
+        """
+        check_same_run(stores)
+        _, sums = moments.read(stores)[step, seed]
         facts = moments.moments(sums)
+        model = load(directory, **load_options)
         return cls(model, seed, step, facts["mean"], moments.rms(sums), facts["sparsity"])
+
+    def scores(self, universality: str | Path) -> pd.DataFrame:
+        """Its rows of the table of its step, by layer, then neuron."""
+        own = read_table(universality, filters=[("seed", "==", self.seed)])
+        return own.sort_values(["layer", "neuron"], ignore_index=True)
 
     @property
     def name(self) -> str:

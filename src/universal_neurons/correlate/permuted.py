@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from universal_neurons.activations.products import Reader, block_tokens, paired
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.neurons import Captured, Neurons, part, standardised
 from universal_neurons.correlate.sample import code_sums
-from universal_neurons.store.arrays import write_by_pair
+from universal_neurons.store.arrays import attributes_of, write_by_pair
 from universal_neurons.store.same_run import check_same_run
 
 # Share of a run's tokens that is paired anew, and how many it is at least.
@@ -209,26 +208,27 @@ def sample_of(store: Activations, context_length: int, n_tokens: int) -> list[Pa
     )
 
 
-def permuted_of_step(
-    models: Mapping[str, Captured],
+def permuted_pair(
+    a: Captured,
+    b: Captured,
     context_length: int,
     kernel: str,
     *,
     path: str | Path,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Store the best matches with other sequences of one step: by (seed, other seed).
+    """Store the best matches with other sequences of two models, both ways.
 
     Parameters
     ----------
-    models
-        By seed, with the activations of the first shard.
+    a, b
+        The two models, with their activations on the first shard.
     context_length
         Tokens per sequence.
     kernel
         See `kernels.choose_kernel`.
     path
-        Store to make, see `store.write_by_pair`; without pairs if the sample has a single sequence.
+        Store to make, see `arrays.write_by_pair`; without pairs if the sample has one sequence.
     attributes
         Recorded with it.
 
@@ -237,13 +237,12 @@ def permuted_of_step(
     UserError
         If the stores are not of one run.
     """
-    same = check_same_run([path for own in models.values() for path in own.paths()])
-    stores = {seed: Activations(own.activations[0]) for seed, own in models.items()}
-    neurons = {seed: Neurons.read(own.moments, own.calibration) for seed, own in models.items()}
-    first = next(iter(models))
-    pairings = sample_of(stores[first], context_length, neurons[first].n_tokens)
+    same = check_same_run([*a.paths(), *b.paths()])
+    one, other = (attributes_of(x.moments[0])["seed"] for x in (a, b))
+    a_store, b_store = (Activations(x.activations[0]) for x in (a, b))
+    a_neurons, b_neurons = (Neurons.read(x.moments, x.calibration) for x in (a, b))
     found = {}
-    for a, b in combinations(models, 2) if pairings else ():
-        ways = permuted_best(stores[a], stores[b], neurons[a], neurons[b], pairings, kernel)
-        found[a, b], found[b, a] = ways
+    if pairings := sample_of(a_store, context_length, a_neurons.n_tokens):
+        ways = permuted_best(a_store, b_store, a_neurons, b_neurons, pairings, kernel)
+        found[one, other], found[other, one] = ways
     write_by_pair(path, found, {**attributes, **same})

@@ -5,9 +5,7 @@ A neuron that keeps its index may change what it does, and its function may move
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,9 +14,7 @@ from numpy.typing import NDArray
 
 from universal_neurons.errors import UserError
 from universal_neurons.models.forward import forward, scored
-from universal_neurons.models.load import Model, load
-
-logger = logging.getLogger(__name__)
+from universal_neurons.models.load import Model
 
 # Of the forward passes; results depend on it only by rounding.
 BATCH_TOKENS = 4096
@@ -112,41 +108,4 @@ def trace(
                 }
             )
         )
-    return pd.concat(tables, ignore_index=True)
-
-
-def trace_models(
-    directories: Mapping[str, Sequence[str | Path]],
-    sequences: NDArray[np.integer],
-    *,
-    step: int,
-    exclude: Sequence[int],
-    load_options: Mapping[str, str],
-) -> pd.DataFrame:
-    """Run `trace` on several seeds.
-
-    Parameters
-    ----------
-    directories
-        Of every seed, the model at `step` and at the next step.
-    sequences, exclude
-        See `trace`.
-    step
-        The earlier step.
-    load_options
-        See `models.load`.
-
-    Returns
-    -------
-    DataFrame
-        `columns.persist.TRACE`.
-    """
-    tables = []
-    for seed, pair in directories.items():
-        logger.info("seed %s, step %d", seed, step)
-        model, later = (load(directory, **load_options) for directory in pair)
-        table = trace(model, later, sequences, exclude)
-        table.insert(0, "step", step)
-        table.insert(0, "seed", seed)
-        tables.append(table)
     return pd.concat(tables, ignore_index=True)

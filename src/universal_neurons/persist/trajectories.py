@@ -63,7 +63,7 @@ def trajectories(universality: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
     universality
         Columns ``seed, step, layer, neuron, universal``; each seed has the same steps and neurons.
     traces
-        As `trace.trace_models` makes them, of any steps.
+        As `trace.trace` makes them, of any steps.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def trajectories(universality: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
 
 
 def read_traces(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read the tables of `trace.trace_models`; one without rows where there are none."""
+    """Read the tables of `trace.trace`; one without rows where there are none."""
     tables = [read_table(path) for path in paths]
     return pd.concat(tables) if tables else pd.DataFrame(columns=TRACE.names)
 

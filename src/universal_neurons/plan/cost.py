@@ -122,7 +122,9 @@ FIXED = {
     "persistence": Fixed(4000, 30),
     "trajectories": Fixed(8000, 30),
     "concatenate": Fixed(4000, 30),
-    "concatenate_seeds": Fixed(2000, 30),
+    "concatenate_ablation": Fixed(2000, 30),
+    "concatenate_doses": Fixed(2000, 30),
+    "join_effects": Fixed(8000, 30),
     "neurons": Fixed(4000, 30),
     "subsets": Fixed(8000, 30),
     "models": Fixed(1000, 10),
@@ -245,9 +247,9 @@ def _influence(s: Sizes) -> Cost:
 
 
 def _permuted(s: Sizes) -> Cost:
-    job = {s.products: PERMUTED_SHARE * len(s.grid.pairs) * s.pair}
-    steps = len(s.grid.steps)
-    return Cost(job, _times(job, steps), s.layer_sums + 2 * s.buffers + s.square)
+    job = {s.products: PERMUTED_SHARE * s.pair}
+    memory = s.layer_sums + 2 * s.buffers + s.square
+    return Cost(job, _times(job, s.pairs), memory)
 
 
 def _untrained(s: Sizes) -> Cost:
@@ -260,16 +262,30 @@ def _untrained(s: Sizes) -> Cost:
     return Cost(work, work, memory, start=START_TORCH)
 
 
-def _ablate(s: Sizes) -> Cost:
-    model = {"model": s.grid.ablation_operations()}
+def _held_out(s: Sizes, passes: float, jobs: int) -> Cost:
+    """As many passes of a model through the held-out text in every job."""
+    tokens = s.grid.config.corpus.heldout_tokens
+    job = {"model": passes * tokens * s.grid.forward_operations()}
     # Activations and gradients of a batch, with its logits.
     batch = 4 * ABLATION_TOKENS * (8 * s.shape.neurons + 6 * VOCABULARY)
-    return Cost(
-        _times(model, s.seeds_of_block),
-        _times(model, s.models),
-        3 * s.weights + batch,
-        start=START_TORCH,
-    )
+    return Cost(job, _times(job, jobs), 3 * s.weights + batch, start=START_TORCH)
+
+
+def _ablate(s: Sizes) -> Cost:
+    """On average half of a model's layers run for every set; direct effects run few blocks."""
+    ablation = s.grid.config.ablation
+    sets = (1 + ablation.controls) * (s.shape.n_layers + 1)
+    return _held_out(s, 1 + sets / 2, s.models * len(ablation.kinds))
+
+
+def _doses(s: Sizes) -> Cost:
+    """Three doses and their controls, of all layers."""
+    return _held_out(s, 13, s.models)
+
+
+def _effects(s: Sizes) -> Cost:
+    """Two passes back, of which each costs two forward ones, and half of one for every sample."""
+    return _held_out(s, 15, s.models)
 
 
 def _trace(s: Sizes) -> Cost:
@@ -280,10 +296,9 @@ def _trace(s: Sizes) -> Cost:
         "model": 2 * tokens * s.grid.forward_operations(),
         "float32": 2 * tokens * s.shape.neurons**2,
     }
-    intervals = len(s.grid.steps) - 1
     return Cost(
-        _times(model, s.seeds_of_block),
-        _times(model, len(s.grid.seeds) * intervals),
+        model,
+        _times(model, len(s.grid.seeds) * (len(s.grid.steps) - 1)),
         2 * s.weights + 3 * 4 * config.persistence.trace_tokens * s.shape.neurons,
         start=START_TORCH,
     )
@@ -304,6 +319,8 @@ RULES: dict[str, Callable[[Sizes], Cost]] = {
     "permuted": _permuted,
     "untrained": _untrained,
     "ablate": _ablate,
+    "doses": _doses,
+    "effects": _effects,
     "trace": _trace,
 }
 

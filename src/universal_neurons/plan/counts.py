@@ -39,7 +39,7 @@ def _prepare(grid: Grid) -> dict[str, int]:
         "tokenizer": int(source == "train"),
         "corpus": 1,
         # Of what is ablated.
-        "selection": int(bool(grid.ablated_blocks)),
+        "selection": int(bool(grid.config.ablation.kinds)),
         "train": (source == "train") * len(grid.seeds),
     }
 
@@ -72,21 +72,24 @@ def _correlate(grid: Grid, correlated: bool, screened: bool) -> dict[str, int]:
 
 
 def _by_step(grid: Grid, stored: bool) -> dict[str, int]:
-    steps, blocks = len(grid.steps), len(grid.ablation_blocks())
-    ablated = len(grid.ablated_blocks)
+    sizes, steps, kinds = Sizes(grid), len(grid.steps), len(grid.config.ablation.kinds)
+    ablated = sizes.models if kinds else 0
     return {
         "influence": stored * steps,
-        "permuted": stored * steps,
+        "permuted": stored * sizes.pairs,
         "untrained": int(0 not in grid.steps),
         "score": steps,
-        "ablate": ablated * steps,
-        "trace": blocks * len(grid.traced_steps),
+        "ablate": ablated * kinds,
+        "doses": ablated,
+        "effects": ablated,
+        "trace": len(grid.seeds) * len(grid.traced_steps),
     }
 
 
 def _joins(grid: Grid) -> dict[str, int]:
     joins = (
-        *("persistence", "trajectories", "concatenate", "concatenate_seeds", "neurons"),
+        *("persistence", "trajectories", "concatenate", "concatenate_ablation"),
+        *("concatenate_doses", "join_effects", "neurons"),
         *("subsets",) * grid.config.corpus.has_subsets,
         *("models", "figures", "report", "all"),
     )

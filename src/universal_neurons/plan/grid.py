@@ -25,12 +25,6 @@ from universal_neurons.plan.sections import Config
 # Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
 SUMS_BYTES = 1 << 30
 
-# Work of one ablation job; GPT-2 Small with 50,000 held-out tokens is 1,000 times more.
-ABLATION_OPERATIONS = 2e12
-
-# Of a block of seeds, which is part of a folder's name: those have at most 255 bytes.
-LONGEST_NAME = 200
-
 
 def model_directory(config: Mapping[str, Any], seed: str, step: int | str) -> str:
     """Where a local model is, or where one of the Hub is put."""
@@ -110,6 +104,11 @@ class Grid:
         return self.config.models.seeds
 
     @property
+    def by_name(self) -> list[str]:
+        """Seed labels sorted: for what must not depend on their order in the configuration."""
+        return sorted(self.seeds)
+
+    @property
     def steps(self) -> list[int]:
         """Training steps, ascending."""
         return self.config.models.steps
@@ -117,7 +116,7 @@ class Grid:
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         """Unordered pairs of seeds, each sorted, so that the order of the seeds is immaterial."""
-        return list(combinations(sorted(self.seeds), 2))
+        return list(combinations(self.by_name, 2))
 
     @cached_property
     def layer_kinds(self) -> list[tuple[int, int]]:
@@ -191,26 +190,6 @@ class Grid:
         starts = range(0, n_layers, size)
         return [f"{first}-{min(first + size, n_layers) - 1}" for first in starts]
 
-    def ablation_blocks(self) -> list[str]:
-        """Groups of seeds that one ablation job takes, as ``0+1+2``.
-
-        As many as keep a job within `ABLATION_OPERATIONS`. Nothing is lost by grouping: a seed
-        added to the run changes the scores of all others, so all are ablated again anyway.
-        """
-        size = max(1, int(ABLATION_OPERATIONS / self.ablation_operations()))
-        blocks: list[list[str]] = [[]]
-        for seed in self.seeds:
-            longer = [*blocks[-1], seed]
-            if len(longer) > size or len("+".join(longer)) > LONGEST_NAME:
-                blocks.append([])
-            blocks[-1].append(seed)
-        return ["+".join(block) for block in blocks]
-
-    @property
-    def ablated_blocks(self) -> list[str]:
-        """The blocks of seeds that are ablated: none where no kind of ablation is asked for."""
-        return self.ablation_blocks() if self.config.ablation.kinds else []
-
     @property
     def traced_steps(self) -> list[int]:
         """Steps from which neurons are traced to the next."""
@@ -225,17 +204,6 @@ class Grid:
         """Operations per token: a block has about 12 weights per squared width, d_mlp = 4 width."""
         shape = self.largest
         return 2 * 12 * shape.n_layers * (shape.d_mlp / 4) ** 2
-
-    def ablation_operations(self) -> float:
-        """Operations of ablating one model: on average half of its layers run for every set.
-
-        Doses, single neurons and attribution (a backward pass costs two forward ones) take about 28
-        passes more, direct effects those of few blocks.
-        """
-        ablation = self.config.ablation
-        sets = len(ablation.kinds) * (1 + ablation.controls) * (self.largest.n_layers + 1)
-        tokens = self.config.corpus.heldout_tokens
-        return tokens * self.forward_operations() * (28 + sets / 2)
 
     @property
     def largest(self) -> Shape:

@@ -64,11 +64,6 @@ class Sizes:
         return self.grid.layers_of_job(*self.grid.pairs[0])
 
     @property
-    def seeds_of_block(self) -> int:
-        """Seeds of the largest block of them."""
-        return max(block.count("+") + 1 for block in self.grid.ablation_blocks())
-
-    @property
     def scored(self) -> int:
         """Scored tokens."""
         return self.grid.config.corpus.tokens

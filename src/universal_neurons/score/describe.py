@@ -13,6 +13,7 @@ from universal_neurons.correlate.matches import layer_and_neuron
 from universal_neurons.score.universality import logger
 from universal_neurons.store.columns.describe import MODELS
 from universal_neurons.store.files import read_record
+from universal_neurons.store.tables import read_table
 
 # What `capture.run` knows of a model.
 FACTS = {
@@ -89,15 +90,15 @@ def subsets_table(stores: Iterable[str | Path], names: Sequence[str]) -> pd.Data
     return pd.concat(frames, ignore_index=True)
 
 
-def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.DataFrame:
+def models_table(facts: Iterable[str | Path], losses: Iterable[str | Path]) -> pd.DataFrame:
     """One row per model: size, digest, held-out loss, and which other model has the same weights.
 
     Parameters
     ----------
     facts
         JSON files that `capture.run.fix_codes` makes, one per model, the seeds in their order.
-    ablation
-        With ``seed, step, clean_loss``.
+    losses
+        Tables with ``seed, step, clean_loss``, of every model one, if they were measured.
 
     Returns
     -------
@@ -119,7 +120,12 @@ def models_table(facts: Iterable[str | Path], ablation: pd.DataFrame) -> pd.Data
     for model, original in zip(name, table["duplicate_of"], strict=True):
         if isinstance(original, str):
             logger.warning("models %s and %s have the same weights", model, original)
-    ablated = ablation["seed"].astype(str) + "/" + ablation["step"].astype(str)
-    table["heldout_loss"] = name.map(ablation.groupby(ablated)["clean_loss"].first())
+    columns = ["seed", "step", "clean_loss"]
+    loss = {
+        f"{row.seed}/{row.step}": row.clean_loss
+        for path in losses
+        for row in read_table(path, columns)[:1].itertuples()
+    }
+    table["heldout_loss"] = name.map(loss).astype(float)
     # Models captured by a version without the Hub have no revision.
     return table.reindex(columns=MODELS.names)

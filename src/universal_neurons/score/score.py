@@ -24,7 +24,7 @@ def score_step(
     *,
     criterion: Criterion,
     influence: str | Path | None = None,
-    permuted: str | Path | None = None,
+    permuted: Sequence[str | Path] = (),
     untrained: str | Path | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Score the neurons of one step.
@@ -38,8 +38,8 @@ def score_step(
     criterion
         When a neuron is universal.
     influence, permuted
-        Stores of `influence.influence_of_step` and `permuted.permuted_of_step`; there are none
-        without activations.
+        Store of `influence.influence_of_step`, and those of `permuted.permuted_pair` of all pairs;
+        there are none without activations.
     untrained
         Scores of untrained models; there are none at step 0.
 
@@ -53,9 +53,9 @@ def score_step(
     UserError
         If the stores are not of one run.
     """
-    check_same_run([*parts, *(store for store in (influence, permuted) if store)])
+    check_same_run([*parts, *permuted, *([influence] if influence else [])])
     step_matches = StepMatches.read(parts)
-    influences = read_by_pair(influence) if influence else {}
+    influences = read_by_pair([influence]) if influence else {}
     means = mean_over_others(influences)
     matches = matches_table(step_matches, step, influences)
     scores = universality_table(matches, means)

@@ -144,11 +144,13 @@ def write_by_pair(
     write_arrays(path, named, {**attributes, "pairs": [list(pair) for pair in arrays]})
 
 
-def read_by_pair(path: str | Path) -> dict[tuple[str, str], NDArray]:
-    """The arrays of `write_by_pair`."""
-    arrays = read_arrays(path)
-    pairs = attributes_of(path)["pairs"]
-    return {(seed, other): arrays[f"pair{i}"] for i, (seed, other) in enumerate(pairs)}
+def read_by_pair(paths: Iterable[str | Path]) -> dict[tuple[str, str], NDArray]:
+    """The arrays of stores of `write_by_pair`."""
+    found: dict[tuple[str, str], NDArray] = {}
+    for path in paths:
+        arrays, pairs = read_arrays(path), attributes_of(path)["pairs"]
+        found |= {(seed, other): arrays[f"pair{i}"] for i, (seed, other) in enumerate(pairs)}
+    return found
 
 
 def names_of(group: zarr.Group) -> list[str]:

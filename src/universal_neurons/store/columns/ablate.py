@@ -18,6 +18,9 @@ KIND = Column(
     "What activations are replaced with: their `mean`, `zero`, or `resample` (their values at "
     "other held-out tokens).",
 )
+CLEAN_LOSS = Column(
+    "clean_loss", "float64", "nats per token", "Held-out loss of the model as it is."
+)
 DELTA_LOSS = Column(
     *("delta_loss", "float64", "nats per token"),
     "Change of the held-out loss; null for an empty set.",
@@ -81,7 +84,7 @@ ABLATION = Table(
             "Tokens with an activation above 0, mean over the set; null for an empty one.",
             nullable=True,
         ),
-        Column("clean_loss", "float64", "nats per token", "Held-out loss of the model as it is."),
+        CLEAN_LOSS,
         Column(
             *("ablated_loss", "float64", "nats per token"),
             "Held-out loss with the set replaced; null for an empty one.",
@@ -130,35 +133,43 @@ DOSES = Table(
     ),
 )
 
+OF_ONE = (
+    Column("first_order", "float64", "nats per token", "First order of the estimate."),
+    Column(
+        *("second_order", "float64", "nats per token"),
+        "Second order of the estimate (Gauss–Newton).",
+    ),
+    Column(
+        *("attributed_delta_loss", "float64", "nats per token"),
+        "Estimated change of the loss: the sum of both.",
+    ),
+    Column(
+        *("delta_loss", "float64", "nats per token"),
+        "Measured change of the loss; null outside the sample.",
+        nullable=True,
+    ),
+    Column(
+        *("delta_loss_se", "float64", "nats per token"),
+        "Its standard error over sequences; null where it is, and with one sequence.",
+        nullable=True,
+    ),
+    Column(
+        *("sampled", "text", ""),
+        "Why it was measured: `top` (of the largest estimates) or `random`; else empty.",
+    ),
+)
 EFFECTS = Table(
     "effects",
     "What replacing a single neuron by its mean does to the loss: estimated for all, measured for "
     "a sample.",
     (STEP, SEED, WIDE_LAYER, WIDE_NEURON),
-    (
-        EXCESS,
-        Column("first_order", "float64", "nats per token", "First order of the estimate."),
-        Column(
-            *("second_order", "float64", "nats per token"),
-            "Second order of the estimate (Gauss–Newton).",
-        ),
-        Column(
-            *("attributed_delta_loss", "float64", "nats per token"),
-            "Estimated change of the loss: the sum of both.",
-        ),
-        Column(
-            *("delta_loss", "float64", "nats per token"),
-            "Measured change of the loss; null outside the sample.",
-            nullable=True,
-        ),
-        Column(
-            *("delta_loss_se", "float64", "nats per token"),
-            "Its standard error over sequences; null where it is, and with one sequence.",
-            nullable=True,
-        ),
-        Column(
-            *("sampled", "text", ""),
-            "Why it was measured: `top` (of the largest estimates) or `random`; else empty.",
-        ),
-    ),
+    (EXCESS, *OF_ONE),
+)
+
+SINGLE = Table(
+    "single",
+    "What replacing a single neuron by its mean does to the loss: a part, joined into `effects`, "
+    "and into `models` its `clean_loss`.",
+    (STEP, SEED, WIDE_LAYER, WIDE_NEURON),
+    (*OF_ONE, CLEAN_LOSS),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from universal_neurons.store.columns.ablate import ABLATION, DOSES, EFFECTS
+from universal_neurons.store.columns.ablate import ABLATION, DOSES, EFFECTS, SINGLE
 from universal_neurons.store.columns.describe import MODELS, NEURONS, SUBSETS
 from universal_neurons.store.columns.persist import PERSISTENCE, TRACE, TRAJECTORIES
 from universal_neurons.store.columns.score import (
@@ -19,7 +19,7 @@ TABLES = {
     table.name: table
     for table in (
         *(UNIVERSALITY, MATCHES, FRACTIONS, NULLS, UNTRAINED, GROUPS, TOKEN_BUDGET),
-        *(ABLATION, DOSES, EFFECTS, PERSISTENCE, TRAJECTORIES, TRACE),
+        *(ABLATION, DOSES, EFFECTS, SINGLE, PERSISTENCE, TRAJECTORIES, TRACE),
         *(NEURONS, SUBSETS, MODELS),
     )
 }

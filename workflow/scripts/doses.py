@@ -1,0 +1,17 @@
+from universal_neurons.ablate.doses import doses
+from universal_neurons.ablate.subject import Subject
+from universal_neurons.jobs import job
+from universal_neurons.prepare.corpus import selection_options
+from universal_neurons.prepare.reading import Corpus
+from universal_neurons.store.columns.ablate import DOSES
+from universal_neurons.store.provenance import provenance
+from universal_neurons.store.tables import write_table
+
+with job(snakemake.log[0]):
+    given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
+    asked = selection_options(snakemake.config)
+    held_out = Corpus(given.tokens, given.about).held_out(given.selection, **asked)
+    subject = Subject.read(given.model[0], given.moments, names.seed, int(names.step), params.load)
+    excess = subject.scores(given.universality)["excess_corr"].to_numpy()
+    rows = doses(subject, held_out, excess, **params.options)
+    write_table(snakemake.output[0], DOSES, rows, provenance(snakemake.config, "ablate"))
