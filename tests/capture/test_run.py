@@ -26,7 +26,7 @@ def calibrated(tmp_path):
     def codes(ids, calibration_tokens):
         np.save(tmp_path / "tokens.npy", ids)
         about = describe(tmp_path / "tokens.npy", None, "tokens")
-        (tmp_path / "corpus.json").write_text(json.dumps(about))
+        (tmp_path / "corpus.json").write_text(json.dumps({**about, "subsets": []}))
         sizes = {"tokens": SCORED * CONTEXT, "heldout_tokens": HELD_OUT * CONTEXT}
         config = resolve(
             {

@@ -23,7 +23,8 @@ def fix(where, n_scored):
     # Held-out ones do not count.
     tokens[40:] = 5
     np.save(where / "tokens.npy", tokens)
-    (where / "corpus.json").write_text(json.dumps(describe(where / "tokens.npy", None, "tokens")))
+    about = describe(where / "tokens.npy", None, "tokens") | {"subsets": []}
+    (where / "corpus.json").write_text(json.dumps(about))
     gpt2(0).module.save_pretrained(where / "model")
     cell = Cell(
         seed="a",
@@ -31,7 +32,7 @@ def fix(where, n_scored):
         directory=where / "model",
         source="local",
         corpus=Corpus(where / "tokens.npy", where / "corpus.json"),
-        options=CaptureOptions("int8", "float32", "cpu", 100, 0.5, 256, [0]),
+        options=CaptureOptions("int8", "float32", "cpu", 100, 0.5, [0]),
         selection={"tokens": 40 * LENGTH, "heldout_tokens": 20 * LENGTH, "train": False},
         provenance={},
     )
