@@ -32,7 +32,7 @@ def fix(where, n_scored):
         directory=where / "model",
         source="local",
         corpus=Corpus(where / "tokens.npy", where / "corpus.json"),
-        options=CaptureOptions("int8", "float32", "cpu", 100, 0.5, [0]),
+        options=CaptureOptions("int8", "float32", "cpu", 100, 0.5, [0], 256),
         selection={"tokens": 40 * LENGTH, "heldout_tokens": 20 * LENGTH, "train": False},
         provenance={},
     )
