@@ -130,6 +130,13 @@ def test_runs_that_overlap_in_part_are_compared_there_and_it_is_said(tmp_path):
     assert "Excess is a mean over a run's other seeds, which are not the same in both." in said
 
 
+def test_seeds_are_listed_in_the_order_of_the_first_run_whatever_that_of_the_second(tmp_path):
+    a, b = run(tmp_path / "a", seeds="bca"), run(tmp_path / "b", seeds="abc")
+    said = "\n".join(compare(a, b).notes)
+    assert "seeds b, c, a at steps" in said
+    assert "mean over a run's other seeds" not in said
+
+
 def test_other_weights_under_the_same_name_are_said(tmp_path):
     a, b = run(tmp_path / "a"), run(tmp_path / "b", weights="x", steps=(2,))
     assert compare(a, b).notes[-1] == (

@@ -55,7 +55,7 @@ class _Run:
     @classmethod
     def of(cls, path: str | Path) -> _Run:
         table = _read(Path(path), "universality", ["step", "seed"]).drop_duplicates()
-        return cls(Path(path), sorted(set(table["seed"])), sorted(set(table["step"])))
+        return cls(Path(path), list(dict.fromkeys(table["seed"])), sorted(set(table["step"])))
 
     def __str__(self) -> str:
         return f"{self.path} has seeds {_listed(self.seeds)} at steps {_listed(self.steps)}"
@@ -174,7 +174,7 @@ def _notes(runs: Sequence[_Run], seeds: Sequence[str], steps: Sequence[int]) -> 
         ]
         if only:
             yield f"Left out, only in {run.path}: {' and '.join(only)}."
-    if a.seeds != b.seeds:
+    if set(a.seeds) != set(b.seeds):
         yield "Excess is a mean over a run's other seeds, which are not the same in both."
     if other := _other_weights(runs, seeds, steps):
         yield f"Of other weights in the two runs: {_listed(other)}."
