@@ -14,7 +14,7 @@ METHOD_VERSION = {
     "influence": 2,
     "permuted": 2,
     "untrained": 2,
-    "score": 5,
+    "score": 6,
     "ablate": 2,
     "persist": 2,
     "trace": 1,

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from universal_neurons.score import criterion as criterion_module
 from universal_neurons.score import nulls
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.score import score_step
+from universal_neurons.store.tables import read_table
 
 
 def scores_and_nulls(rng, missing_layer=False):
@@ -40,7 +42,7 @@ def test_above_the_threshold_of_a_rate_are_the_neurons_of_smaller_q_values(
     seed, rate, missing_layer
 ):
     scores, chance = scores_and_nulls(np.random.default_rng(seed), missing_layer)
-    found = Criterion("q_value", 0.5, rate).judge(scores, chance)
+    found = Criterion("q_value", 0.5, rate).judge(scores, chance, np.inf)
     expected = (scores["q_value"] < rate) & (scores["excess_corr"] > 0)
     assert (found["universal"] == expected).all()
     assert found.groupby(["seed", "layer"])["threshold"].nunique().eq(1).all()
@@ -51,17 +53,50 @@ def test_above_the_threshold_of_a_rate_are_the_neurons_of_smaller_q_values(
 
 def test_planted_neurons_are_universal_by_q_value_where_none_is_above_a_half():
     scores, chance = scores_and_nulls(np.random.default_rng(0))
-    by_excess = Criterion("excess", 0.5, 0.05).judge(scores, chance)
-    by_q_value = Criterion("q_value", 0.5, 0.05).judge(scores, chance)
+    by_excess = Criterion("excess", 0.5, 0.05).judge(scores, chance, np.inf)
+    by_q_value = Criterion("q_value", 0.5, 0.05).judge(scores, chance, np.inf)
     assert not by_excess["universal"].any()
     assert (by_excess["threshold"] == 0.5).all()
     assert by_q_value["universal"].sum() > 10
 
 
+@pytest.mark.parametrize("kind", ["excess", "q_value"])
+def test_a_neuron_of_a_handful_of_tokens_is_not_called_universal(kind):
+    scores, chance = scores_and_nulls(np.random.default_rng(0))
+    criterion = Criterion(kind, 0.05, 0.05)
+    everywhere = criterion.judge(scores, chance, np.inf)
+    tokens = np.where(np.arange(len(scores)) % 2, 9.9, 10.0)
+    found = criterion.judge(scores, chance, tokens)
+    few = tokens < 10
+    assert everywhere.loc[few, "universal"].any()
+    assert not found.loc[few, "universal"].any()
+    assert np.isinf(found.loc[few, "threshold"]).all()
+    assert (found.loc[~few, "universal"] == everywhere.loc[~few, "universal"]).all()
+
+
+def test_a_step_is_scored_with_the_effective_tokens_of_its_own_neurons(local, monkeypatch):
+    """The bound is set between those of the tiny grid, in which every neuron has more."""
+    results = local[0] / "results/exact"
+    known = read_table(results / "neurons.parquet").query("step == 20")
+    bound = known["effective_tokens"].median()
+    monkeypatch.setattr(criterion_module, "LEAST_EFFECTIVE", bound)
+    scores = score_step(
+        20,
+        sorted(results.glob("matches/step20/*/*/*.zarr")),
+        moments=sorted(results.glob("moments/*/step20/*.zarr")),
+        criterion=Criterion("excess", -1, 0.05),
+    )["universality"]
+    keys = ["seed", "layer", "neuron"]
+    joined = scores.merge(known.astype({"seed": str}), on=keys, validate="1:1")
+    assert len(joined) == len(scores)
+    assert (joined["universal"] == (joined["effective_tokens"] >= bound)).all()
+    assert 0 < joined["universal"].sum() < len(joined)
+
+
 def test_without_a_null_no_neuron_is_universal_by_q_value():
     scores, _ = scores_and_nulls(np.random.default_rng(0))
     unknown = nulls.with_p_values(scores, {})
-    found = Criterion("q_value", 0.5, 0.05).judge(unknown, {})
+    found = Criterion("q_value", 0.5, 0.05).judge(unknown, {}, np.inf)
     assert not found["universal"].any()
     assert np.isinf(found["threshold"]).all()
 
@@ -71,6 +106,7 @@ def test_every_table_of_a_step_goes_by_the_q_value(local):
     tables = score_step(
         20,
         sorted(results.glob("matches/step20/*/*/*.zarr")),
+        moments=sorted(results.glob("moments/*/step20/*.zarr")),
         criterion=Criterion("q_value", 0.5, 0.9),
         influence=results / "influence/step20.zarr",
         permuted=results / "permuted/step20.zarr",

@@ -18,7 +18,7 @@ D_MLP = {"a": (3, 2), "b": (2, 4), "c": (4, 1)}
 
 
 def judged(matches, threshold):
-    return Criterion("excess", threshold, 0.05).judge(universality_table(matches), {})
+    return Criterion("excess", threshold, 0.05).judge(universality_table(matches), {}, np.inf)
 
 
 def tables(corr, baseline=0.1, threshold=0.5):

@@ -87,6 +87,9 @@ rule untrained:
 rule score:
     input:
         parts=pair_parts,
+        moments=lambda wildcards: expand(
+            MOMENTS, shard=GRID.shards, seed=GRID.seeds, step=wildcards.step
+        ),
         # There are none without activations.
         influence=INFLUENCE if config["capture"]["store"] else [],
         permuted=permuted_pairs,

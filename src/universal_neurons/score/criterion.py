@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from universal_neurons.score.nulls import excess_thresholds
+
+# A neuron whose variance is in fewer tokens in effect (`moments.moments`) is not called universal:
+# its matches are those of a handful of tokens.
+LEAST_EFFECTIVE = 10
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,17 @@ class Criterion:
             section["criterion"], section["excess_threshold"], section["false_discovery_rate"]
         )
 
-    def judge(self, scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    def judge(
+        self,
+        scores: pd.DataFrame,
+        nulls: Mapping[str, pd.DataFrame],
+        effective_tokens: ArrayLike,
+    ) -> pd.DataFrame:
         """Say which neurons of a step are universal.
 
         Either criterion comes down to a threshold of excess correlation that all neurons of a seed
         and layer share, so that all that follows, other notions and bootstraps among it, can ask
-        whether an excess is above it.
+        whether an excess is above it. It is infinite for neurons of few tokens (`LEAST_EFFECTIVE`).
 
         Parameters
         ----------
@@ -49,6 +59,8 @@ class Criterion:
             One step's, see `nulls.with_p_values`.
         nulls
             Those that the p-values are of.
+        effective_tokens
+            Of the neurons of `scores`, see `moments.moments`.
 
         Returns
         -------
@@ -59,5 +71,6 @@ class Criterion:
             threshold = np.full(len(scores), float(self.excess_threshold))
         else:
             threshold = excess_thresholds(scores, nulls, self.false_discovery_rate)
+        threshold = np.where(np.asarray(effective_tokens) < LEAST_EFFECTIVE, np.inf, threshold)
         universal = scores["excess_corr"].to_numpy() > threshold
         return scores.assign(threshold=threshold, universal=universal)

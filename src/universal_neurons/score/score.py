@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from universal_neurons.activations import moments as moments_module
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.score import notions, nulls
 from universal_neurons.score.criterion import Criterion
@@ -22,6 +25,7 @@ def score_step(
     step: int,
     parts: Sequence[str | Path],
     *,
+    moments: Sequence[str | Path],
     criterion: Criterion,
     influence: str | Path | None = None,
     permuted: Sequence[str | Path] = (),
@@ -35,6 +39,8 @@ def score_step(
         The step.
     parts
         Stores of all pairs, see `matches.StepMatches.read`.
+    moments
+        Stores of all shards of the models, see `activations.moments`.
     criterion
         When a neuron is universal.
     influence, permuted
@@ -53,7 +59,7 @@ def score_step(
     UserError
         If the stores are not of one run.
     """
-    check_same_run([*parts, *permuted, *([influence] if influence else [])])
+    check_same_run([*parts, *moments, *permuted, *([influence] if influence else [])])
     step_matches = StepMatches.read(parts)
     influences = read_by_pair([influence]) if influence else {}
     means = mean_over_others(influences)
@@ -64,7 +70,8 @@ def score_step(
         chance["permuted"] = nulls.permuted_null(read_by_pair(permuted), scores)
     if untrained:
         chance["untrained"] = nulls.untrained_null(read_table(untrained))
-    scores = criterion.judge(nulls.with_p_values(scores, chance), chance)
+    scores = nulls.with_p_values(scores, chance)
+    scores = criterion.judge(scores, chance, _effective_tokens(moments))
     matches, scores, groups = notions.add_notions(matches, scores, step_matches.found)
     thresholds = sampled_thresholds(scores)
     return {
@@ -75,3 +82,9 @@ def score_step(
         "nulls": nulls.histograms(chance, step),
         "token_budget": budget_table(step_matches.budgets, step, thresholds),
     }
+
+
+def _effective_tokens(stores: Sequence[str | Path]) -> NDArray[np.float64]:
+    """Of the neurons of a step, sorted by seed, layer and neuron."""
+    sums = [sums for _, sums in moments_module.read(stores).values()]
+    return np.concatenate([moments_module.moments(one)["effective_tokens"] for one in sums])

@@ -118,11 +118,13 @@ def concatenate_table(
     seeds: Sequence[str],
 ) -> None:
     """Write the rows of any number of parts of a table as one file; see `write_table`."""
-    nothing = table.conform(pd.DataFrame(columns=table.names))
-    found = [table.order(nothing, seeds)]
+    found = []
     for part in parts:
         with reading(part):
             found.append(table.order(table.conform(_read(part)), seeds))
+    if not found:
+        nothing = table.conform(pd.DataFrame(columns=table.names))
+        found.append(table.order(nothing, seeds))
     _write(out, pa.concat_tables(found), attributes)
 
 

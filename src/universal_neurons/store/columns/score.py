@@ -94,7 +94,8 @@ UNIVERSALITY = Table(
             *("threshold", "float64", "correlation"),
             "Excess correlation above which a neuron of the seed and layer is universal by "
             "`universality.criterion`: `excess_threshold`, or where q-values begin to be below "
-            "`false_discovery_rate` (infinite if they never are).",
+            "`false_discovery_rate`. Infinite if they never are, and for a neuron with fewer than "
+            "10 `effective_tokens`.",
         ),
         Column("universal", "bool", "", "Whether the excess correlation is above the threshold."),
         Column(
