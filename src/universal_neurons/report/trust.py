@@ -10,6 +10,7 @@ import pandas as pd
 
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
 from universal_neurons.report.words import listed, named_neuron, out_of, percent, plural
+from universal_neurons.score.criterion import LEAST_EFFECTIVE
 
 # A rounding error of correlations that the report warns of, and effective tokens too few for a
 # match to mean much (conventions).
@@ -159,7 +160,8 @@ def _on_neurons(neurons: pd.DataFrame, config: Mapping[str, Any], scored_tokens:
         else f"None of the {len(last):,} neurons is dead at the last step.",
         f"{out_of(len(few), len(last))} neurons have all their variance in fewer than "
         f"{FEW_TOKENS} tokens in effect: their matches mean little, however exact the "
-        "arithmetic (effective_tokens in neurons.parquet)."
+        f"arithmetic (effective_tokens in neurons.parquet; below {LEAST_EFFECTIVE} none is called "
+        "universal)."
         if len(few)
         else f"No neuron at the last step has its variance in fewer than {FEW_TOKENS} tokens.",
         f"The encoding adds a standard error of at most {worst:.2g} to a correlation.",
