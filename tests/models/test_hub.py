@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from universal_neurons.models import load as models
 from universal_neurons.models.hub import Name, name_of
+from universal_neurons.prepare.text import Document
 from universal_neurons.prepare.tokens import load_tokenizer
 from universal_neurons.prepare.training import train_tokenizer
 
@@ -42,7 +43,8 @@ def folder(tmp_path_factory):
     """Revisions of a model, right and wrong ones."""
     where = tmp_path_factory.mktemp("revisions")
     for step in (10, 20):
-        train_tokenizer(["some text to learn from"] * 9, 260, where / f"checkpoint-{step}")
+        texts = [Document("some text to learn from")] * 9
+        train_tokenizer(texts, 260, where / f"checkpoint-{step}")
         gpt2(step).module.save_pretrained(where / f"checkpoint-{step}")
     shutil.copytree(where / "checkpoint-10", where / "main")
     # What a published repository has beside the model, and what must not be fetched.

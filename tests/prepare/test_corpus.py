@@ -73,7 +73,7 @@ def test_missing_files_and_columns_name_the_key(text_dir):
 
 
 def test_the_bundled_text_is_english_of_many_documents():
-    texts = [text for text, _ in text_module.documents(text_module.text_files("bundled", None))]
+    texts = [d.text for d in text_module.documents(text_module.text_files("bundled", None))]
     assert len(texts) > 100
     assert sum(map(len, texts)) > 1_000_000
     words = " ".join(texts).lower().split()
@@ -237,7 +237,7 @@ def test_models_with_different_tokenizers_are_refused(tmp_path, gpt2_tokenizer):
 
     gpt2_tokenizer.save_pretrained(tmp_path / "a")
     gpt2_tokenizer.save_pretrained(tmp_path / "b")
-    train_tokenizer(TEXTS, 300, tmp_path / "c")
+    train_tokenizer(map(text_module.Document, TEXTS), 300, tmp_path / "c")
     (tmp_path / "d").mkdir()
     np.save(tmp_path / "ids.npy", np.zeros((2, 4), np.int32))
     about = tokens_module.describe(tmp_path / "ids.npy", gpt2_tokenizer, "text")

@@ -117,7 +117,7 @@ def test_no_more_is_fetched_than_is_asked_for(hub, client, tmp_path):
         ({"split": "test"}, "corpus.split: org/pile: Bad split: test. Available splits: ["),
         (
             {"text_key": "body"},
-            "corpus.text_key: org/pile has no text 'body'; its columns are",
+            "corpus.text_key: org/pile has no text 'body'; it has",
         ),
         ({"dataset": "org/table", "name": "dutch"}, "corpus.name, corpus.split: org/table: "),
     ],

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import training
+from universal_neurons.prepare.text import Document
 
 OPTIONS = {
     "vocab_size": 300,
@@ -39,7 +40,7 @@ TEXT = ["It was the best of times, it was the worst of times.\n\n", "Call me Ish
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     out = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
-    training.train_tokenizer(TEXT, 300, out)
+    training.train_tokenizer(map(Document, TEXT), 300, out)
     return out
 
 
@@ -204,13 +205,13 @@ def test_without_a_tokenizer_the_saved_directory_is_a_model_alone(undisturbed, s
 
 
 def test_the_same_text_gives_the_same_tokenizer(tokenizer, tmp_path):
-    training.train_tokenizer(TEXT, 300, tmp_path / "again")
+    training.train_tokenizer(map(Document, TEXT), 300, tmp_path / "again")
     for file in tokenizer.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_257_tokens_are_the_bytes_and_end_of_text(tmp_path):
-    training.train_tokenizer(TEXT, 257, tmp_path / "bytes")
+    training.train_tokenizer(map(Document, TEXT), 257, tmp_path / "bytes")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "bytes")
     assert len(loaded) == 257
     assert len(loaded("naïve")["input_ids"]) == len("naïve".encode())

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from universal_neurons.models.hub import name_of
 from universal_neurons.plan.config import resolve
+from universal_neurons.prepare.text import Document
 from universal_neurons.prepare.training import train_tokenizer
 
 SEEDS, STEPS = ["a", "b"], [10, 20]
@@ -29,7 +30,7 @@ def hub(tmp_path_factory):
     where = tmp_path_factory.mktemp("hub")
     words = ["every", "language", "model", "grows", "some", "neurons", "whatever", "seed", "\n"]
     texts = [" ".join(np.random.default_rng(i).choice(words, 60)) for i in range(200)]
-    train_tokenizer(texts, 260, where / "tokenizer")
+    train_tokenizer(map(Document, texts), 260, where / "tokenizer")
     with server.serving() as running:
         for i, seed in enumerate(SEEDS):
             for branch in ("checkpoint-10", "checkpoint-20", "checkpoint-30", "main"):

@@ -5,5 +5,5 @@ from universal_neurons.prepare import training
 with job(snakemake.log[0]):
     options = snakemake.params.corpus
     files = corpus.all_text_files(options["source"], options["path"])
-    texts = (document.text for document in corpus.documents(files, options["text_key"]))
-    training.train_tokenizer(texts, snakemake.params.vocab_size, snakemake.output[0])
+    documents = corpus.documents(files, options["text_key"])
+    training.train_tokenizer(documents, snakemake.params.vocab_size, snakemake.output[0])

@@ -14,13 +14,13 @@ from typing import Any
 
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import datasets
+from universal_neurons.prepare.records import subset_of
 from universal_neurons.prepare.text import (
     Document,
     all_text_files,
     by_name,
     check_first,
     documents,
-    subset_of,
     text_files,
 )
 from universal_neurons.prepare.tokens import copy_token_ids, describe, load_token_ids, tokenise

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from universal_neurons.errors import UserError
+from universal_neurons.prepare.records import text_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,8 @@ def documents(options: Mapping[str, Any], commit: str) -> Iterator[tuple[str, Ma
         if options["shuffle_buffer"] > 1:
             rows = rows.shuffle(seed=options["seed"], buffer_size=options["shuffle_buffer"])
         for row in rows:
-            if not isinstance(row.get(key), str):
-                raise UserError(
-                    f"corpus.text_key: {options['dataset']} has no text {key!r}; its columns are "
-                    f"{', '.join(row)}"
-                )
-            if row[key]:
-                yield row[key], row
+            if text := text_of(row, key, options["dataset"]):
+                yield text, row
 
 
 @contextmanager

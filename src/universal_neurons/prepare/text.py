@@ -8,25 +8,32 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import zstandard
-
 from universal_neurons.errors import UserError
+from universal_neurons.prepare.records import subset_of, text_of
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 # A file or a glob, or a list of them.
 Files = str | Sequence[str]
 
+# Characters of a .txt, and rows of a .parquet, read at a time.
+PART, ROWS = 1 << 20, 64
+
 
 class Document(NamedTuple):
-    """A text, and the subset of the corpus that it belongs to, if it has any."""
+    """A text, and the subset of the corpus that it belongs to, if it has any.
+
+    A long text comes in several parts, of which only the last `ends` it.
+    """
 
     text: str
     subset: str | None = None
+    ends: bool = True
 
 
 def by_name(given: Files | Mapping[str | None, Files] | None) -> dict[str | None, Any]:
@@ -89,11 +96,17 @@ def _kind(file: Path) -> str:
 
 
 def _open(file: Path) -> IO[str]:
+    """A file as text; a compressed one that breaks off is refused when its end is read."""
     raw: Any
+    if file.suffix in (".gz", ".zst") and not file.stat().st_size:
+        raise EOFError("an empty file is no compressed one")
     if file.suffix == ".gz":
         raw = gzip.GzipFile(file, "rb")
     elif file.suffix == ".zst":
-        raw = zstandard.open(file, "rb")
+        import pyarrow as pa
+
+        # Unlike the streams of zstandard it knows that a frame is not at its end.
+        raw = io.BufferedReader(pa.input_stream(str(file), compression="zstd"))
     else:
         raw = file.open("rb")
     return io.TextIOWrapper(raw, encoding="utf-8", newline="")
@@ -107,8 +120,8 @@ def documents(
     Parameters
     ----------
     paths
-        A .txt file is one document; every line of a .jsonl file and every row of a .parquet file
-        is one. .txt and .jsonl may be compressed (.gz, .zst).
+        A .txt file is one document, which comes in parts; every line of a .jsonl file and every
+        row of a .parquet file is one. .txt and .jsonl may be compressed (.gz, .zst).
     text_key
         Field (.jsonl) or column (.parquet) that holds the text.
     subset_key
@@ -121,32 +134,25 @@ def documents(
         If a file is not UTF-8, not JSON, truncated, or lacks `text_key` or `subset_key`.
     """
     for path in paths:
-        try:
+        with _readable(path):
             yield from _documents(path, text_key, subset_key)
-        except UnicodeDecodeError as error:
-            raise UserError(f"corpus.path: {path}: not UTF-8 text ({error})") from error
-        except (OSError, EOFError, zstandard.ZstdError, ValueError) as error:
-            raise UserError(f"corpus.path: {path}: can't be read: {error}") from error
 
 
-def subset_of(record: Mapping[str, Any], subset_key: str | None, where: str) -> str | None:
-    """The subset of a document from its record, None without a `subset_key`.
-
-    Raises
-    ------
-    UserError
-        If the record (named `where`) has no such text.
-    """
-    if subset_key is None:
-        return None
-    value: Any = record
-    for key in subset_key.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, str):
-        raise UserError(
-            f"corpus.subset_key: {where} has no text {subset_key!r}; it has {', '.join(record)}"
-        )
-    return value
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a message that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"corpus.path: {path}: not UTF-8 text ({error})") from error
+    except Exception as error:
+        # Not all of pyarrow's errors are of Python's kinds.
+        arrow = type(error).__module__.startswith("pyarrow")
+        if not arrow and not isinstance(error, OSError | EOFError | ValueError):
+            raise
+        raise UserError(f"corpus.path: {path}: can't be read: {error}") from error
 
 
 def check_first(path: Path, text_key: str, subset_key: str | None) -> None:
@@ -160,48 +166,80 @@ def check_first(path: Path, text_key: str, subset_key: str | None) -> None:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        try:
-            names = pq.read_schema(path).names
-        except (OSError, ValueError) as error:
-            raise UserError(f"corpus.path: {path}: can't be read: {error}") from error
-        _columns(path, names, text_key, subset_key)
+        with _readable(path):
+            _columns(path, pq.read_schema(path), text_key, subset_key)
     elif _kind(path) == ".jsonl" or subset_key is not None:
         next(documents([path], text_key, subset_key), None)
 
 
-def _columns(
-    path: Path, present: Sequence[str], text_key: str, subset_key: str | None
-) -> list[str]:
-    """The columns of a .parquet file that are read."""
-    if text_key not in present:
-        raise UserError(f"corpus.text_key: {path} has no column {text_key!r}")
-    columns = [text_key, *(() if subset_key is None else [subset_key.split(".")[0]])]
-    if columns[-1] not in present:
-        raise UserError(f"corpus.subset_key: {path} has no column {columns[-1]!r}")
-    return columns
-
-
 def _documents(path: Path, text_key: str, subset_key: str | None) -> Iterator[Document]:
     if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(path)
-        columns = _columns(path, file.schema_arrow.names, text_key, subset_key)
-        for batch in file.iter_batches(columns=columns):
-            for record in batch.to_pylist():
-                if record[text_key]:
-                    yield Document(record[text_key], subset_of(record, subset_key, str(path)))
+        yield from _rows(path, text_key, subset_key)
         return
     with _open(path) as stream:
-        if _kind(path) == ".txt":
-            if subset_key is not None:
-                raise UserError(f"corpus.subset_key: {path} is plain text and has no fields")
-            yield Document(stream.read())
+        if _kind(path) == ".jsonl":
+            yield from _lines(path, stream, text_key, subset_key)
             return
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
+        if subset_key is not None:
+            raise UserError(f"corpus.subset_key: {path} is plain text and has no fields")
+        part = stream.read(PART)
+        while following := stream.read(PART):
+            yield Document(part, ends=False)
+            part = following
+        yield Document(part)
+
+
+def _lines(
+    path: Path, stream: IO[str], text_key: str, subset_key: str | None
+) -> Iterator[Document]:
+    """The documents of a .jsonl file."""
+    for number, line in enumerate(stream, start=1):
+        if not line.strip():
+            continue
+        try:
             record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get(text_key), str):
-                raise UserError(f"corpus.text_key: {path}:{number} has no text {text_key!r}")
-            yield Document(record[text_key], subset_of(record, subset_key, f"{path}:{number}"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"corpus.path: {path}: can't be read: line {number} is no JSON ({error})"
+            ) from error
+        where = f"{path}:{number}"
+        if not isinstance(record, dict):
+            raise UserError(f"corpus.text_key: {where} has no text {text_key!r}: it is no object")
+        text = text_of(record, text_key, where)
+        yield Document(text, subset_of(record, subset_key, where))
+
+
+def _rows(path: Path, text_key: str, subset_key: str | None) -> Iterator[Document]:
+    """The documents of a .parquet file."""
+    import pyarrow.parquet as pq
+
+    # Buffered, as a whole column of a group of rows would be read otherwise.
+    file = pq.ParquetFile(path, buffer_size=1 << 20)
+    columns = _columns(path, file.schema_arrow, text_key, subset_key)
+    batches = file.iter_batches(ROWS, columns=columns)
+    records = (record for batch in batches for record in batch.to_pylist())
+    for number, record in enumerate(records, start=1):
+        if record[text_key]:
+            where = f"{path}, row {number}"
+            text = text_of(record, text_key, where)
+            yield Document(text, subset_of(record, subset_key, where))
+
+
+def _columns(path: Path, schema: Any, text_key: str, subset_key: str | None) -> list[str]:
+    """The columns of a .parquet file that are read."""
+    import pyarrow as pa
+
+    columns = [text_key, *(() if subset_key is None else [subset_key.split(".")[0]])]
+    for key, column in zip(("text_key", "subset_key"), columns, strict=False):
+        if column not in schema.names:
+            raise UserError(
+                f"corpus.{key}: {path} has no column {column!r}; it has {', '.join(schema.names)}"
+            )
+    kind = schema.field(text_key).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if kind not in (pa.string(), pa.large_string(), pa.string_view()):
+        raise UserError(
+            f"corpus.text_key: {path}: column {text_key!r} holds {kind}; expected text (string)"
+        )
+    return columns

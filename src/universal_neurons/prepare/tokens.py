@@ -7,8 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,14 +16,16 @@ from numpy.typing import NDArray
 
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
+from universal_neurons.prepare.pieces import Splits, pieces
 from universal_neurons.prepare.text import Document
 from universal_neurons.store.files import again, read_record, replacing
 
 logger = logging.getLogger(__name__)
 
 
-# Documents tokenised at a time: enough to keep all cores of the tokenizer busy.
-BATCH = 256
+# Documents or characters tokenised at a time: enough to keep all cores of the tokenizer busy. Its
+# tokens take some hundred bytes per character.
+BATCH, BATCH_CHARACTERS = 256, 1 << 21
 
 
 # More subsets than this are taken for a mistake: statistics are kept of each.
@@ -166,19 +167,11 @@ def tokenise(
         for corpus, texts in parts.items():
             # Bytes; what a batch was too long by is not at the expense of the next corpus.
             limit = None if enough is None else raw.tell() + 4 * enough / len(parts)
-            stream = iter(progress(texts, "documents"))
-            while (limit is None or raw.tell() < limit) and (batch := list(islice(stream, BATCH))):
-                ids = _encode(tokenizer, [document.text for document in batch])
-                for document, tokens in zip(batch, ids, strict=True):
-                    np.asarray([*tokens, tokenizer.eos_token_id], np.int32).tofile(raw)
-                    if subset := "/".join(filter(None, (corpus, document.subset))):
-                        label = names.setdefault(subset, len(names))
-                        np.full(len(tokens) + 1, label, np.int16).tofile(labels)
-                if len(names) > MOST_SUBSETS:
-                    raise UserError(
-                        f"corpus.subset_key: more than {MOST_SUBSETS} subsets ({subset!r}, …): is "
-                        "it the right field?"
-                    )
+            named = (document._replace(subset=_subset(corpus, document)) for document in texts)
+            for batch in _batches(pieces(progress(named, "texts"), _splits(tokenizer))):
+                _append(batch, tokenizer, names, raw, labels)
+                if limit is not None and raw.tell() >= limit and batch[-1].ends:
+                    break
         n_sequences = raw.tell() // 4 // context_length
         if n_sequences == 0:
             raise UserError(
@@ -194,6 +187,58 @@ def tokenise(
     return list(names)
 
 
+def _subset(corpus: str | None, document: Document) -> str | None:
+    """The subset of a document of a corpus; None if neither has a name."""
+    both = [name for name in (corpus, document.subset) if name is not None]
+    return "/".join(both) if both else None
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Group documents, and pieces of long ones, to be tokenised at a time."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if len(batch) == BATCH or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _splits(tokenizer: Any) -> Splits:
+    """Whether a tokenizer gives two texts, one after the other, the tokens of each alone."""
+
+    def splits(left: str, right: str) -> bool:
+        whole, a, b = _encode(tokenizer, [left + right, left, right])
+        return whole == a + b
+
+    return splits
+
+
+def _append(
+    batch: Sequence[Document],
+    tokenizer: Any,
+    names: dict[str, int],
+    raw: IO[bytes],
+    labels: IO[bytes],
+) -> None:
+    """Write the tokens of documents and the labels of their subsets, which `names` counts."""
+    for document, ids in zip(batch, _encode(tokenizer, [d.text for d in batch]), strict=True):
+        end = [tokenizer.eos_token_id] if document.ends else []
+        tokens = np.asarray([*ids, *end], np.int32)
+        tokens.tofile(raw)
+        if document.subset is not None:
+            label = names.setdefault(document.subset, len(names))
+            np.full(len(tokens), label, np.int16).tofile(labels)
+    if len(names) > MOST_SUBSETS:
+        raise UserError(
+            f"corpus.subset_key: more than {MOST_SUBSETS} subsets ({document.subset!r}, …): is it "
+            "the right field?"
+        )
+
+
 def _write_in_order(
     raw: IO[bytes],
     dtype: np.dtype,
@@ -201,14 +246,14 @@ def _write_in_order(
     order: NDArray[np.int64],
     out: Path,
 ) -> None:
-    """Write a file's rows in another order as .npy."""
+    """Write a file's rows in another order as .npy; nothing is mapped, so none of it in memory."""
     raw.flush()
-    rows = np.memmap(raw, dtype, mode="r", shape=shape)
-    with replacing(out) as temporary:
-        shuffled = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-        for start in range(0, len(rows), 4096):
-            shuffled[start : start + 4096] = rows[order[start : start + 4096]]
-        shuffled.flush()
+    about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    size = dtype.itemsize * shape[1]
+    with replacing(out) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, about)
+        for row in order.tolist():
+            file.write(os.pread(raw.fileno(), size, row * size))
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:

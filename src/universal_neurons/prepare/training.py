@@ -27,6 +27,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from universal_neurons.errors import UserError
+from universal_neurons.prepare.pieces import pieces
+from universal_neurons.prepare.text import Document
 from universal_neurons.store.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -37,21 +39,30 @@ END_OF_TEXT = "<|endoftext|>"
 LOG_SECONDS = 5.0
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int, out: str | Path) -> None:
+def train_tokenizer(documents: Iterable[Document], vocab_size: int, out: str | Path) -> None:
     """Train a byte-level BPE tokenizer and save it as a Hugging Face directory.
 
     Parameters
     ----------
     documents
-        Texts to learn the merges from.
+        Texts to learn the merges from; long ones are counted in pieces, to the same effect.
     vocab_size
         Number of tokens, among them the 256 bytes and the end-of-text token.
     out
         Directory to make.
     """
-    bpe = ByteLevelBPETokenizer()
+    # A tokenizer in training is locked: the words are another's.
+    bpe, words_of = ByteLevelBPETokenizer(), ByteLevelBPETokenizer().pre_tokenizer
+
+    def words(text: str) -> list[str]:
+        return [word for word, _ in words_of.pre_tokenize_str(text)]
+
+    def splits(left: str, right: str) -> bool:
+        return words(left + right) == words(left) + words(right)
+
+    texts = (piece.text for piece in pieces(documents, splits))
     bpe.train_from_iterator(
-        documents, vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False
+        texts, vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
