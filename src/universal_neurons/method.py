@@ -11,7 +11,7 @@ METHOD_VERSION = {
     "rotate": 2,
     "match": 3,
     "screen": 2,
-    "influence": 2,
+    "influence": 3,
     "permuted": 2,
     "untrained": 2,
     "score": 6,

@@ -32,7 +32,6 @@ from typing import Any, NoReturn
 
 # What is imported only where it is used.
 LAZY = (
-    "datasets",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
     "pyarrow.parquet",

@@ -25,8 +25,9 @@ from universal_neurons.store.same_run import check_same_run
 
 # Groups that the sequences are dealt into.
 GROUPS = 64
-# Tokens read at a time.
+# Tokens read at a time, and more of small models: a read decodes whole chunks.
 BLOCK_TOKENS = 2048
+BLOCK_VALUES = 1 << 23
 
 
 def deal(sequence: NDArray[np.int64], n_groups: int, seed: int = 0) -> NDArray[np.int64]:
@@ -107,14 +108,13 @@ def influence(
     group = deal(np.concatenate(tokens) // context_length, GROUPS)
     sizes = np.bincount(group)
     sums = {key: np.zeros((len(found.best), len(sizes), 5)) for key, found in matches.items()}
-    codes = {
-        seed: np.empty((len(own.std), min(BLOCK_TOKENS, max(map(len, tokens)))), np.float32)
-        for seed, own in neurons.items()
-    }
+    widest = max(len(own.std) for own in neurons.values())
+    block = min(max(BLOCK_TOKENS, BLOCK_VALUES // widest), max(map(len, tokens)))
+    codes = {seed: np.empty((len(own.std), block), np.float32) for seed, own in neurons.items()}
     blocks = [
-        (shard, slice(i, min(i + BLOCK_TOKENS, len(index))))
+        (shard, slice(i, min(i + block, len(index))))
         for shard, index in enumerate(tokens)
-        for i in range(0, len(index), BLOCK_TOKENS)
+        for i in range(0, len(index), block)
     ]
     starts = np.cumsum([0, *map(len, tokens)])
     for shard, rows in progress(blocks, "blocks of best matches"):
