@@ -20,11 +20,11 @@ demo: $(READY_RUN)
 	@echo "The report is in results/demo/report.html"
 
 test: $(READY_TEST)
-	$(BIN)/pytest -m "not slow and not slurm"
+	$(BIN)/pytest -n 2 -m "not slow and not slurm"
 
 # Also runs that are killed, meet a full disk or are timed, and simulations at their full length.
 test-all: $(READY_TEST)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 # Starts a cluster of two nodes on this machine; as root it installs SLURM's Debian packages first.
 test-slurm: $(READY_TEST) $(READY_SLURM)
