@@ -11,7 +11,8 @@ from architectures import edited, hugging_face_loss, make, neurons, subject, tok
 
 from universal_neurons.ablate import effects as module
 from universal_neurons.ablate.doses import CONTROLS, DOSES, doses
-from universal_neurons.ablate.effects import attribution, effects, with_scores
+from universal_neurons.ablate.effects import attribution, effects
+from universal_neurons.ablate.scored import with_scores
 from universal_neurons.store.columns.ablate import EFFECTS, SINGLE
 from universal_neurons.store.tables import write_table
 

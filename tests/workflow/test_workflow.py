@@ -348,7 +348,7 @@ def test_forked_jobs_make_the_tables_of_real_processes_to_the_bit(real, tmp_path
     [
         ("corpus", "tokenz", 5, "corpus.tokenz: unknown key; did you mean tokens?"),
         ("corpus", "tokens", 10**9, "corpus.tokens: 1000000320 tokens are asked for"),
-        ("models", "path", "models/{seed}", "lacks {step}"),
+        ("models", "path", "models/{seed}", "and {step} in it"),
         ("models", "path", "none/{seed}/{step}", "none/a/10/config.json does not exist"),
     ],
 )

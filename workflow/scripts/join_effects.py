@@ -1,4 +1,4 @@
-from universal_neurons.ablate.effects import with_scores
+from universal_neurons.ablate.scored import with_scores
 from universal_neurons.jobs import job
 from universal_neurons.store.columns.ablate import EFFECTS
 from universal_neurons.store.provenance import provenance

@@ -7,9 +7,6 @@ gives the second order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -26,8 +23,6 @@ from universal_neurons.ablate.measure import (
 )
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.load import Model
-from universal_neurons.store.columns.ablate import EFFECTS
-from universal_neurons.store.tables import read_table
 
 # Neurons per model that are also ablated exactly: half of them those with the largest estimates,
 # half drawn from all others. Each costs a pass.
@@ -163,27 +158,3 @@ def effects(
             "clean_loss": measured.clean.mean(),
         }
     )
-
-
-def with_scores(parts: Iterable[str | Path], universality: str | Path) -> pd.DataFrame:
-    """The effects of all models with the neurons' excess correlations.
-
-    Parameters
-    ----------
-    parts
-        Tables of `effects`; none where nothing is ablated.
-    universality
-        The run's table.
-
-    Returns
-    -------
-    DataFrame
-        `columns.ablate.EFFECTS`.
-    """
-    tables = list(map(read_table, parts))
-    if not tables:
-        return pd.DataFrame(columns=EFFECTS.names)
-    keys = ["step", "seed", "layer", "neuron"]
-    scores = read_table(universality, [*keys, "excess_corr"]).astype({"seed": str})
-    effects = pd.concat(tables, ignore_index=True).drop(columns="clean_loss")
-    return effects.merge(scores, on=keys, how="left", validate="one_to_one")
