@@ -109,7 +109,7 @@ def test_every_table_of_a_step_goes_by_the_q_value(local):
         moments=sorted(results.glob("moments/*/step20/*.zarr")),
         criterion=Criterion("q_value", 0.5, 0.9),
         influence=results / "influence/step20.zarr",
-        permuted=results / "permuted/step20.zarr",
+        permuted=sorted(results.glob("permuted/step20/*/*.zarr")),
         untrained=results / "untrained.parquet",
     )
     scores = tables["universality"]
