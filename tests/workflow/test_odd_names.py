@@ -34,7 +34,7 @@ def test_models_and_texts_of_odd_names_are_planned_and_read(tmp_path):
     config["corpus"] |= {"source": "text", "path": ["~/one, two.txt", "~/three [1].txt"]}
     tiny.configure(tmp_path, config)
     jobs = tiny.planned(tmp_path, HOME=str(home))
-    assert (jobs["capture_first"], jobs["ablate"], jobs["trace"]) == (4, 2, 1)
+    assert (jobs["capture_first"], jobs["ablate"], jobs["trace"]) == (4, 4, 2)
     made = "results/tiny/calibration/seed8/step200.json"
     tiny.finish(tmp_path, made, HOME=str(home))
     about = json.loads((tmp_path / "results/tiny/corpus/corpus.json").read_text())
