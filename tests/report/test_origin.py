@@ -47,6 +47,16 @@ def test_models_and_text_of_the_hub_and_several_corpora_are_named():
     assert several["text"].startswith(f"text: law {Path.cwd() / 'l.txt'}, code ")
 
 
+def test_all_files_of_a_list_are_named():
+    listed = made(corpus={"source": "text", "path": ["a.txt", "b.txt"], "tokens": 1000})
+    assert listed["text"] == f"text: {Path.cwd() / 'a.txt'}, {Path.cwd() / 'b.txt'}"
+    named = {"law": ["a.txt", "b.txt"], "code": "c.txt"}
+    both = made(corpus={"source": "text", "path": named, "tokens": 1000})
+    assert both["text"].endswith(
+        f"law {Path.cwd() / 'a.txt'}, {Path.cwd() / 'b.txt'}, code {Path.cwd() / 'c.txt'}"
+    )
+
+
 def git(folder, *arguments):
     names = ("-c", "user.name=n", "-c", "user.email=e@x")
     subprocess.run(["git", "-C", folder, *names, *arguments], check=True, capture_output=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -85,5 +85,11 @@ def _text(corpus: Mapping[str, Any]) -> str:
     if corpus["source"] == "hub":
         return f"hub: {corpus['dataset']}, revision {corpus['revision']}, split {corpus['split']}"
     paths = corpus["path"] if isinstance(corpus["path"], Mapping) else {"": corpus["path"]}
-    named = (f"{name} {Path(path).absolute()}".strip() for name, path in paths.items())
+    named = (f"{name} {_absolute(files)}".strip() for name, files in paths.items())
     return f"{corpus['source']}: {', '.join(named)}"
+
+
+def _absolute(files: str | Sequence[str]) -> str:
+    """A file or a glob, or a list of them, by absolute paths."""
+    listed = [files] if isinstance(files, str) else files
+    return ", ".join(str(Path(file).absolute()) for file in listed)
