@@ -17,12 +17,9 @@ from numpy.typing import NDArray
 
 from universal_neurons.ablate.measure import Measured, NeuronSet, Run, measure
 from universal_neurons.ablate.subject import Subject
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 KINDS = ("mean", "zero", "resample")
-
-
-ALL_LAYERS = -1
-
 
 # Control sets whose direct effect is measured too: of all sets it would cost half as much again as
 # the total effects do.

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.ablate.ablation import ALL_LAYERS
 from universal_neurons.ablate.measure import NeuronSet, Run, measure
 from universal_neurons.ablate.subject import Subject
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Fractions of all neurons, the same for all models and steps, whatever the threshold.
 DOSES = (0.01, 0.03, 0.1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from universal_neurons.errors import UserError
 from universal_neurons.report.comparison import Comparison, compare
-from universal_neurons.report.summaries import ALL_LAYERS
+from universal_neurons.store.columns.declare import ALL_LAYERS
 from universal_neurons.store.files import replacing
 
 # What the columns of the printed table are.

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, hypergeom
 
-ALL_LAYERS = -1
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 
 def persistence(universality: pd.DataFrame) -> pd.DataFrame:

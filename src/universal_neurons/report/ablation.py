@@ -9,7 +9,6 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.summaries import ALL_LAYERS
 from universal_neurons.report.words import (
     NOT_ABLATED,
     average,
@@ -20,6 +19,7 @@ from universal_neurons.report.words import (
     named_layers,
     number,
 )
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 KIND = {
     "mean": "by their mean",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.summaries import ALL_LAYERS, consecutive
+from universal_neurons.report.summaries import consecutive
 from universal_neurons.report.words import NOT_ABLATED, ShortTable, number, out_of, percent, plural
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 UNKNOWN = "cannot be said from this run"
 

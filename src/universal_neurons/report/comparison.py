@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from universal_neurons.errors import UserError
-from universal_neurons.report.summaries import ALL_LAYERS
+from universal_neurons.store.columns.declare import ALL_LAYERS
 from universal_neurons.store.tables import read_table
 
 NEURON = ["seed", "layer", "neuron"]

@@ -13,8 +13,8 @@ import pandas as pd
 
 from universal_neurons.report import summaries
 from universal_neurons.report.results import Tables
-from universal_neurons.report.summaries import ALL_LAYERS
 from universal_neurons.score.criterion import Criterion
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Of 2401.12181: GPT-2 Small after 400,000 steps.
 PAPER_THRESHOLD = 0.5

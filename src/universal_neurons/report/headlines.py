@@ -15,7 +15,7 @@ import pandas as pd
 from universal_neurons.persist.trajectories import LABELS
 from universal_neurons.report.ablation import on_interventions
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
-from universal_neurons.report.summaries import ALL_LAYERS, consecutive
+from universal_neurons.report.summaries import consecutive
 from universal_neurons.report.words import (
     NOT_TRACED,
     NULLS,
@@ -33,6 +33,7 @@ from universal_neurons.report.words import (
     times,
 )
 from universal_neurons.score.token_budget import ENOUGH
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 
 @dataclass(frozen=True)

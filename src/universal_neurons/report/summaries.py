@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from universal_neurons.score.nulls import BIN_WIDTH
-
-ALL_LAYERS = -1
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 
 def chance_curve(universality: pd.DataFrame, nulls: pd.DataFrame) -> pd.DataFrame:

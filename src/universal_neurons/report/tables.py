@@ -8,7 +8,7 @@ import pandas as pd
 
 from universal_neurons.report.claims import claims_table
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.summaries import ALL_LAYERS, agreement, chance_curve, consecutive
+from universal_neurons.report.summaries import agreement, chance_curve, consecutive
 from universal_neurons.report.top import top_table
 from universal_neurons.report.words import (
     NULLS,
@@ -19,6 +19,7 @@ from universal_neurons.report.words import (
     p_number,
     percent,
 )
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Groups that the report lists.
 MAX_GROUPS = 20

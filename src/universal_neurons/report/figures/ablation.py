@@ -27,8 +27,8 @@ from universal_neurons.report.figures.style import (
     step_axis,
 )
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.summaries import ALL_LAYERS
 from universal_neurons.report.words import NOT_ABLATED
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 
 def ablation(findings: Findings) -> Figure:

@@ -18,7 +18,7 @@ from universal_neurons.report.figures.style import (
     figure_key,
     step_axis,
 )
-from universal_neurons.report.summaries import ALL_LAYERS
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Measures of agreement, all 1 where the runs are the same, with their names and colours.
 MEASURES = {

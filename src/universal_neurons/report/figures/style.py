@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, NullLocator, PercentFormatter
 
-from universal_neurons.report.summaries import ALL_LAYERS
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 BLACK = "#222222"
 GREY = "#999999"

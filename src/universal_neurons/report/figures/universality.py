@@ -31,10 +31,10 @@ from universal_neurons.report.figures.style import (
     step_colors,
 )
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.summaries import ALL_LAYERS
 from universal_neurons.report.words import criterion_met
 from universal_neurons.score.nulls import BIN_WIDTH
 from universal_neurons.score.token_budget import ENOUGH
+from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # How the curves of chance are drawn.
 _NULL_STYLES = {"rotated": ":", "permuted": "-.", "untrained": "--"}

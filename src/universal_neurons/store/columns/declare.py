@@ -154,6 +154,8 @@ STEP = Column("step", "int64", "", "Training step.")
 SEED = Column("seed", "seed", "", "Label of an independently trained model.")
 LAYER = Column("layer", "int32", "", "Transformer block, counted from 0.")
 NEURON = Column("neuron", "int32", "", "Index into the hidden width of the layer's MLP, from 0.")
+# In place of a layer.
+ALL_LAYERS = -1
 LAYER_OR_ALL = Column("layer", "int64", "", "Transformer block, counted from 0; −1 for all.")
 # As `arange` makes them.
 WIDE_LAYER, WIDE_NEURON = replace(LAYER, type="int64"), replace(NEURON, type="int64")
