@@ -44,16 +44,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def demo() -> dict[str, pd.DataFrame]:
-    return synthetic.tables()
-
-
-@pytest.fixture(scope="module")
-def nothing() -> dict[str, pd.DataFrame]:
-    return synthetic.tables(universal=False)
-
-
 def render(figure: Figure) -> None:
     figure.savefig(BytesIO(), format="svg")
 

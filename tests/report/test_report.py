@@ -49,16 +49,6 @@ ORIGIN = {"config_hash": "f00 & <b>", "scored tokens": SCORED}
 
 
 @pytest.fixture(scope="module")
-def demo() -> dict[str, pd.DataFrame]:
-    return synthetic.tables()
-
-
-@pytest.fixture(scope="module")
-def nothing() -> dict[str, pd.DataFrame]:
-    return synthetic.tables(universal=False)
-
-
-@pytest.fixture(scope="module")
 def drawn(demo, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("figures")
     found = findings(demo)
