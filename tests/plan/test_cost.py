@@ -23,6 +23,7 @@ COPIES = {
     "BLOCK_BYTES": products.BLOCK_BYTES,
     "DIRECT_TOKENS": direct.BLOCK_TOKENS,
     "INFLUENCE_TOKENS": influence.BLOCK_TOKENS,
+    "INFLUENCE_VALUES": influence.BLOCK_VALUES,
     "INFLUENCE_GROUPS": influence.GROUPS,
     "ABLATION_TOKENS": inspect.signature(ablation.ablate).parameters["batch_tokens"].default,
     "UNTRAINED_TOKENS": untrained.TOKENS,

@@ -17,6 +17,7 @@ from universal_neurons.plan.sizes import (
     DIRECT_TOKENS,
     INFLUENCE_GROUPS,
     INFLUENCE_TOKENS,
+    INFLUENCE_VALUES,
     PERMUTED_SHARE,
     REFINE_BYTES,
     REFINE_TOKENS,
@@ -242,7 +243,8 @@ def _influence(s: Sizes) -> Cost:
     # Five sums of every neuron and its match, both ways: here and in memory, by group.
     job = {"float32": 2 * 2 * 5 * pairs * s.scored * s.shape.neurons}
     sums = 2 * 8 * INFLUENCE_GROUPS * 5 * pairs
-    memory = s.shape.neurons * (4 * INFLUENCE_TOKENS * seeds + sums)
+    tokens = min(INFLUENCE_VALUES // s.shape.neurons, s.grid.shard_tokens())
+    memory = s.shape.neurons * (4 * max(INFLUENCE_TOKENS, tokens) * seeds + sums)
     return Cost(job, _times(job, steps), memory)
 
 

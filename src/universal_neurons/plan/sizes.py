@@ -19,6 +19,8 @@ VOCABULARY = 50_000
 BLOCK_BYTES = 64 << 20
 # Tokens at a time of capture without stores, of influences and of ablation.
 DIRECT_TOKENS, INFLUENCE_TOKENS, ABLATION_TOKENS = 8192, 2048, 1024
+# Values of a model that influences are taken of at a time, where that is more tokens.
+INFLUENCE_VALUES = 1 << 23
 # Groups of sequences that influences are taken of.
 INFLUENCE_GROUPS = 64
 # Tokens that two untrained models are compared on, and the share that is compared permuted.
