@@ -9,6 +9,8 @@ import pandas as pd
 import scipy.stats
 from numpy.typing import NDArray
 
+from universal_neurons.store.columns.declare import ALL_LAYERS
+
 # Bootstrap draws of a fraction.
 DRAWS = 1000
 
@@ -72,8 +74,8 @@ def fractions_table(
     for name, own in universality.groupby("seed", observed=True):
         layers = own["layer"].to_numpy()
         excess, threshold = own["excess_corr"].to_numpy(), own["threshold"].to_numpy()
-        for layer in (-1, *np.unique(layers)):
-            here = np.flatnonzero((layers == layer) | (layer < 0))
+        for layer in (ALL_LAYERS, *np.unique(layers)):
+            here = np.flatnonzero((layers == layer) | (layer == ALL_LAYERS))
             found = own["universal"].to_numpy()[here]
             if n_groups > 1:
                 resampled[str(name), layer] = np.array(
