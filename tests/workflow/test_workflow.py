@@ -250,6 +250,21 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
         os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def test_a_corpus_too_large_for_snakemakes_checksums_may_be_touched_but_not_changed(local):
+    where, _ = local
+    tokens = where / "tokens.npy"
+    content, times = tokens.read_bytes(), tokens.stat()
+    tokens.touch()
+    assert "corpus" not in planned(where, "--max-checksum-file-size", "0")
+    tokens.write_bytes(content[:-8] + b"\1" + content[-7:])
+    try:
+        assert planned(where)["corpus"] == 1
+    finally:
+        tokens.write_bytes(content)
+        os.utime(tokens, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert planned(where) == {}
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"), [("report", DRAWN), ("match", {"match": 6, "influence": 2, **SCORED})]
 )
@@ -398,7 +413,8 @@ def test_models_are_trained_on_text_and_lose_nothing_to_an_added_step(tmp_path):
     assert len(empty) > 0, "at step 0 no neuron passes 0.5"
     assert empty.delta_loss.isna().all()
     assert empty.clean_loss.notna().all()
-    assert planned(tmp_path) == {}
+    (tmp_path / "text/0.txt").touch()
+    assert planned(tmp_path) == {}, "the text is the same"
 
     config["models"]["steps"] = [0, 6, 8]
     configure(tmp_path, config)

@@ -4,6 +4,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from universal_neurons.prepare import corpus
+from universal_neurons.prepare.contents import digests
 from universal_neurons.models import hub
 from universal_neurons.errors import UserError
 from universal_neurons.forks.scripts import run_scripts_as_forks
@@ -18,6 +19,9 @@ from universal_neurons.store.files import check_writable
 try:
     config.update(resolve(config))
     GRID = ready_grid(config)
+    TEXT = corpus.source_files(config["corpus"])
+    # In place of their times: a file that was touched or copied makes nothing again.
+    CONTENTS = digests(TEXT, known=".snakemake/universal_neurons/contents.json")
     # Activations that were dropped (`make prune`).
     PRUNED = pruned.read_pruned(f"results/{config['run']}")
 except UserError as error:
@@ -26,7 +30,6 @@ except UserError as error:
 SCREENED = config["correlate"]["mode"] == "screened"
 TRAINED = config["models"]["source"] == "train"
 HUB = config["models"]["source"] == "hub"
-TEXT = corpus.source_files(config["corpus"])
 
 RESULTS = f"results/{config['run']}"
 # Tables that have a part per step, and others.
@@ -46,7 +49,7 @@ GIVEN_TOKENIZER = config["models"]["tokenizer"] or (
     None if TRAINED or HUB else config["models"]["path"]
 )
 # Of the models that the workflow makes or fetches.
-MODELS = f"{RESULTS}/models/{GRID.training_key(TEXT)}" if TRAINED else f"{RESULTS}/models"
+MODELS = f"{RESULTS}/models/{GRID.training_key(CONTENTS)}" if TRAINED else f"{RESULTS}/models"
 MODEL = f"{MODELS}/seed{{seed}}/step{{step}}"
 CALIBRATION = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.zarr"
 MODEL_FACTS = f"{RESULTS}/calibration/seed{{seed}}/step{{step}}.json"

@@ -61,7 +61,7 @@ if TRAINED:
 
     rule tokenizer:
         input:
-            TEXT,
+            ancient(TEXT),
         output:
             directory(TOKENIZER),
         log:
@@ -75,6 +75,7 @@ if TRAINED:
             **asks("tokenizer"),
         params:
             corpus={k: config["corpus"][k] for k in ("source", "path", "text_key")},
+            contents=CONTENTS,
             vocab_size=config["models"]["train"]["vocab_size"],
             version=METHOD_VERSION["train"],
         script:
@@ -83,7 +84,7 @@ if TRAINED:
 
 rule corpus:
     input:
-        text=TEXT,
+        text=ancient(TEXT),
         # The models themselves are no input: a seed added or removed would make the corpus, and so
         # everything, again. The capture of every model compares its tokenizer.
         tokenizer=[] if GIVEN_TOKENIZER else [TOKENIZER],
@@ -102,6 +103,7 @@ rule corpus:
         **asks("corpus"),
     params:
         corpus=corpus.sequence_options(config["corpus"]),
+        contents=CONTENTS,
         models=lambda wildcards: GIVEN_TOKENIZER,
         version=METHOD_VERSION["corpus"],
     script:

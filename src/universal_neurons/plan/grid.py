@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -124,13 +123,13 @@ class Grid:
         shapes = set(self.shapes.values())
         return sorted({(shape.d_mlp, i) for shape in shapes for i in range(shape.n_layers)})
 
-    def training_key(self, files: Sequence[str]) -> str:
+    def training_key(self, contents: Sequence[str]) -> str:
         """Short name of what trained models depend on: options, corpus and method.
 
         Parameters
         ----------
-        files
-            The files of the corpus; a changed one has another size or time.
+        contents
+            Digests of the files of the corpus (`contents.digests`).
         """
         corpus = self.config.corpus
         keys = ("source", "path", "text_key", "context_length", "seed")
@@ -139,7 +138,7 @@ class Grid:
             METHOD_VERSION["corpus"],
             asdict(self.config.models.train),
             {key: getattr(corpus, key) for key in keys},
-            [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files],
+            contents,
         ]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
