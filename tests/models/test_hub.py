@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from universal_neurons.models import load as models
 from universal_neurons.models.hub import Name, name_of
 from universal_neurons.prepare.text import Document
-from universal_neurons.prepare.tokens import load_tokenizer
+from universal_neurons.prepare.tokenizer import load_tokenizer
 from universal_neurons.prepare.training import train_tokenizer
 
 REPO = "org/seed-a"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import corpus
 from universal_neurons.prepare import text as text_module
+from universal_neurons.prepare import tokenizer as tokenizers
 from universal_neurons.prepare import tokens as tokens_module
 
 TEXTS = ["Call me Ishmael.", "It was the best of times,\nit was the worst of times.", "Überall."]
@@ -154,7 +155,7 @@ def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
 
 
 def test_special_tokens_are_end_of_text_and_line_breaks_alone(gpt2_tokenizer):
-    special = tokens_module.special_token_ids(gpt2_tokenizer)
+    special = tokenizers.special_token_ids(gpt2_tokenizer)
     assert {198, 628, 50256} <= set(special)
     others = {gpt2_tokenizer.decode([i]) for i in special} - {"<|endoftext|>"}
     assert {text.strip("\r\n") for text in others} == {""}
@@ -242,11 +243,11 @@ def test_models_with_different_tokenizers_are_refused(tmp_path, gpt2_tokenizer):
     np.save(tmp_path / "ids.npy", np.zeros((2, 4), np.int32))
     about = tokens_module.describe(tmp_path / "ids.npy", gpt2_tokenizer, "text")
     for same in "abd":
-        tokens_module.check_tokenizer(tmp_path / same, about)
+        tokenizers.check_tokenizer(tmp_path / same, about)
     with pytest.raises(UserError, match="/c: its tokenizer differs from the one the corpus"):
-        tokens_module.check_tokenizer(tmp_path / "c", about)
+        tokenizers.check_tokenizer(tmp_path / "c", about)
     without = tokens_module.describe(tmp_path / "ids.npy", None, "tokens")
-    tokens_module.check_tokenizer(tmp_path / "c", without)
+    tokenizers.check_tokenizer(tmp_path / "c", without)
 
 
 def test_more_tokens_than_the_corpus_has_are_refused_before_any_job(tmp_path):

@@ -26,7 +26,7 @@ from universal_neurons.models.forward import parts_of, scored
 from universal_neurons.models.load import Model, load
 from universal_neurons.prepare.corpus import LEAST_TOKENS, select, selection_options
 from universal_neurons.prepare.reading import Corpus
-from universal_neurons.prepare.tokens import check_tokenizer
+from universal_neurons.prepare.tokenizer import check_tokenizer
 from universal_neurons.store.arrays import write_arrays
 from universal_neurons.store.files import write_json
 from universal_neurons.store.provenance import provenance

@@ -16,7 +16,7 @@ from universal_neurons.models.weights import find_weights
 from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid, model_directory, tokenizer_directory
 from universal_neurons.prepare import corpus
-from universal_neurons.prepare.tokens import has_tokenizer
+from universal_neurons.prepare.tokenizer import has_tokenizer
 
 # Snakemake plans about a thousand jobs in a second, and holds them all in memory.
 MOST_JOBS = 200_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import tempfile
@@ -18,6 +17,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
 from universal_neurons.prepare.pieces import Splits, pieces
 from universal_neurons.prepare.text import Document
+from universal_neurons.prepare.tokenizer import encode, special_token_ids, vocabulary_digest
 from universal_neurons.store.files import again, read_record, replacing
 
 logger = logging.getLogger(__name__)
@@ -43,70 +43,6 @@ FACTS = {
     "special_token_ids": list,
     "subsets": list,
 }
-
-
-def has_tokenizer(directory: Path) -> bool:
-    """Whether a directory has files of a Hugging Face tokenizer."""
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-    return any(os.path.isfile(directory / name) for name in names)
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The Hugging Face tokenizer of a model directory, or None where there is none."""
-    if not has_tokenizer(directory):
-        return None
-    from transformers import AutoTokenizer  # 3 s: not paid by the source `tokens`
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{directory}: the tokenizer can't be loaded: {error}") from error
-
-
-def vocabulary_digest(tokenizer: Any) -> str | None:
-    """SHA-256 over a tokenizer's tokens and ids; None without a tokenizer."""
-    if tokenizer is None:
-        return None
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(vocabulary.encode()).hexdigest()
-
-
-def check_tokenizer(directory: Path, about: Mapping[str, Any]) -> None:
-    """Refuse a model whose tokenizer is not the one that made the corpus.
-
-    Parameters
-    ----------
-    directory
-        The model's. A directory without tokenizer files passes: its token ids are checked against
-        its vocabulary when it is run.
-    about
-        The corpus, as `describe` returns it.
-
-    Raises
-    ------
-    UserError
-        If the two tokenizers have different vocabularies.
-    """
-    digest = about["vocabulary_sha256"] and vocabulary_digest(load_tokenizer(directory))
-    if digest is not None and digest != about["vocabulary_sha256"]:
-        raise UserError(
-            f"{directory}: its tokenizer differs from the one the corpus was made with (the first "
-            "seed's); activations on different tokens can't be correlated"
-        )
-
-
-def special_token_ids(tokenizer: Any) -> list[int]:
-    """The tokens excluded by ``exclude_token_ids: auto``, sorted.
-
-    They are the tokenizer's padding, beginning and end tokens and every token that stands for
-    line breaks alone.
-    """
-    special = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
-    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    newline = {i for i, text in enumerate(texts) if text and not text.strip("\r\n")}
-    return sorted(special | newline)
 
 
 def tokenise(
@@ -211,7 +147,7 @@ def _splits(tokenizer: Any) -> Splits:
     """Whether a tokenizer gives two texts, one after the other, the tokens of each alone."""
 
     def splits(left: str, right: str) -> bool:
-        whole, a, b = _encode(tokenizer, [left + right, left, right])
+        whole, a, b = encode(tokenizer, [left + right, left, right])
         return whole == a + b
 
     return splits
@@ -225,7 +161,7 @@ def _append(
     labels: IO[bytes],
 ) -> None:
     """Write the tokens of documents and the labels of their subsets, which `names` counts."""
-    for document, ids in zip(batch, _encode(tokenizer, [d.text for d in batch]), strict=True):
+    for document, ids in zip(batch, encode(tokenizer, [d.text for d in batch]), strict=True):
         end = [tokenizer.eos_token_id] if document.ends else []
         tokens = np.asarray([*ids, *end], np.int32)
         tokens.tofile(raw)
@@ -254,15 +190,6 @@ def _write_in_order(
         np.lib.format.write_array_header_1_0(file, about)
         for row in order.tolist():
             file.write(os.pread(raw.fileno(), size, row * size))
-
-
-def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of every text, on all cores where the tokenizer is one of the Rust library."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return tokenizer(texts, add_special_tokens=False)["input_ids"]
-    # Skips the character offsets, which take half the time.
-    return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def copy_token_ids(path: str | Path, context_length: int, out: str | Path) -> int:
