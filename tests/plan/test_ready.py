@@ -71,7 +71,7 @@ def test_a_model_without_weights_is_named(config, tmp_path):
 
 def test_a_first_model_without_a_tokenizer_is_named(config, tmp_path):
     (tmp_path / "a/10/tokenizer.json").unlink()
-    assert refusal(config).startswith("models.path: a/10 has no tokenizer; ")
+    assert refusal(config).startswith("models.tokenizer: a/10 has no tokenizer; ")
     config["corpus"].update(source="tokens", path="tokens.npy")
     assert ready_grid(resolve(config))
 
@@ -80,7 +80,7 @@ def test_a_tokenizer_may_lie_beside_the_models(config, tmp_path):
     for model in MODELS:
         (tmp_path / model / "tokenizer.json").unlink()
     config["models"]["tokenizer"] = "shared"
-    assert refusal(config) == "models.tokenizer: shared has no files of a tokenizer"
+    assert refusal(config).startswith("models.tokenizer: shared has no tokenizer; ")
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared/tokenizer.json").touch()
     assert ready_grid(resolve(config))

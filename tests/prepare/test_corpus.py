@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import corpus
 from universal_neurons.prepare import text as text_module
-from universal_neurons.prepare import tokenizer as tokenizers
 from universal_neurons.prepare import tokens as tokens_module
 
 TEXTS = ["Call me Ishmael.", "It was the best of times,\nit was the worst of times.", "Überall."]
@@ -154,14 +153,6 @@ def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
     assert options("hub", **large) != options("hub", dataset="org/y", **large)
 
 
-def test_special_tokens_are_end_of_text_and_line_breaks_alone(gpt2_tokenizer):
-    special = tokenizers.special_token_ids(gpt2_tokenizer)
-    assert {198, 628, 50256} <= set(special)
-    others = {gpt2_tokenizer.decode([i]) for i in special} - {"<|endoftext|>"}
-    assert {text.strip("\r\n") for text in others} == {""}
-    assert not {220, 197} & set(special), "a space or a tab is text"
-
-
 def about(n, length=10, source="text"):
     return {"n_sequences": n, "context_length": length, "source": source}
 
@@ -231,23 +222,6 @@ def test_a_token_file_is_copied_and_described(tmp_path):
     ids[0, 0] += 1
     np.save(tmp_path / "out.npy", ids.astype(np.int32))
     assert tokens_module.describe(tmp_path / "out.npy", None, "tokens")["sha256"] != facts["sha256"]
-
-
-def test_models_with_different_tokenizers_are_refused(tmp_path, gpt2_tokenizer):
-    from universal_neurons.prepare.training import train_tokenizer
-
-    gpt2_tokenizer.save_pretrained(tmp_path / "a")
-    gpt2_tokenizer.save_pretrained(tmp_path / "b")
-    train_tokenizer(map(text_module.Document, TEXTS), 300, tmp_path / "c")
-    (tmp_path / "d").mkdir()
-    np.save(tmp_path / "ids.npy", np.zeros((2, 4), np.int32))
-    about = tokens_module.describe(tmp_path / "ids.npy", gpt2_tokenizer, "text")
-    for same in "abd":
-        tokenizers.check_tokenizer(tmp_path / same, about)
-    with pytest.raises(UserError, match="/c: its tokenizer differs from the one the corpus"):
-        tokenizers.check_tokenizer(tmp_path / "c", about)
-    without = tokens_module.describe(tmp_path / "ids.npy", None, "tokens")
-    tokenizers.check_tokenizer(tmp_path / "c", without)
 
 
 def test_more_tokens_than_the_corpus_has_are_refused_before_any_job(tmp_path):

@@ -24,7 +24,6 @@ from universal_neurons.models.load import load
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.ready import ready_grid
 from universal_neurons.prepare import text as text_module
-from universal_neurons.prepare import tokenizer as tokenizers
 from universal_neurons.prepare import tokens as tokens_module
 
 
@@ -241,20 +240,6 @@ def test_a_bad_model_is_named_and_its_code_never_run(right, spoil, message, capf
     assert str(folder) in str(error.value)
     assert message in str(error.value)
     assert "code from the weights ran" not in "".join(capfd.readouterr())
-
-
-def test_a_model_with_another_tokenizer_is_named(tmp_path):
-    tokenizer(["a", "b"]).save_pretrained(tmp_path)
-    about = {"vocabulary_sha256": tokenizers.vocabulary_digest(tokenizer(["b", "a"]))}
-    with pytest.raises(UserError, match=f"{tmp_path}: its tokenizer differs from"):
-        tokenizers.check_tokenizer(tmp_path, about)
-
-
-def test_an_unreadable_tokenizer_is_named(tmp_path):
-    (tmp_path / "tokenizer.json").write_text("{")
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(UserError, match=f"{tmp_path}: the tokenizer can't be loaded"):
-        tokenizers.load_tokenizer(tmp_path)
 
 
 TEXTS = {

@@ -32,12 +32,6 @@ ALLOWED = {
 }
 
 
-# Lines and parameters of functions that are larger.
-LARGE = {
-    "prepare/tokens.py: tokenise": (84, 8),
-}
-
-
 def package_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -95,12 +89,11 @@ def test_modules_and_functions_are_of_a_size_to_read():
             if any("njit" in ast.unparse(decorator) for decorator in node.decorator_list):
                 continue
             where = f"{file.relative_to(PACKAGE)}: {node.name}"
-            lines_allowed, allowed = LARGE.get(where, (80, 8))
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             named = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
-            assert len(named) <= allowed, f"{where}: {len(named)} parameters"
+            assert len(named) <= 8, f"{where}: {len(named)} parameters"
             lines = node.end_lineno - node.lineno + 1
-            assert lines <= lines_allowed, f"{where}: {lines} lines"
+            assert lines <= 80, f"{where}: {lines} lines"
 
 
 @pytest.mark.parametrize(

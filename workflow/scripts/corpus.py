@@ -3,12 +3,10 @@ from pathlib import Path
 from universal_neurons.jobs import job
 from universal_neurons.plan.grid import tokenizer_directory
 from universal_neurons.prepare import corpus
-from universal_neurons.prepare.tokenizer import load_tokenizer
 from universal_neurons.store.files import write_json
 
 with job(snakemake.log[0]):
     directory = Path(*snakemake.input.tokenizer or [tokenizer_directory(snakemake.config)])
-    tokenizer = load_tokenizer(directory)
     made = snakemake.output
-    about = corpus.make(snakemake.params.corpus, tokenizer, made.tokens, made.get("subsets"))
+    about = corpus.make(snakemake.params.corpus, directory, made.tokens, made.get("subsets"))
     write_json(made.about, about)

@@ -16,7 +16,7 @@ from universal_neurons.models.weights import find_weights
 from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid, model_directory, tokenizer_directory
 from universal_neurons.prepare import corpus
-from universal_neurons.prepare.tokenizer import has_tokenizer
+from universal_neurons.prepare.tokenizer import has_tokenizer, require_tokenizer
 
 # Snakemake plans about a thousand jobs in a second, and holds them all in memory.
 MOST_JOBS = 200_000
@@ -46,9 +46,8 @@ def ready_grid(config: Mapping[str, Any]) -> Grid:
     if config["models"]["source"] == "local":
         for directory in _local_models(config):
             find_weights(directory)
-    given = config["models"]["tokenizer"]
-    if given is not None and not has_tokenizer(Path(given)):
-        raise UserError(f"models.tokenizer: {given} has no files of a tokenizer")
+    if config["models"]["tokenizer"] is not None:
+        require_tokenizer(tokenizer_directory(config))
     if _own_tokenizers(config):
         _check_tokenizers(config)
     return grid
@@ -67,11 +66,7 @@ def _own_tokenizers(config: Mapping[str, Any]) -> bool:
 
 def _check_tokenizers(config: Mapping[str, Any]) -> None:
     tokenizer = tokenizer_directory(config)
-    if not has_tokenizer(tokenizer):
-        raise UserError(
-            f"models.path: {tokenizer} has no tokenizer; put its files there, name their directory "
-            "as models.tokenizer, or give token ids (corpus.source: tokens)"
-        )
+    require_tokenizer(tokenizer)
     vocabulary = read_vocabulary(tokenizer)
     for directory in _local_models(config):
         if not has_tokenizer(directory) and read_vocabulary(directory) != vocabulary:

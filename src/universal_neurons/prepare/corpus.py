@@ -23,6 +23,7 @@ from universal_neurons.prepare.text import (
     documents,
     text_files,
 )
+from universal_neurons.prepare.tokenizer import load_tokenizer, require_tokenizer
 from universal_neurons.prepare.tokens import copy_token_ids, describe, load_token_ids, tokenise
 
 # Training (models.source: train) sees the first sequences of the shuffled corpus only, whatever
@@ -122,7 +123,7 @@ def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def make(
     options: Mapping[str, Any],
-    tokenizer: Any,
+    directory: Path,
     out: str | Path,
     subsets: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -132,8 +133,8 @@ def make(
     ----------
     options
         As `sequence_options` returns them.
-    tokenizer
-        The models'; None where they have none.
+    directory
+        Where the models' tokenizer is; token ids need none.
     out
         .npy file to write.
     subsets
@@ -148,10 +149,13 @@ def make(
     Raises
     ------
     UserError
-        See `documents`, `streaming.documents`, `tokenise` and `copy_token_ids`.
+        See `documents`, `datasets.documents`, `load_tokenizer`, `tokenise` and `copy_token_ids`.
     """
     source, length = options["source"], options["context_length"]
     origin: dict[str, str] = {}
+    if source != "tokens":
+        require_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
     if source == "tokens":
         copy_token_ids(options["path"], length, out)
         return {**describe(out, tokenizer, source), "subsets": []}

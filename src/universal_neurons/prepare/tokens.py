@@ -17,7 +17,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
 from universal_neurons.prepare.pieces import Splits, pieces
 from universal_neurons.prepare.text import Document
-from universal_neurons.prepare.tokenizer import encode, special_token_ids, vocabulary_digest
+from universal_neurons.prepare.tokenizer import encode, identity, special_token_ids
 from universal_neurons.store.files import again, read_record, replacing
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ FACTS = {
     "context_length": int,
     "max_token_id": int,
     "sha256": str,
-    "vocabulary_sha256": str | None,
+    "tokenizer": dict | None,
     "special_token_ids": list,
     "subsets": list,
 }
@@ -86,13 +86,11 @@ def tokenise(
         If the corpus is shorter than one sequence, the tokenizer has no EOS token, or there are
         more than `MOST_SUBSETS` subsets.
     """
-    if tokenizer is None:
-        raise UserError(
-            "models.path: the first model has no tokenizer; put its tokenizer files beside it, or "
-            "give token ids with corpus.source: tokens"
-        )
     if tokenizer.eos_token_id is None:
-        raise UserError("the models' tokenizer has no end-of-text (EOS) token to join documents by")
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer has no end-of-text token to join documents "
+            "by; name it in tokenizer_config.json (eos_token)"
+        )
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     names: dict[str, int] = {}
@@ -267,7 +265,7 @@ def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
     -------
     dict
         ``source``, ``n_sequences``, ``context_length``, ``max_token_id``, ``sha256`` of the token
-        ids, ``vocabulary_sha256`` of the tokenizer, and ``special_token_ids``: what
+        ids, ``tokenizer``: its `identity`, and ``special_token_ids``: what
         ``exclude_token_ids: auto`` stands for. Without a tokenizer (possible with the source
         ``tokens``) that is nothing.
     """
@@ -279,7 +277,7 @@ def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
         "context_length": ids.shape[1],
         "max_token_id": largest,
         "sha256": token_digest(ids),
-        "vocabulary_sha256": vocabulary_digest(tokenizer),
+        "tokenizer": identity(tokenizer),
         "special_token_ids": special_token_ids(tokenizer) if tokenizer is not None else [],
     }
 
