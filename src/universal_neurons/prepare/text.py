@@ -156,20 +156,14 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def check_first(path: Path, text_key: str, subset_key: str | None) -> None:
-    """Refuse a file whose first document lacks `text_key` or `subset_key`; little of it is read.
+    """Refuse a file whose first document can't be read or lacks a field; little of it is read.
 
     Raises
     ------
     UserError
         See `documents`.
     """
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        with _readable(path):
-            _columns(path, pq.read_schema(path), text_key, subset_key)
-    elif _kind(path) == ".jsonl" or subset_key is not None:
-        next(documents([path], text_key, subset_key), None)
+    next(documents([path], text_key, subset_key), None)
 
 
 def _documents(path: Path, text_key: str, subset_key: str | None) -> Iterator[Document]:
@@ -235,6 +229,8 @@ def _columns(path: Path, schema: Any, text_key: str, subset_key: str | None) -> 
             raise UserError(
                 f"corpus.{key}: {path} has no column {column!r}; it has {', '.join(schema.names)}"
             )
+        if schema.names.count(column) > 1:
+            raise UserError(f"corpus.{key}: {path} has several columns {column!r}; rename them")
     kind = schema.field(text_key).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
