@@ -98,7 +98,7 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("models.paths", {2: {4: 5}}, "models.paths.2.4: 5 is wrong; expected a path"),
         ("models.tokenizer", 5, "models.tokenizer: 5 is wrong; expected a directory"),
         ("corpus.path", [], "corpus.path: [] is wrong; expected a file or glob or a list"),
-        ("corpus.path", {"": "x"}, "corpus.path: '' is wrong; expected a file or glob"),
+        ("corpus.path", {"": "x"}, "corpus.path: '' is wrong; expected names of subsets"),
         ("corpus.tokens", "4e-1", "corpus.tokens: 0.4 is wrong; expected number of token"),
         ("corpus.tokens", 1e30, "corpus.tokens: 1e+30 is wrong; expected number of token"),
         ("corpus.tokens", 10**13, "token positions to score, at most 1,000,000,000,000"),
