@@ -143,12 +143,14 @@ def test_a_pickle_of_anything_but_weights_is_named(folder, content, message):
     assert message in refusal(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"PK\3\4", b"\x80\x02]q\0.", b"{}"])
+@pytest.mark.parametrize("content", [b"\0" * 100, b"PK\3\4", b"\x80\x02]q\0.", b"{}"])
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 def test_a_file_of_weights_that_is_none_is_named(folder, name, content):
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(content)
     assert f"the model can't be loaded: {name} " in refusal(folder)
+    (folder / name).write_bytes(b"")
+    assert refusal(folder) == f"models.path: {folder / name} is empty; copy or download it again"
 
 
 def test_missing_weights_are_named_with_their_path_before_any_job(tmp_path, folder):

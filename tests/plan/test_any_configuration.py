@@ -220,7 +220,7 @@ def files(tmp_path_factory):
         for folder in (where / f"{seed}/ckpt_{step:04}", snapshot):
             folder.mkdir(parents=True)
             (folder / "config.json").write_text(json.dumps(shape))
-            (folder / "model.safetensors").touch()
+            (folder / "model.safetensors").write_bytes(b"weights")
             (folder / "tokenizer.json").write_text("{}")
         about = {"repo": f"org/{seed}", "revision": f"step{step}", "commit": "0"}
         (snapshot / "hub.json").write_text(json.dumps(about))

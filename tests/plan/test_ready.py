@@ -24,7 +24,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for model in MODELS:
         describe(tmp_path / model)
-        (tmp_path / model / "model.safetensors").touch()
+        (tmp_path / model / "model.safetensors").write_bytes(b"weights")
         (tmp_path / model / "tokenizer.json").touch()
     (tmp_path / "text.jsonl").write_text('{"text": "words", "of": {"set": "x"}}\n' * 200)
     np.save("tokens.npy", np.zeros((60, 16), np.int32))
@@ -67,6 +67,19 @@ def test_sequences_beyond_a_models_context_are_refused(config, tmp_path):
 def test_a_model_without_weights_is_named(config, tmp_path):
     (tmp_path / "b/10/model.safetensors").unlink()
     assert refusal(config).startswith("models.path: b/10 has no weights; looked for")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; copy or download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS"),
+    ],
+)
+def test_a_file_of_weights_without_any_is_named(config, tmp_path, content, message):
+    (tmp_path / "b/10/model.safetensors").unlink()
+    (tmp_path / "b/10/pytorch_model.bin").write_bytes(content)
+    assert refusal(config).startswith(f"models.path: b/10/pytorch_model.bin {message}")
 
 
 def test_a_first_model_without_a_tokenizer_is_named(config, tmp_path):

@@ -25,6 +25,9 @@ COMPUTED = re.compile(
     r"|(^|\.)decoder\.version$"
 )
 
+# How a file begins that Git LFS keeps in place of another where it is not installed.
+POINTER = b"version https://git-lfs"
+
 # Types of weights, as safetensors and torch name them; others are quantised, or no weights.
 FLOATS = {"F64", "F32", "F16", "BF16"} | {
     f"torch.{name}" for name in ("float64", "float32", "float16", "bfloat16")
@@ -32,7 +35,7 @@ FLOATS = {"F64", "F32", "F16", "BF16"} | {
 
 
 def find_weights(model: Path) -> list[Path]:
-    """The files of a model's weights; they are not opened.
+    """The files of a model's weights; no more than how they begin is read.
 
     Parameters
     ----------
@@ -42,20 +45,40 @@ def find_weights(model: Path) -> list[Path]:
     Raises
     ------
     UserError
-        If there are none, or parts that the index names are missing.
+        If there are none, parts that the index names are missing, or files are empty or pointers.
     """
     for whole, index in (SAFETENSORS, PICKLED):
         if (model / whole).is_file():
-            return [model / whole]
-        if (model / index).is_file():
+            files = [model / whole]
+        elif (model / index).is_file():
             files = [model / part for part in parts_of(model / index)]
             if missing := [file.name for file in files if not file.is_file()]:
                 raise UserError(f"models.path: {model} lacks weights: {', '.join(missing)}")
-            return files
+        else:
+            continue
+        for file in files:
+            _check_begin(file)
+        return files
     raise UserError(
         f"models.path: {model} has no weights; looked for {SAFETENSORS[0]} and {PICKLED[0]}, whole "
         "or in parts"
     )
+
+
+def _check_begin(file: Path) -> None:
+    """Refuse a file that holds no weights by how it begins."""
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(len(POINTER))
+    except OSError as error:
+        raise UserError(f"models.path: {file} can't be read: {error}") from error
+    if not begin:
+        raise UserError(f"models.path: {file} is empty; copy or download it again")
+    if begin == POINTER:
+        raise UserError(
+            f"models.path: {file} is a pointer of Git LFS to the weights; run git lfs pull in its "
+            "folder"
+        )
 
 
 def parts_of(index: Path) -> list[str]:
