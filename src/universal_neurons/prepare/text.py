@@ -121,7 +121,8 @@ def documents(
     ----------
     paths
         A .txt file is one document, which comes in parts; every line of a .jsonl file and every
-        row of a .parquet file is one. .txt and .jsonl may be compressed (.gz, .zst).
+        row of a .parquet file is one, which comes as a whole. .txt and .jsonl may be compressed
+        (.gz, .zst).
     text_key
         Field (.jsonl) or column (.parquet) that holds the text.
     subset_key
