@@ -1,6 +1,6 @@
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.27")
 
 
 # Another file given by --configfile stands alone: what it leaves out has the schema's defaults, not

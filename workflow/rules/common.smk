@@ -13,6 +13,7 @@ from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.cost import asked, summary
 from universal_neurons.plan.grid import model_directory, parse_layers
+from universal_neurons.plan.records import keep_records
 from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.store.files import check_writable
 
@@ -32,6 +33,7 @@ TRAINED = config["models"]["source"] == "train"
 HUB = config["models"]["source"] == "hub"
 
 RESULTS = f"results/{config['run']}"
+keep_records(RESULTS)
 # Tables that have a part per step, and others.
 OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
 TABLES = [*OF_STEPS, "ablation", "doses", "effects"]
@@ -149,6 +151,12 @@ def model_directories(wildcards, seeds=None):
 def later_model(wildcards):
     """Directory of a job's seed at the next step."""
     return [model_of(wildcards.seed, next_step(wildcards))]
+
+
+def facts_of_traced(wildcards):
+    """What is known of a job's seed at its step and at the next."""
+    steps = [wildcards.step, next_step(wildcards)]
+    return expand(MODEL_FACTS, seed=wildcards.seed, step=steps)
 
 
 def weights_files(directories):

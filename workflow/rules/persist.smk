@@ -29,6 +29,8 @@ rule trace:
         weights=lambda wildcards: weights_files(
             [*model_directories(wildcards), *later_model(wildcards)]
         ),
+        # To compare weights: captured anew, the same ones need no new trace.
+        facts=ancient(facts_of_traced),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from universal_neurons.store.columns.ablate import EFFECTS
-from universal_neurons.store.tables import read_table
+from universal_neurons.store.columns.ablate import EFFECTS, SINGLE
+from universal_neurons.store.tables import read_part, read_table
 
 
 def with_scores(parts: Iterable[str | Path], universality: str | Path) -> pd.DataFrame:
@@ -26,7 +26,7 @@ def with_scores(parts: Iterable[str | Path], universality: str | Path) -> pd.Dat
     DataFrame
         `columns.ablate.EFFECTS`.
     """
-    tables = list(map(read_table, parts))
+    tables = [read_part(path, SINGLE) for path in parts]
     if not tables:
         return pd.DataFrame(columns=EFFECTS.names)
     keys = ["step", "seed", "layer", "neuron"]

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from universal_neurons.ablate.controls import contribution, generator, matched_controls
 from universal_neurons.ablate.measure import Replacement
 from universal_neurons.activations import moments
+from universal_neurons.models.facts import check_weights
 from universal_neurons.models.load import Model, load
+from universal_neurons.store.files import reading
 from universal_neurons.store.same_run import check_same_run
 from universal_neurons.store.tables import read_table
 
@@ -55,12 +57,15 @@ class Subject:
         Raises
         ------
         UserError
-            If the stores are not of one run, or see `models.load.load`, with `load_options`.
+            If the stores are not of one run or of other weights, or see `models.load.load`, with
+            `load_options`.
         """
-        check_same_run(stores)
+        with reading(stores[0]):
+            captured = check_same_run(stores)["models"][f"{seed}/{step}"]
         _, sums = moments.read(stores)[step, seed]
         facts = moments.moments(sums)
         model = load(directory, **load_options)
+        check_weights(directory, model.digest(), captured, stores[0])
         return cls(model, seed, step, facts["mean"], moments.rms(sums), facts["sparsity"])
 
     def scores(self, universality: str | Path) -> pd.DataFrame:

@@ -22,13 +22,14 @@ from universal_neurons.capture.capture import Encoder, calibrate, capture
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import logger
 from universal_neurons.models import hub
+from universal_neurons.models.facts import write_facts
 from universal_neurons.models.forward import parts_of, scored
 from universal_neurons.models.load import Model, load
 from universal_neurons.prepare.corpus import LEAST_TOKENS, select, selection_options
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokenizer import check_tokenizer
 from universal_neurons.store.arrays import write_arrays
-from universal_neurons.store.files import write_json
+from universal_neurons.store.place import check_model
 from universal_neurons.store.provenance import provenance
 
 
@@ -138,7 +139,15 @@ class Cell:
 
     @cached_property
     def model(self) -> Model:
-        """The loaded model."""
+        """The loaded model.
+
+        Raises
+        ------
+        UserError
+            If the workflow made it for another seed or step, or see `models.load.load`.
+        """
+        if self.source != "local":  # where users may call their models what they like
+            check_model(self.directory)
         return load(self.directory, dtype=self.options.dtype, device=self.options.device)
 
     @cached_property
@@ -196,6 +205,7 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
     )
     write_calibration(calibration, layers, cell.attributes)
     about = {
+        "run": cell.provenance["run"],
         "seed": cell.seed,
         "step": cell.step,
         "source": cell.source,
@@ -204,7 +214,7 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
         "n_layers": len(cell.model.d_mlp),
         "d_mlp": cell.model.d_mlp[0],
     }
-    write_json(facts, about)
+    write_facts(facts, about)
 
 
 def _check_scored(cell: Cell) -> None:

@@ -22,6 +22,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.models.names import fill
 from universal_neurons.models.weights import PICKLED, SAFETENSORS, parts_of, read_pickled
 from universal_neurons.store.files import replacing
+from universal_neurons.store.place import mark_model
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ def fetch(name: Name, out: str | Path, *, prune_cache: bool = False) -> None:
             _write_weights(name, file, snapshot)
         about = {**asdict(name), "commit": sha}
         (snapshot / ORIGIN).write_text(json.dumps(about, indent=1))
+        mark_model(snapshot, out)
     logger.info("%s is commit %s", name, sha)
     if prune_cache:
         _prune(sha)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import CensoredData, ecdf
 
 from universal_neurons.store.columns.persist import TRACE
-from universal_neurons.store.tables import read_table
+from universal_neurons.store.tables import read_part
 
 LABELS = ("never", "emergent", "maintained", "transient", "lost")
 KEYS = ["seed", "layer", "neuron", "step"]
@@ -93,7 +93,7 @@ def trajectories(universality: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
 
 def read_traces(paths: Sequence[str | Path]) -> pd.DataFrame:
     """Read the tables of `trace.trace`; one without rows where there are none."""
-    tables = [read_table(path) for path in paths]
+    tables = [read_part(path, TRACE) for path in paths]
     return pd.concat(tables) if tables else pd.DataFrame(columns=TRACE.names)
 
 

@@ -30,6 +30,7 @@ from universal_neurons.errors import UserError
 from universal_neurons.prepare.pieces import pieces
 from universal_neurons.prepare.text import Document
 from universal_neurons.store.files import replacing
+from universal_neurons.store.place import mark_model
 
 logger = logging.getLogger(__name__)
 transformers_logging.disable_progress_bar()
@@ -145,6 +146,7 @@ def train(
             trainer.load(work_dir, step)
         with replacing(outputs[step]) as temporary:
             shutil.copytree(_model_dir(work_dir, step), temporary, copy_function=_link)
+            mark_model(temporary, outputs[step])
 
 
 def _link(source: str, target: str) -> None:

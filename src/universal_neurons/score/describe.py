@@ -10,20 +10,10 @@ import pandas as pd
 
 from universal_neurons.activations import moments
 from universal_neurons.correlate.matches import layer_and_neuron
+from universal_neurons.models.facts import read_facts
 from universal_neurons.score.universality import logger
 from universal_neurons.store.columns.describe import MODELS
-from universal_neurons.store.files import read_record
 from universal_neurons.store.tables import read_table
-
-# What `capture.run` knows of a model.
-FACTS = {
-    "seed": str,
-    "step": int,
-    "source": str,
-    "sha256": str,
-    "n_layers": int,
-    "d_mlp": int,
-}
 
 
 def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
@@ -108,9 +98,9 @@ def models_table(facts: Iterable[str | Path], losses: Iterable[str | Path]) -> p
     Raises
     ------
     UserError
-        If a file is damaged.
+        If a file is damaged or of another model than its path says.
     """
-    table = pd.DataFrame([read_record(path, FACTS) for path in facts])
+    table = pd.DataFrame([read_facts(path) for path in facts])
     # The seeds' order is that of the files: of categories, a table without rows has none.
     table["seed"] = pd.Categorical(table["seed"], table["seed"].unique(), ordered=True)
     table = table.sort_values(["seed", "step"], ignore_index=True)

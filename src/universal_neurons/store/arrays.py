@@ -24,6 +24,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from universal_neurons.errors import UserError
 from universal_neurons.store.files import again, reading, replacing
+from universal_neurons.store.place import check_place, with_place
 from universal_neurons.store.provenance import check_method
 from universal_neurons.store.zarr_adapter import consolidated
 
@@ -41,7 +42,8 @@ def new_store(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[zarr.
         # Snakemake later puts files of its own beside the arrays. So their names are recorded, and
         # Zarr is told what there is, or listing a store would warn of what it does not know.
         group = consolidated(temporary)
-        group.attrs.update({**attributes, "arrays": sorted(group.array_keys()), "complete": True})
+        about = with_place(path, attributes)
+        group.attrs.update({**about, "arrays": sorted(group.array_keys()), "complete": True})
         group.attrs.update({"digest": _digest(temporary, group.attrs["arrays"])})
 
 
@@ -71,7 +73,7 @@ def open_store(path: str | Path) -> zarr.Group:
     ------
     UserError
         If there is no store at `path`, it lacks its completion mark or chunks, its metadata were
-        changed, or another version of the method made it.
+        changed, another version of the method made it, or it belongs elsewhere in its run.
     """
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
@@ -85,6 +87,7 @@ def open_store(path: str | Path) -> zarr.Group:
         if lost := _lost_chunks(Path(path), group):
             raise ValueError(f"chunks of {', '.join(lost)} are missing")
     check_method(path, group.attrs)
+    check_place(path, group.attrs)
     return group
 
 

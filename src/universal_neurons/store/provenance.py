@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def provenance(config: Mapping[str, Any], *kinds: str, **more: Any) -> dict[str,
     """
     return {
         "universal_neurons": universal_neurons.__version__,
+        "run": config.get("run"),
         "config_hash": config_hash(config),
         "method": {kind: METHOD_VERSION[kind] for kind in kinds},
         **processor(),
@@ -36,14 +38,15 @@ def provenance(config: Mapping[str, Any], *kinds: str, **more: Any) -> dict[str,
 
 
 def processor() -> dict[str, str]:
-    """The processor by name, and what torch uses of it.
+    """The processor by name, and what torch uses of it where torch is at work.
 
     Libraries choose their kernels of float arithmetic by it, and those differ in last bits.
     """
-    import torch  # not loaded by everything that records where it comes from
-
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {"cpu": llvmlite.binding.get_host_cpu_name(), "cpu_capability": capability}
+    found = {"cpu": llvmlite.binding.get_host_cpu_name()}
+    # A job that computes nothing with it does not load it for its name.
+    if torch := sys.modules.get("torch"):
+        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return found
 
 
 def check_method(path: str | Path, attributes: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from universal_neurons.store.columns.declare import Table
 from universal_neurons.store.columns.registry import TABLES
 from universal_neurons.store.files import reading, replacing
+from universal_neurons.store.place import check_place, with_place
 from universal_neurons.store.provenance import check_method
 
 
@@ -56,9 +57,28 @@ def read_table(
     Raises
     ------
     UserError
-        If it is missing, damaged, lacks a column or was made by another version of the method.
+        If it is missing, damaged, lacks a column, was made by another version of the method or
+        belongs elsewhere in its run.
     """
     return _read(path, columns, filters).to_pandas()
+
+
+def read_part(path: str | Path, table: Table) -> pd.DataFrame:
+    """Read a whole table, or a part of it, that has the declared columns and no row twice.
+
+    Raises
+    ------
+    UserError
+        If it has not, or see `read_table`.
+    """
+    return _read_part(path, table).to_pandas()
+
+
+def _read_part(path: str | Path, table: Table) -> pa.Table:
+    with reading(path):
+        found = table.conform(_read(path))
+        table.check_keys(found)
+    return found
 
 
 def _read(path: str | Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
@@ -72,8 +92,9 @@ def _read(path: str | Path, columns: Sequence[str] | None = None, filters: Any =
         )
         if columns is not None and (missing := set(columns) - set(table.column_names)):
             raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-        about = (table.schema.metadata or {}).get(b"universal_neurons", b"{}")
-        check_method(path, json.loads(about))
+        about = json.loads((table.schema.metadata or {}).get(b"universal_neurons", b"{}"))
+        check_method(path, about)
+        check_place(path, about)
     return table
 
 
@@ -117,11 +138,17 @@ def concatenate_table(
     attributes: Mapping[str, Any],
     seeds: Sequence[str],
 ) -> None:
-    """Write the rows of any number of parts of a table as one file; see `write_table`."""
+    """Write the rows of any number of parts of a table as one file; see `write_table`.
+
+    Raises
+    ------
+    UserError
+        See `read_part`.
+    """
     found = []
     for part in parts:
         with reading(part):
-            found.append(table.order(table.conform(_read(part)), seeds))
+            found.append(table.order(_read_part(part, table), seeds))
     if not found:
         nothing = table.conform(pd.DataFrame(columns=table.names))
         found.append(table.order(nothing, seeds))
@@ -129,7 +156,8 @@ def concatenate_table(
 
 
 def _write(path: str | Path, table: pa.Table, attributes: Mapping[str, Any]) -> None:
-    metadata = {**(table.schema.metadata or {}), b"universal_neurons": json.dumps(attributes)}
+    about = json.dumps(with_place(path, attributes))
+    metadata = {**(table.schema.metadata or {}), b"universal_neurons": about}
     with replacing(Path(path)) as temporary:
         pq.write_table(
             table.replace_schema_metadata(metadata),

@@ -116,6 +116,12 @@ class Table:
         fields = [pa.field(column.name, TYPES[column.type]) for column in self.columns]
         return found.select(self.names).cast(pa.schema(fields))
 
+    def check_keys(self, rows: pa.Table) -> None:
+        """Refuse conforming rows of which two have the same keys, as a ValueError."""
+        keys = [column.name for column in self.keys]
+        if rows.group_by(keys).aggregate([]).num_rows < rows.num_rows:
+            raise ValueError(f"rows have the same {', '.join(keys)}")
+
     def order(self, rows: pa.Table, seeds: Sequence[str]) -> pa.Table:
         """Make the seeds of conforming rows ordered categories, and sort the rows by them.
 
