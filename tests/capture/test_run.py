@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pipeline import VOCABULARY, gpt2, random_tokens
 
 from universal_neurons.capture.run import Cell, fix_codes
+from universal_neurons.errors import UserError
 from universal_neurons.plan.config import resolve
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokens import describe
 from universal_neurons.store.arrays import read_arrays
+from universal_neurons.store.place import mark_model
 
 SCORED, HELD_OUT, CONTEXT = 20, 10, 16
 
@@ -73,3 +76,22 @@ def test_codes_are_fixed_on_as_many_of_the_first_tokens_as_are_asked_for(calibra
     later[5:] = (later[5:] + 1) % VOCABULARY
     assert same(calibrated(ids, 5 * CONTEXT), calibrated(later, 4 * CONTEXT + 1))
     assert not same(calibrated(ids, 5 * CONTEXT), calibrated(later, 5 * CONTEXT + 1))
+
+
+def test_a_model_that_was_made_for_another_step_is_not_captured(tmp_path):
+    made, moved = tmp_path / "models/seeda/step10", tmp_path / "models/seeda/step20"
+    gpt2(1).module.save_pretrained(made)
+    mark_model(made, made)
+    options = SimpleNamespace(dtype="float32", device="cpu")
+
+    def cell(directory, source):
+        return Cell("a", 20, directory, source, None, options, {}, {})
+
+    assert cell(made, "train").model.d_mlp == gpt2(1).d_mlp
+    made.rename(moved)
+    for source in ("train", "hub"):
+        said = f"{moved}: this is seeda/step10 of a run, put in place of seeda/step20"
+        with pytest.raises(UserError, match=said):
+            _ = cell(moved, source).model
+    # Models that a run was given may have been those of another run, by whatever name.
+    assert cell(moved, "local").model.d_mlp == gpt2(1).d_mlp

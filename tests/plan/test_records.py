@@ -1,11 +1,11 @@
-"""What files were made with is known wherever they are: Snakemake's records lie with the results."""
+"""What files were made with is known wherever they are: Snakemake's records lie with them."""
 
 from __future__ import annotations
 
 import shutil
 
 import pytest
-import snakemake.api  # noqa: F401  before its parts, which import each other
+import snakemake.api  # before its parts, which import each other
 import snakemake.workflow
 import tiny
 from snakemake.persistence import MetadataRecord

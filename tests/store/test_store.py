@@ -147,9 +147,22 @@ def test_tables_keep_their_types_and_say_where_they_come_from(tmp_path):
     assert json.loads(metadata) == about
 
 
+LISTED = "from universal_neurons.store.provenance import provenance"
+
+
+def test_saying_where_a_table_comes_from_does_not_load_torch():
+    listed = f"import sys; {LISTED}; print(provenance({{}}), 'torch' in sys.modules, sep='\\n')"
+    command = [sys.executable, "-c", listed]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    about, loaded = map(ast.literal_eval, said.splitlines())
+    assert about["cpu"]
+    assert "cpu_capability" not in about
+    assert not loaded
+
+
 def test_the_kernels_that_the_processor_chooses_are_recorded():
     """As many as there are: PyTorch can be made to use those of an older processor."""
-    listed = "from universal_neurons.store.provenance import provenance; print(provenance({}))"
+    listed = f"import torch; {LISTED}; print(provenance({{}}))"
     said = [
         subprocess.run(
             [sys.executable, "-c", listed],

@@ -14,12 +14,14 @@ from universal_neurons.activations.codes import Escapes
 from universal_neurons.activations.reader import Activations
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
+from universal_neurons.persist.trajectories import read_traces
 from universal_neurons.prepare import tokens as tokens_module
 from universal_neurons.score.describe import models_table
 from universal_neurons.store import arrays as arrays_module
 from universal_neurons.store import files as files_module
 from universal_neurons.store import same_run
 from universal_neurons.store.columns.declare import STEP, Column, Table
+from universal_neurons.store.columns.persist import TRACE
 from universal_neurons.store.tables import concatenate_table, read_table, write_table
 
 VALUES = np.random.default_rng(0).integers(-127, 128, (60, 50)).astype(np.int8)
@@ -274,6 +276,20 @@ def test_damaged_token_ids_and_json_files_are_refused(tmp_path):
     (tmp_path / "corpus.json").write_text('{"sha256": "ab')
     with pytest.raises(UserError, match="corpus.json: damaged"):
         files_module.read_json(tmp_path / "corpus.json")
+
+
+def test_a_row_that_is_there_twice_is_named_and_refused(tmp_path):
+    rows = table(tmp_path / "t.parquet")
+    write_table(tmp_path / "t.parquet", DECLARED, pd.concat([rows, rows[:1]]), {})
+    with pytest.raises(UserError) as error:
+        concatenate_table([tmp_path / "t.parquet"], tmp_path / "all", DECLARED, {}, [])
+    assert str(error.value).startswith(f"{tmp_path}/t.parquet: damaged (rows have the same step)")
+    assert not (tmp_path / "all").exists()
+    values = [0 if column.type.startswith("int") else 0.5 for column in TRACE.columns[2:]]
+    trace = pd.DataFrame([["a", 10, *values]] * 2, columns=TRACE.names)
+    write_table(tmp_path / "trace.parquet", TRACE, trace, {})
+    with pytest.raises(UserError, match="trace.parquet: damaged .rows have the same seed, step"):
+        read_traces([tmp_path / "trace.parquet"])
 
 
 @pytest.mark.parametrize("said", ["{}", "null", "[]", '{"seed": "a", "step": "10"}'])

@@ -153,12 +153,6 @@ def later_model(wildcards):
     return [model_of(wildcards.seed, next_step(wildcards))]
 
 
-def facts_of_traced(wildcards):
-    """What is known of a job's seed at its step and at the next."""
-    steps = [wildcards.step, next_step(wildcards)]
-    return expand(MODEL_FACTS, seed=wildcards.seed, step=steps)
-
-
 def weights_files(directories):
     """Files of weights in local model directories: a directory's own time says nothing of them."""
     if TRAINED or HUB:

@@ -29,8 +29,6 @@ rule trace:
         weights=lambda wildcards: weights_files(
             [*model_directories(wildcards), *later_model(wildcards)]
         ),
-        # To compare weights: captured anew, the same ones need no new trace.
-        facts=ancient(facts_of_traced),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:
@@ -58,6 +56,8 @@ rule trajectories:
     input:
         universality=f"{RESULTS}/universality.parquet",
         traces=expand(TRACE, seed=GRID.seeds, step=GRID.traced_steps),
+        # To compare weights; a trace itself need not wait for the capture.
+        facts=cells(MODEL_FACTS),
     output:
         f"{RESULTS}/trajectories.parquet",
     log:

@@ -1,5 +1,5 @@
 from universal_neurons.jobs import job
-from universal_neurons.models.load import load_captured
+from universal_neurons.models.load import load
 from universal_neurons.persist.trace import trace
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.store.columns.persist import TRACE
@@ -10,7 +10,7 @@ with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
     corpus = Corpus(given.tokens, given.about)
     sequences, exclude = corpus.sequences[: params.sequences], corpus.excluded(params.exclude)
-    model = load_captured(given.model[0], given.facts[0], **params.load)
-    later = load_captured(given.later[0], given.facts[1], **params.load)
+    model, later = load(given.model[0], **params.load), load(given.later[0], **params.load)
     rows = trace(model, later, sequences, exclude).assign(seed=names.seed, step=int(names.step))
-    write_table(snakemake.output[0], TRACE, rows, provenance(snakemake.config, "trace"))
+    about = provenance(snakemake.config, "trace", weights=[model.digest(), later.digest()])
+    write_table(snakemake.output[0], TRACE, rows, about)

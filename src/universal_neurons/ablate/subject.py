@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from universal_neurons.ablate.controls import contribution, generator, matched_controls
 from universal_neurons.ablate.measure import Replacement
 from universal_neurons.activations import moments
-from universal_neurons.models.facts import check_weights
+from universal_neurons.errors import UserError
 from universal_neurons.models.load import Model, load
-from universal_neurons.store.files import reading
+from universal_neurons.store.files import again, reading
 from universal_neurons.store.same_run import check_same_run
 from universal_neurons.store.tables import read_table
 
@@ -65,7 +65,12 @@ class Subject:
         _, sums = moments.read(stores)[step, seed]
         facts = moments.moments(sums)
         model = load(directory, **load_options)
-        check_weights(directory, model.digest(), captured, stores[0])
+        if (digest := model.digest()) != captured:
+            raise UserError(
+                f"{directory}: its weights (SHA-256 {digest[:12]}…) are not those that were "
+                f"captured ({captured[:12]}…, {stores[0]}): put those back, or, to capture these, "
+                f"{again(stores[0])}"
+            )
         return cls(model, seed, step, facts["mean"], moments.rms(sums), facts["sparsity"])
 
     def scores(self, universality: str | Path) -> pd.DataFrame:

@@ -29,7 +29,6 @@ from transformers.utils import logging as transformers_logging
 from universal_neurons.errors import UserError
 from universal_neurons.models.architectures import ARCHITECTURES
 from universal_neurons.models.description import read_description
-from universal_neurons.models.facts import check_weights, read_facts
 from universal_neurons.models.fit import check_loading, check_size
 from universal_neurons.models.shape import read_shape
 from universal_neurons.models.weights import one_line, read_weights
@@ -180,27 +179,6 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
         if not torch.isfinite(weight).all():
             raise UserError(f"{path}: weight {name} has NaN or infinite values")
     return _reach(module, device)
-
-
-def load_captured(path: str | Path, facts: str | Path, *, dtype: str, device: str) -> Model:
-    """Load a model whose activations were captured, see `load`.
-
-    Parameters
-    ----------
-    path, dtype, device
-        See `load`.
-    facts
-        What the capture says of it, see `facts.read_facts`.
-
-    Raises
-    ------
-    UserError
-        If the weights are others, or see `load`.
-    """
-    captured = read_facts(facts)["sha256"]
-    model = load(path, dtype=dtype, device=device)
-    check_weights(path, model.digest(), captured, facts)
-    return model
 
 
 def untrained(path: str | Path, seed: int, *, dtype: str = "float32", device: str = "cpu") -> Model:

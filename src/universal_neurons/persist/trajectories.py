@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import CensoredData, ecdf
 
+from universal_neurons.errors import UserError
+from universal_neurons.models.facts import read_facts
 from universal_neurons.store.columns.persist import TRACE
-from universal_neurons.store.tables import read_part
+from universal_neurons.store.files import again
+from universal_neurons.store.tables import attributes_of, read_part
 
 LABELS = ("never", "emergent", "maintained", "transient", "lost")
 KEYS = ["seed", "layer", "neuron", "step"]
@@ -91,9 +94,34 @@ def trajectories(universality: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
     return joined.assign(**places)
 
 
-def read_traces(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read the tables of `trace.trace`; one without rows where there are none."""
-    tables = [read_part(path, TRACE) for path in paths]
+def read_traces(paths: Iterable[str | Path], facts: Iterable[str | Path] = ()) -> pd.DataFrame:
+    """Read the tables of `trace.trace`; one without rows where there are none.
+
+    Parameters
+    ----------
+    paths
+        Of the tables, each of one seed and step.
+    facts
+        What the capture says of all models, see `models.facts`.
+
+    Raises
+    ------
+    UserError
+        If a table is damaged, or was made with other weights than were captured; those of earlier
+        versions do not say with which.
+    """
+    known = {(about["seed"], about["step"]): about["sha256"] for about in map(read_facts, facts)}
+    tables = []
+    for path in paths:
+        tables.append(read_part(path, TRACE))
+        seed, first = tables[-1][["seed", "step"]].iloc[0]
+        steps = sorted(step for own, step in known if own == seed and step >= first)
+        for step, digest in zip(steps, attributes_of(path).get("weights", ()), strict=False):
+            if digest != known[seed, step]:
+                raise UserError(
+                    f"{path}: made with other weights of seed {seed}, step {step} (SHA-256 "
+                    f"{digest[:12]}…) than were captured ({known[seed, step][:12]}…); {again(path)}"
+                )
     return pd.concat(tables) if tables else pd.DataFrame(columns=TRACE.names)
 
 

@@ -1,10 +1,11 @@
 """What Snakemake remembers of a run's files lies with them, so that it goes where they go.
 
 Snakemake runs a job again whose params or inputs are not those that its files were made with. It
-remembers these in `.snakemake/metadata` of the working directory. Of results that were copied without that
-folder it knows nothing, and plans nothing whatever changes. So the records of a run's files are
-written to ``results/<run>/records`` too, as Snakemake writes them, and read from there first: they
-are of these very files, while those of the working directory may be of others that lay there.
+remembers these in `.snakemake/metadata` of the working directory. Of results that were copied
+without that folder it knows nothing, and plans nothing whatever changes. So the records of a run's
+files are written to ``results/<run>/records`` too, as Snakemake writes them, and read from there
+first: they are of these very files, while those of the working directory may be of others that lay
+there before.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 def keep_records(results: str) -> None:
     """Let this process's Snakemake keep its records of a run's files with the run from now on.
 
-    Its own are kept as ever. Where there are none with the run, as in results of earlier versions, they
-    hold. Those in a database (``--persistence-backend db``) are left alone.
+    Its own are kept as ever, and hold where there are none with the run, as in results of earlier
+    versions. Those in a database (``--persistence-backend db``) are left alone.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Where in a run a file belongs: recorded when it is written, compared whenever it is read.
 
-A path below ``results/<run>/`` says all that a file is of: its kind, its seed or pair, step, layers and
-shard. Jobs ask for files by these paths, so what lies under another's path, say that of another
+A path below ``results/<run>/`` says all that a file is of: its kind, its seed or pair, step, layers
+and shard. Jobs ask for files by these paths, so what lies under another's path, say that of another
 step or seed, is refused by whatever reads it. Files of earlier versions record no place, and are
 not compared.
 """

@@ -81,6 +81,16 @@ def _read_part(path: str | Path, table: Table) -> pa.Table:
     return found
 
 
+def attributes_of(path: str | Path) -> dict[str, Any]:
+    """What was recorded with a table."""
+    with reading(path):
+        return _attributes(pq.read_schema(path))
+
+
+def _attributes(schema: pa.Schema) -> dict[str, Any]:
+    return json.loads((schema.metadata or {}).get(b"universal_neurons", b"{}"))
+
+
 def _read(path: str | Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
     with reading(path):
         table = pq.read_table(
@@ -92,7 +102,7 @@ def _read(path: str | Path, columns: Sequence[str] | None = None, filters: Any =
         )
         if columns is not None and (missing := set(columns) - set(table.column_names)):
             raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-        about = json.loads((table.schema.metadata or {}).get(b"universal_neurons", b"{}"))
+        about = _attributes(table.schema)
         check_method(path, about)
         check_place(path, about)
     return table
