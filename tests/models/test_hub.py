@@ -19,6 +19,7 @@ from universal_neurons.models.hub import Name, name_of
 from universal_neurons.prepare.text import Document
 from universal_neurons.prepare.tokenizer import load_tokenizer
 from universal_neurons.prepare.training import train_tokenizer
+from universal_neurons.store.place import check_model
 
 REPO = "org/seed-a"
 HF = str(Path(sys.executable).with_name("hf"))
@@ -107,6 +108,8 @@ def test_a_revision_is_fetched_by_commit_and_is_then_a_local_model(hub, client):
         "revision": "checkpoint-20",
         "commit": hub.commit(REPO, "checkpoint-20"),
     }
+    check_model(out)
+    assert json.loads((out / "place.json").read_text()) == {"place": f"{client.home.name}/out"}
     assert models.load(out).digest() == gpt2(20).digest() != gpt2(10).digest()
     assert len(load_tokenizer(out)) == 260
 

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import training
 from universal_neurons.prepare.text import Document
+from universal_neurons.store.place import check_model
 
 OPTIONS = {
     "vocab_size": 300,
@@ -183,6 +184,16 @@ def test_finished_steps_are_placed_again_without_training(
     monkeypatch.delattr(training._Trainer, "train_to")
     again = run(sequences, tokenizer, tmp_path)
     assert all(same(again[step], undisturbed[step]) for step in undisturbed)
+
+
+def test_a_saved_directory_says_of_which_step_it_is(sequences, tokenizer, tmp_path):
+    run(sequences, tokenizer, tmp_path, steps=(0, 1))
+    one, other = (tmp_path / f"out/step{step}" for step in (0, 1))
+    check_model(one)
+    shutil.rmtree(one)
+    other.rename(one)
+    with pytest.raises(UserError, match="this is out/step1 of a run, put in place of out/step0"):
+        check_model(one)
 
 
 def test_outputs_are_copied_where_the_file_system_has_no_hard_links(
