@@ -212,6 +212,7 @@ def test_without_a_tokenizer_the_saved_directory_is_a_model_alone(undisturbed, s
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "place.json",
     }
 
 
