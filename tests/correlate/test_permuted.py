@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
+from pipeline import corr, gpt2, neurons, random_tokens, run_capture, run_match
 from scipy import stats
 
+from universal_neurons.activations.moments import effective_tokens
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate import permuted
 from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.correlate.rotations import rotation, rotation_name
 from universal_neurons.score import nulls, universality
 
-CONTEXT = 16
+CONTEXT, DRAWS = 16, 2
 
 
 def captured(where, tokens, *, names="ab", **options):
@@ -23,10 +25,25 @@ def captured(where, tokens, *, names="ab", **options):
     }
 
 
-def best_of(shards, pairings):
-    a, b = shards
-    stores = [Activations(own[0] / "activations.zarr") for own in (a, b)]
-    return permuted.permuted_best(*stores, neurons(a), neurons(b), pairings)
+def paired(own, kept):
+    return permuted.Paired(Activations(own[0] / "activations.zarr"), neurons(own).scale, kept)
+
+
+def drawn(kinds):
+    """Rotations of layers, by name."""
+    return {
+        rotation_name(d_mlp, layer, draw): rotation(0, layer, draw, d_mlp)
+        for d_mlp, layer in kinds
+        for draw in range(DRAWS)
+    }
+
+
+def matches_of(shards, pairings):
+    """Both ways, of models of two layers of 40 neurons."""
+    a, b = (
+        paired(own, kept) for own, kept in zip(shards, zip(*pairings, strict=True), strict=True)
+    )
+    return permuted.permuted_matches(a, b, drawn([(40, 0), (40, 1)]), DRAWS)
 
 
 def sample(shards, n_tokens=10**6, block=64):
@@ -66,33 +83,56 @@ def test_the_sample_is_the_first_sequences_and_one_sequence_has_no_partner():
     assert permuted.pair_sequences(index[:CONTEXT], CONTEXT, 10**6, 64) == []
 
 
-@pytest.mark.parametrize(
-    ("encoding", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-5), ("int8", 1e-5)]
-)
-def test_permuted_matches_equal_a_plain_float64_computation(tmp_path, encoding, tolerance):
+@pytest.mark.parametrize("encoding", ["float32", "bfloat16", "int8"])
+def test_permuted_matches_and_their_baseline_equal_a_plain_float64_computation(tmp_path, encoding):
     shards = captured(tmp_path, random_tokens(40, CONTEXT), encoding=encoding)
     pairings = sample(shards["a"])
-    found = best_of(shards.values(), pairings)
+    ways = matches_of(shards.values(), pairings)
     stores = {name: Activations(own[0] / "activations.zarr") for name, own in shards.items()}
     index = stores["a"].token_index()
     rows = [np.searchsorted(index, tokens) for tokens in pairs_of(pairings, index)]
-    x, y = (
-        np.hstack([store.activations(i)[own] for i in range(2)]).astype(np.float64)
+    values = [
+        [store.activations(i)[own].astype(np.float64) for i in range(2)]
         for store, own in zip(stores.values(), rows, strict=True)
-    )
-    cov = (x - x.mean(0)).T @ (y - y.mean(0)) / len(x)
-    noise = 0.25 if encoding == "int8" else 0
-    spread = [
-        np.maximum(
-            neurons(own).std,
-            np.sqrt((values.var(0) - noise * neurons(own).scale ** 2).clip(min=0)),
-        )
-        for own, values in zip(shards.values(), (x, y), strict=True)
     ]
-    assert (spread[0] > neurons(shards["a"]).std).any(), "the sample varies more somewhere"
-    corr = cov / np.outer(*spread)
-    np.testing.assert_allclose(found[0], corr.max(1), atol=tolerance)
-    np.testing.assert_allclose(found[1], corr.max(0), atol=tolerance)
+    for found, mine, theirs in zip(ways, values, values[::-1], strict=True):
+        between = corr(np.hstack(mine), np.hstack(theirs))
+        np.testing.assert_allclose(found.best, between.max(1), atol=1e-5)
+        np.testing.assert_array_equal(found.index, between.argmax(1))
+        for draw in range(DRAWS):
+            rotated = [y @ rotation(0, i, draw, 40).T for i, y in enumerate(theirs)]
+            expected = corr(np.hstack(mine), np.hstack(rotated)).max(1)
+            np.testing.assert_allclose(found.baseline[draw], expected, atol=1e-4)
+
+
+def test_what_noise_matches_in_excess_is_about_nothing(tmp_path):
+    """The baseline of the tokens themselves would be far above what unrelated text matches."""
+    shards = captured(tmp_path, random_tokens(64, CONTEXT))
+    scores = scores_by(shards, tmp_path)
+    ahead, back = matches_of(shards.values(), sample(shards["a"]))
+    excess = np.concatenate([found.best - found.baseline.mean(0) for found in (ahead, back)])
+    assert abs(excess.mean()) < 0.05
+    assert (np.abs(excess) < 0.5).all()
+    assert abs(excess.mean()) < abs(
+        (np.append(ahead.best, back.best) - scores["baseline_corr"]).mean()
+    )
+
+
+def scores_by(shards, where):
+    """Scores of two models, and the fifths that they are held against nulls in."""
+    parts = run_match(*shards.values(), where / "matches")
+    table = universality.matches_table(StepMatches.read(parts), 3)
+    scores = universality.universality_table(table)
+    moments = [own[0] / "moments.zarr" for own in shards.values()]
+    return nulls.with_strata(scores, effective_tokens(moments))
+
+
+def noise_of(ways, shards):
+    """Scores by permuted matches."""
+    named = [list(shards), list(shards)[::-1]]
+    found = {tuple(pair): matches for pair, matches in zip(named, ways, strict=True)}
+    matches = StepMatches(found, dict.fromkeys(shards, (40, 40)), False, [])
+    return universality.universality_table(universality.matches_table(matches, 3))
 
 
 def scores_of(where, tokens, names="ab"):
@@ -101,18 +141,14 @@ def scores_of(where, tokens, names="ab"):
         name: run_capture(gpt2(i), own, where / name, seed=name, exclude=())
         for i, (name, own) in enumerate(zip(names, tokens, strict=True))
     }
-    parts, best = [], {}
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            parts += run_match(shards[a], shards[b], where / (a + b))
-            found = best_of((shards[a], shards[b]), sample(shards[a]))
-            best[a, b], best[b, a] = found
-    scores = universality.universality_table(universality.matches_table(StepMatches.read(parts), 3))
+    scores = scores_by(shards, where)
+    found = StepMatches.read([where / "matches/matches(0, 1).zarr"]).found
+    noise = noise_of(matches_of(shards.values(), sample(shards["a"])), shards)
     return nulls.with_p_values(
         scores,
         {
-            "rotated": nulls.rotated_null(StepMatches.read(parts).found, scores),
-            "permuted": nulls.permuted_null(best, scores),
+            "rotated": nulls.rotated_null(found, scores),
+            "permuted": nulls.permuted_null(noise, scores),
         },
     )
 
@@ -134,12 +170,11 @@ def test_models_that_share_their_neurons_are_discovered(tmp_path):
     same = {
         name: run_capture(gpt2(0), tokens, tmp_path / name, seed=name, exclude=()) for name in "ab"
     }
-    parts = run_match(same["a"], same["b"], tmp_path)
-    scores = universality.universality_table(universality.matches_table(StepMatches.read(parts), 3))
-    ahead, back = best_of(same.values(), sample(same["a"]))
-    null = nulls.permuted_null({("a", "b"): ahead, ("b", "a"): back}, scores)
-    found = nulls.with_p_values(scores, {"permuted": null})
-    assert (found["q_value"] < 0.05).all()
+    scores = scores_by(same, tmp_path)
+    noise = noise_of(matches_of(same.values(), sample(same["a"])), same)
+    found = nulls.with_p_values(scores, {"permuted": nulls.permuted_null(noise, scores)})
+    assert (found["q_value"] < 0.1).all(), "as small as 32 values of a fifth allow"
+    assert (found["p_value"] == found["p_value"].min()).all()
 
 
 def test_sequences_with_fewer_scored_tokens_are_paired_with_fuller_ones(tmp_path):
@@ -157,5 +192,15 @@ def test_sequences_with_fewer_scored_tokens_are_paired_with_fuller_ones(tmp_path
     lengths = [[own.rows.stop - own.rows.start for own in pairing] for pairing in pairings]
     assert any(theirs > mine for mine, theirs in lengths)
     assert max(theirs for _, theirs in lengths) > max(mine for mine, _ in lengths)
-    for best in best_of(shards.values(), pairings):
-        assert np.isfinite(best).all()
+    for found in matches_of(shards.values(), pairings):
+        assert np.isfinite(found.best).all()
+        assert np.isfinite(found.baseline).all()
+
+
+def test_without_a_second_sequence_all_neurons_are_dead_and_make_no_null(tmp_path):
+    shards = captured(tmp_path, random_tokens(40, CONTEXT))
+    stores = [paired(own, []) for own in shards.values()]
+    ways = permuted.permuted_matches(*stores, drawn([(40, 0), (40, 1)]), DRAWS)
+    noise = noise_of(ways, shards)
+    scores = scores_by(shards, tmp_path)
+    assert nulls.permuted_null(noise, scores).empty

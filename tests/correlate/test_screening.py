@@ -88,7 +88,7 @@ def captured(where, layers, *, encoding="int8", splits=(), seed=0):
         "high": x.max(0),
         "code_sum": whole.sum(0, dtype=np.float64),
     }
-    neurons = Neurons(d_mlp, sums, scale)
+    neurons = Neurons.of(d_mlp, sums, scale)
     rotations = {
         rotation_name(d, i, draw): rotation(0, i, draw, d)
         for i, d in enumerate(d_mlp)

@@ -93,6 +93,8 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "n_mutual": 0,
                     "in_group": False,
                     "leave_one_out": np.nan,
+                    "leave_one_out_cases": 0,
+                    "n_mutual_permuted": np.nan,
                 }
             )
         )
@@ -126,15 +128,16 @@ def ablation(universal: float, controls: list[float], *, se: float = 1e-4, n: in
     return rows
 
 
-def test_neurons_beyond_chance_are_counted_beside_those_above_the_papers_threshold(demo):
+def test_neurons_better_than_the_nulls_are_counted_beside_those_above_the_papers_threshold(demo):
     table = universality({(50, "a"): 0, (1000, "a"): 11, (1000, "b"): 14})
-    text = headline({**demo, "universality": table}, "Beyond chance")
-    assert "25 of 200 neurons (12.5 %) are beyond chance" in text
-    assert "other sequences and untrained models" in text
+    text = headline({**demo, "universality": table}, "Against the nulls")
+    assert "25 of 200 neurons (12.5 %) match better than random rotations" in text
+    assert "untrained models and noise" in text
+    assert "Nothing else is ruled out" in text
     assert "0 of 200 exceed the papers' 0.5" in text
-    chance = headline({**demo, "universality": table.assign(q_value=0.9)}, "Beyond chance")
-    assert "none of 200 neurons is distinguishable from chance" in chance
-    unknown = headline({**demo, "universality": table.assign(q_value=np.nan)}, "Beyond chance")
+    chance = headline({**demo, "universality": table.assign(q_value=0.9)}, "Against the nulls")
+    assert "none of 200 neurons matches better than random rotations" in chance
+    unknown = headline({**demo, "universality": table.assign(q_value=np.nan)}, "Against the nulls")
     assert "No p-values" in unknown
 
 
@@ -229,7 +232,7 @@ def test_errors_and_p_values_lack_more_sequences_where_activations_are_stored(de
     ):
         config = {**CONFIG, "capture": {"store": store}}
         said = {h.topic: h.text for h in headlines(findings(unknown), config)}
-        for text in (said["Universal neurons"], said["Beyond chance"]):
+        for text in (said["Universal neurons"], said["Against the nulls"]):
             assert needed in text
             assert other not in text
 
@@ -298,7 +301,7 @@ def test_the_report_tells_of_universal_neurons_by_q_value(demo, drawn, tmp_path)
     judged = now.assign(threshold=now["layer"].map(by_layer), universal=now["q_value"] < 0.05)
     found = Findings({**demo, "universality": judged}, Criterion("q_value", 0.5, 0.05))
     said = next(h.text for h in headlines(found, CONFIG) if h.topic == "Universal neurons")
-    assert "are beyond chance (q < 0.05)" in said
+    assert "match better than every null (q < 0.05)" in said
     assert "0.5" not in said.partition(".")[0]
     remarks = " ".join(trust(found, CONFIG, SCORED))
     assert "at the last step these are 0.05 to 0.07" in remarks
@@ -686,10 +689,29 @@ def test_groups_are_counted_once_for_all_seeds(demo):
     assert groups > 1
     text = headline(demo, "Groups")
     assert f"{groups:,} groups of 5 neurons" in text
+    assert "against 1 if every model reads other sequences" in text
     assert "left out in 75" in text
-    none = demo["universality"].assign(in_group=False, leave_one_out=np.nan)
+    none = demo["universality"].assign(in_group=False, leave_one_out=np.nan, leave_one_out_cases=0)
     text = headline({**demo, "universality": none}, "Groups")
     assert text == "At the last step no neurons are each other's best match in all seeds."
+
+
+def test_seeds_left_out_are_counted_case_by_case(demo):
+    """Neurons with one case, where it can't be matched, weigh no more than that."""
+    table = demo["universality"].assign(leave_one_out=np.nan, leave_one_out_cases=0)
+    rows = table.index[table["step"] == 1000]
+    table.loc[rows[:30], ["leave_one_out", "leave_one_out_cases"]] = 0.0, 1
+    table.loc[rows[30:60], ["leave_one_out", "leave_one_out_cases"]] = 1.0, 4
+    text = headline({**demo, "universality": table}, "Groups")
+    assert "left out in 80.0 % of the 150 cases" in text
+
+
+def test_two_seeds_are_no_groups_and_their_mutual_matches_are_held_against_noise():
+    pair = synthetic.tables(seeds=("0", "1"))
+    text = headline(pair, "Groups")
+    assert "8 pairs of neurons are each other's best match; 2 are if" in text
+    assert "too few to speak of groups" in text
+    assert "groups of" not in text
 
 
 def test_notions_are_compared_by_their_sets(demo):
@@ -700,6 +722,8 @@ def test_notions_are_compared_by_their_sets(demo):
     assert 0 < len(one & two) < len(one | two)
     assert table.loc["universal", "in a group"] == len(one & two) / len(one | two)
     assert table.loc["in a group", "in a group"] == 1
+    assert table.loc[summaries.MUTUAL, "by_noise"] == 10, "one per seed and layer"
+    assert table["by_noise"].isna().sum() == len(table) - 1
     nothing = summaries.agreement(demo["universality"].assign(in_group=False), 0.05)
     assert np.isnan(nothing.loc["in a group", "in a group"])
     assert nothing.loc["in a group", "universal"] == 0

@@ -179,7 +179,7 @@ def planted(n_tokens: int, where) -> pd.DataFrame:
     def neurons(x):
         sums = {"n_tokens": np.array([len(x)]), "powers": np.array([x.sum(0), (x**2).sum(0)])}
         sums |= {"code_sum": x.sum(0), "low": x.min(0), "high": x.max(0)}
-        return Neurons([d], sums, np.ones(d, np.float32))
+        return Neurons.of([d], sums, np.ones(d, np.float32))
 
     points = [[neurons(x[cuts[i] : cuts[j]]) for i, j in ranges] for x in values]
     sums = Added([where / f"sums{n_tokens}_{k}.zarr" for k in range(shards)])

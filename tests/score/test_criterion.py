@@ -1,4 +1,4 @@
-"""Universal by excess correlation or by q-value: one threshold per seed and layer says the same."""
+"""Universal by excess correlation or by q-value: one threshold per stratum says the same."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ def scores_and_nulls(rng, missing_layer=False):
     )
     shared = rng.random(2 * n) < 1 / 6
     dead = rng.random(2 * n) < 0.05
-    excess = rng.normal(0, 0.02, 2 * n).round(2) + 0.08 * shared * scores["layer"]
+    excess = rng.normal(0, 0.02, 2 * n).round(2) + 0.2 * shared * scores["layer"]
     scores["excess_corr"] = np.where(dead, 0.0, excess)
     scores["baseline_corr"] = np.where(dead, 0.0, 0.1)
-    rotated = scores[["seed", "layer"]].loc[scores.index.repeat(5)]
+    scores["stratum"] = rng.integers(0, nulls.STRATA, 2 * n)
+    rotated = scores[["layer", "stratum"]].loc[scores.index.repeat(5)]
     found = {
         "rotated": rotated.assign(excess=rng.normal(0, 0.02, len(rotated)).round(2)),
-        "permuted": rotated[["layer"]].assign(excess=rng.normal(-0.05, 0.05, len(rotated))),
-        "untrained": pd.DataFrame({"layer": np.arange(3000) % 3, "excess": np.arange(3000) / 1e5}),
+        "permuted": rotated.assign(excess=rng.normal(-0.05, 0.05, len(rotated))),
+        "untrained": pd.DataFrame(
+            {
+                "layer": np.arange(3000) % 3,
+                "stratum": np.arange(3000) // 3 % nulls.STRATA,
+                "excess": np.arange(3000) / 1e5,
+            }
+        ),
     }
     if missing_layer:
         found = {name: null[null["layer"] < 2] for name, null in found.items()}
@@ -45,7 +52,7 @@ def test_above_the_threshold_of_a_rate_are_the_neurons_of_smaller_q_values(
     found = Criterion("q_value", 0.5, rate).judge(scores, chance, np.inf)
     expected = (scores["q_value"] < rate) & (scores["excess_corr"] > 0)
     assert (found["universal"] == expected).all()
-    assert found.groupby(["seed", "layer"])["threshold"].nunique().eq(1).all()
+    assert found.groupby(["seed", "layer", "stratum"])["threshold"].nunique().eq(1).all()
     assert (found["threshold"] >= 0).all()
     if missing_layer:
         assert np.isinf(found.loc[found["layer"] == 2, "threshold"]).all()

@@ -110,7 +110,7 @@ def test_scores_count_matches_and_leave_seeds_out():
     # Neuron 0 of a: 0.9 in b, 0.3 in c; neuron 1: 0.8 in both. Baseline 0.1, threshold 0.5.
     corr["a", "b"][0, 0], corr["a", "c"][0, 0] = 0.9, 0.3
     corr["a", "b"][1, 1] = corr["a", "c"][1, 1] = 0.8
-    matches, scores, groups = add_notions(*tables(corr, threshold=0.5))
+    matches, scores, groups = add_notions(*tables(corr, threshold=0.5), {})
     a = scores[scores.seed == "a"].reset_index()
     assert list(a.n_matched[:3]) == [1, 2, 0]
     assert list(a.n_mutual[:2]) == [2, 2]
@@ -118,8 +118,27 @@ def test_scores_count_matches_and_leave_seeds_out():
     assert a.leave_one_out[0] == 0
     assert a.leave_one_out[1] == 1
     assert np.isnan(a.leave_one_out[2])
+    assert list(a.leave_one_out_cases[:3]) == [1, 2, 0]
     assert matches.mutual.sum() == scores.n_mutual.sum()
     assert scores.in_group.sum() == len(groups)
+
+
+def test_mutual_matches_and_groups_by_noise_stand_beside_those_found():
+    rng = np.random.default_rng(4)
+    *found, noise = *tables(random_corr(rng)), tables(random_corr(rng))[2]
+    _, scores, _ = add_notions(*found, noise)
+    expected = tables(random_corr(np.random.default_rng(4)))
+    assert (scores.n_mutual_permuted != scores.n_mutual).any()
+    by_noise = mutual_partners(noise)
+    for seed, own in scores.groupby("seed"):
+        others = [partner >= 0 for (one, _), partner in by_noise.items() if one == seed]
+        assert list(own.n_mutual_permuted) == list(np.sum(others, axis=0))
+    _, again, same = add_notions(*expected, expected[2])
+    assert (again.n_mutual_permuted == again.n_mutual).all()
+    assert (same.n_permuted == same.group.nunique()).all()
+    alone = add_notions(*expected, {})
+    assert alone[1].n_mutual_permuted.isna().all()
+    assert alone[2].n_permuted.isna().all()
 
 
 def test_two_seeds_have_groups_of_two_and_nothing_to_leave_out():
@@ -127,7 +146,7 @@ def test_two_seeds_have_groups_of_two_and_nothing_to_leave_out():
     two = {"a", "b"}
     matches = matches[matches.seed.isin(two) & matches.other_seed.isin(two)]
     matches, scores, groups = add_notions(
-        matches.reset_index(drop=True), judged(matches, 0.5), found
+        matches.reset_index(drop=True), judged(matches, 0.5), found, {}
     )
     assert scores.leave_one_out.isna().all()
     assert (groups.groupby("group").size() == 2).all()
@@ -196,7 +215,7 @@ def test_a_neuron_that_many_match_is_assigned_once_and_a_dead_one_never():
 
 
 def test_tables_name_the_assigned_partner_on_either_side():
-    matches, scores, _ = add_notions(*tables(random_corr(np.random.default_rng(5))))
+    matches, scores, _ = add_notions(*tables(random_corr(np.random.default_rng(5))), {})
     rows = matches[matches["assigned_neuron"] >= 0]
     assert 0 < len(rows) < len(matches)
     ends = ["seed", "layer", "neuron"], ["other_seed", "assigned_layer", "assigned_neuron"]

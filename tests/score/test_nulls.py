@@ -18,6 +18,7 @@ def scored(rng, planted=0):
     draws = 0.2 + 0.02 * rng.standard_t(4, (OTHERS, DRAWS + 1, N))
     draws[:, 0, :planted] += 0.4
     scores = pd.DataFrame({"step": 1, "seed": "0", "layer": np.repeat([0, 1], N // 2)})
+    scores["stratum"] = 0
     scores["baseline_corr"] = draws[:, 1:].mean((0, 1))
     scores["excess_corr"] = draws[:, 0].mean(0) - scores["baseline_corr"]
     matches = {
@@ -39,6 +40,45 @@ def test_without_planted_matches_false_discoveries_are_as_rare_as_promised():
     assert wrong <= stats.binom.ppf(0.999, runs, 0.05)
 
 
+def kurtotic(rng, n=2000):
+    """Null excesses, and kurtoses that say how far they stray; two layers of two seeds."""
+    kurtosis = np.exp(rng.uniform(1, 5, 2 * n))
+    table = pd.DataFrame(
+        {"seed": np.repeat(["a", "b"], n), "layer": np.tile([0, 1], n), "baseline_corr": 0.1}
+    )
+    excess = rng.standard_normal((6, 2 * n)) * 0.01 * kurtosis**0.5
+    return nulls.with_strata(table.assign(excess_corr=excess[0]), 1e5 / kurtosis), excess[1:]
+
+
+def test_rejection_on_null_data_is_as_promised_for_neurons_of_any_kurtosis():
+    scores, others = kurtotic(np.random.default_rng(5))
+    named = scores[["layer", "stratum"]]
+    null = pd.concat([named.assign(excess=excess) for excess in others])
+    rejected = pd.Series(nulls.p_values(scores, null) < 0.05)
+    rates = rejected.groupby([scores["layer"], scores["stratum"]]).mean()
+    assert len(rates) == 2 * nulls.STRATA
+    # 400 neurons each: a standard error of 1.1 %.
+    assert rates.between(0.015, 0.085).all()
+    rates = rejected.groupby(scores["stratum"]).mean()
+    assert rates.between(0.03, 0.07).all()
+    pooled = pd.Series(nulls.p_values(scores.assign(stratum=0), null.assign(stratum=0)) < 0.05)
+    assert pooled.groupby(scores["stratum"]).mean().max() > 0.1, "one null for all is no null"
+
+
+def test_strata_are_equal_parts_of_the_live_neurons_of_a_layer_by_kurtosis():
+    scores, _ = kurtotic(np.random.default_rng(6), n=333)
+    tokens = np.random.default_rng(7).permutation(np.arange(1.0, len(scores) + 1))
+    scores.loc[::7, "baseline_corr"] = 0
+    found = nulls.with_strata(scores, tokens)
+    alive = found[found["baseline_corr"] != 0].assign(tokens=tokens[found["baseline_corr"] != 0])
+    for _, own in alive.groupby(["seed", "layer"]):
+        sizes = own.groupby("stratum").size()
+        assert len(sizes) == nulls.STRATA
+        assert sizes.max() - sizes.min() <= 1
+        ordered = own.sort_values("tokens")["stratum"]
+        assert ordered.is_monotonic_decreasing, "few tokens, a large kurtosis, a high stratum"
+
+
 def test_planted_matches_are_found_and_few_others_with_them():
     rng = np.random.default_rng(1)
     found = [scored(rng, planted=50).q_value.to_numpy() < 0.05 for _ in range(100)]
@@ -52,27 +92,28 @@ def scores():
         {
             "seed": "0",
             "layer": [0, 0, 1, 1],
+            "stratum": 0,
             "baseline_corr": [0.1, 0.1, 0.1, 0.0],  # the last one is dead
             "excess_corr": [0.3, 0.1, 0.2, 0.0],
         }
     )
 
 
-def test_p_values_are_those_of_counting_within_a_layer_and_a_seed(scores):
+def test_p_values_are_those_of_counting_within_a_layer_and_a_stratum(scores):
     null = pd.DataFrame(
         {
-            "seed": ["0"] * 6 + ["1"] * 3,
             "layer": [0, 0, 0, 0, 1, 1, 0, 0, 1],
+            "stratum": [0] * 6 + [1] * 3,
             "excess": [0.1, 0.2, -0.1, -0.2, 0.5, -0.5, 9, 9, 9],
         }
     )
     np.testing.assert_allclose(nulls.p_values(scores, null), [1 / 5, 3 / 5, 2 / 3, 1])
-    pooled = nulls.p_values(scores, null.drop(columns="seed"))
-    np.testing.assert_allclose(pooled, [3 / 7, 5 / 7, 3 / 4, 1])
+    other = nulls.p_values(scores.assign(stratum=1), null)
+    np.testing.assert_allclose(other, [1, 1, 1, 1])
 
 
-def test_a_neuron_is_beyond_chance_only_if_it_is_beyond_every_null(scores):
-    weak = pd.DataFrame({"layer": np.repeat([0, 1], 99), "excess": -1.0})
+def test_a_neuron_is_better_than_the_nulls_only_if_it_is_better_than_each(scores):
+    weak = pd.DataFrame({"layer": np.repeat([0, 1], 99), "stratum": 0, "excess": -1.0})
     strong = weak.assign(excess=0.25)
     both = nulls.with_p_values(scores, {"rotated": weak, "untrained": strong})
     np.testing.assert_allclose(both["p_value"], [0.01, 1, 1, 1])
@@ -82,7 +123,7 @@ def test_a_neuron_is_beyond_chance_only_if_it_is_beyond_every_null(scores):
 
 
 def test_a_null_says_nothing_of_layers_that_it_lacks(scores):
-    weak = pd.DataFrame({"layer": np.repeat([0, 1], 99), "excess": -1.0})
+    weak = pd.DataFrame({"layer": np.repeat([0, 1], 99), "stratum": 0, "excess": -1.0})
     shallow = weak[weak["layer"] == 0].assign(excess=0.25)
     found = nulls.with_p_values(scores, {"rotated": weak, "untrained": shallow})
     np.testing.assert_allclose(found["p_value"], [0.01, 1, 0.01, 1])
@@ -106,6 +147,7 @@ def test_one_rotation_and_no_untrained_model_give_no_p_value(scores):
 def test_untrained_neurons_are_no_discoveries_among_untrained_neurons():
     rng = np.random.default_rng(2)
     table = pd.DataFrame({"seed": np.repeat(list("abc"), 400), "layer": np.tile([0, 1], 600)})
+    table["stratum"] = np.arange(1200) // 2 % nulls.STRATA
     wrong = 0
     for _ in range(100):
         first, second = (

@@ -102,9 +102,12 @@ def _universality(grid, steps, threshold, universal, rng):
         q_value=np.where(excess > 0.05, 1e-3, 0.6),
         assigned_universal=excess > 1.1 * threshold,
         n_matched=np.where(excess > threshold, others, others // 2),
+        stratum=grid["neuron"] % nulls.STRATA,
         n_mutual=np.where(grouped, others, 0),
+        n_mutual_permuted=np.where(grid["neuron"] == 9, others, 0.0),
         in_group=grouped,
         leave_one_out=np.where(excess > threshold, 0.75, np.nan),
+        leave_one_out_cases=np.where(excess > threshold, others, 0),
     )
 
 
@@ -125,7 +128,9 @@ def _groups(universality):
         universality["in_group"], ["step", "seed", "layer", "neuron", "excess_corr", "universal"]
     ]
     table.insert(1, "group", 4 * table["layer"] + table["neuron"])
-    table = table.assign(group_mean_corr=0.9 - 0.01 * table["group"], group_min_corr=0.5)
+    table = table.assign(
+        group_mean_corr=0.9 - 0.01 * table["group"], group_min_corr=0.5, n_permuted=1.0
+    )
     return table.sort_values(["step", "group", "seed"], ignore_index=True)
 
 

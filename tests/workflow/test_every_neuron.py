@@ -18,9 +18,9 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.capture.capture import Encoder
 from universal_neurons.capture.direct import direct_sums
 from universal_neurons.correlate.matches import StepMatches
-from universal_neurons.correlate.permuted import permuted_best, sample_of
+from universal_neurons.correlate.permuted import Paired, permuted_matches, sample_of
 from universal_neurons.correlate.refine import refine
-from universal_neurons.correlate.rotations import rotation
+from universal_neurons.correlate.rotations import rotation, rotation_name
 from universal_neurons.correlate.screen import Sampling, Side, screen
 from universal_neurons.errors import UserError
 from universal_neurons.score import influence
@@ -220,8 +220,15 @@ def test_screened_matches_are_those_of_the_exact_mode(shards, matches):
 def test_permuted_correlations_stay_correlations(shards):
     a, b = (stores(shards, name)[0] for name in NAMES)
     pairings = sample_of(a, planted.CONTEXT, planted.N_TOKENS)
-    for best in permuted_best(a, b, *(neurons(shards[name]) for name in NAMES), pairings):
-        assert best.max() <= 1
+    sides = zip((a, b), NAMES, zip(*pairings, strict=True), strict=True)
+    paired = [Paired(store, neurons(shards[name]).scale, kept) for store, name, kept in sides]
+    rotations = {
+        rotation_name(d_mlp, layer, 0): rotation(0, layer, 0, d_mlp)
+        for layer, d_mlp in enumerate(a.d_mlp)
+    }
+    for found in permuted_matches(*paired, rotations, 1):
+        assert found.best.max() <= 1 + 1e-12
+        assert found.baseline.max() <= 1 + 1e-5
 
 
 def test_influences_see_escapes(shards, matches, activations):

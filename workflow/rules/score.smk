@@ -38,6 +38,7 @@ rule permuted:
         moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
         calibration_a=CALIBRATION,
         calibration_b=CALIBRATION.replace("{seed}", "{other}"),
+        rotations=ROTATIONS,
     output:
         directory(PERMUTED),
     log:
@@ -51,6 +52,7 @@ rule permuted:
         **asks("permuted"),
     params:
         context_length=config["corpus"]["context_length"],
+        draws=config["baseline"]["draws"],
         kernel=config["correlate"]["kernel"],
         version=METHOD_VERSION["permuted"],
     script:

@@ -7,5 +7,6 @@ with job(snakemake.log[0]):
     given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
     a = Captured(given.moments_a, given.calibration_a, given.a)
     b = Captured(given.moments_b, given.calibration_b, given.b)
+    nulls = {"rotations": given.rotations, "draws": params.draws, "kernel": params.kernel}
     about = provenance(snakemake.config, "permuted")
-    permuted_pair(a, b, params.context_length, params.kernel, path=path, attributes=about)
+    permuted_pair(a, b, params.context_length, **nulls, path=path, attributes=about)

@@ -119,6 +119,11 @@ def moments(sums: Sums) -> dict[str, NDArray]:
     }
 
 
+def effective_tokens(stores: Iterable[str | Path]) -> NDArray[np.float64]:
+    """``effective_tokens`` of all models in some stores, one after the other as `read` has them."""
+    return np.concatenate([moments(sums)["effective_tokens"] for _, sums in read(stores).values()])
+
+
 def rounding_se(sums: Sums, encoding: str) -> NDArray[np.float64]:
     """Standard error that the rounding of a neuron's codes adds to its correlations.
 

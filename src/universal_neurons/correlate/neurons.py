@@ -1,4 +1,4 @@
-"""A model's neurons in a correlation: their statistics over all scored tokens."""
+"""A model's neurons in a correlation: their statistics over the tokens that are correlated."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ class Captured:
 
 
 class Neurons:
-    """One model's neurons in a correlation: statistics over the scored tokens of all shards.
+    """One model's neurons in a correlation: statistics over the tokens that are correlated.
 
     Parameters
     ----------
     d_mlp
         Number of neurons of every layer.
-    sums
-        Merged moments, as `moments.merge` returns them.
-    scale
-        Activation units per code, shape (N,).
+    n_tokens
+        Number of tokens.
+    code_sum, scale, std
+        See the attributes; of any type.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Neurons:
     layers
         Slice of every layer among the model's N neurons.
     n_tokens
-        Number of scored tokens.
+        Number of tokens.
     code_sum, scale, std
         Summed codes, activation units per code, and standard deviation (0 for a dead neuron) of
         every neuron, float64, shape (N,).
@@ -86,18 +86,25 @@ class Neurons:
     """
 
     def __init__(
-        self, d_mlp: Sequence[int], sums: moments.Sums, scale: NDArray[np.float32]
+        self,
+        d_mlp: Sequence[int],
+        n_tokens: int,
+        code_sum: NDArray,
+        scale: NDArray,
+        std: NDArray[np.float64],
     ) -> None:
-        self.d_mlp = list(d_mlp)
+        self.d_mlp, self.n_tokens, self.std = list(d_mlp), n_tokens, std
         edges = np.cumsum([0, *d_mlp])
         self.layers = [slice(int(i), int(j)) for i, j in pairwise(edges)]
-        self.n_tokens = int(sums["n_tokens"][0])
-        self.code_sum = sums["code_sum"].astype(np.float64)
+        self.code_sum = code_sum.astype(np.float64)
         self.scale = scale.astype(np.float64)
-        self.std = moments.std(sums)
-        self.factor = np.divide(
-            self.scale, self.std, out=np.zeros_like(self.std), where=self.std > 0
-        )
+        self.factor = np.divide(self.scale, std, out=np.zeros_like(std), where=std > 0)
+
+    @classmethod
+    def of(cls, d_mlp: Sequence[int], sums: moments.Sums, scale: NDArray) -> Neurons:
+        """Those of merged moments, as `moments.merge` returns them: σ is the exact one."""
+        n_tokens = int(sums["n_tokens"][0])
+        return cls(d_mlp, n_tokens, sums["code_sum"], scale, moments.std(sums))
 
     @classmethod
     def read(cls, sums: Sequence[str | Path], calibration: str | Path) -> Neurons:
@@ -117,7 +124,7 @@ class Neurons:
         scale = np.concatenate([layer.ranges.scale for layer in layers])
         shards = list(map(read_arrays, sums))
         cuts = [(0, len(shards)), *ranges]
-        return [cls(d_mlp, moments.merge(shards[i:j]), scale) for i, j in cuts]
+        return [cls.of(d_mlp, moments.merge(shards[i:j]), scale) for i, j in cuts]
 
 
 def standardised(

@@ -1,7 +1,8 @@
-"""Best matches between models that read different text: what chance and noise alone match.
+"""Best matches between models that read different text: what noise alone matches.
 
 Whole sequences of one model are paired with other sequences of the other model. What the two had in
-common through the text is gone; how active their neurons are, and for how long, stays.
+common through the text is gone; how active their neurons are, and for how long, stays. The excess
+of such matches, over their own rotated baseline, is a check on noise.
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes
 from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
-from universal_neurons.activations.products import Reader, block_tokens, paired
+from universal_neurons.activations.products import (
+    Reader,
+    ahead,
+    block_tokens,
+    paired,
+    tile_name,
+)
 from universal_neurons.activations.reader import Activations
-from universal_neurons.correlate.neurons import Captured, Neurons, part, standardised
+from universal_neurons.correlate.match import match
+from universal_neurons.correlate.matches import Matches, PairMatches
+from universal_neurons.correlate.neurons import Captured, Neurons
+from universal_neurons.correlate.rotations import Baseline, Rotations, rotated_std
 from universal_neurons.correlate.sample import code_sums
-from universal_neurons.store.arrays import attributes_of, write_by_pair
+from universal_neurons.store.arrays import Added, attributes_of
 from universal_neurons.store.same_run import check_same_run
 
 # Share of a run's tokens that is paired anew, and how many it is at least.
@@ -98,96 +108,104 @@ def pair_sequences(
     return found
 
 
-def permuted_best(
-    a_store: Activations,
-    b_store: Activations,
-    a: Neurons,
-    b: Neurons,
-    pairings: Sequence[Pairing],
-    kernel: str = "auto",
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Largest correlations between all neurons of two models that read different sequences.
+def permuted_matches(
+    a: Paired, b: Paired, rotations: Rotations, draws: int, kernel: str = "auto"
+) -> tuple[Matches, Matches]:
+    """Best matches, and their rotated baseline, of two models that read different sequences.
+
+    As `match.match` has them of all tokens, with everything from the sample, the standard
+    deviations of the codes too: no correlation is above 1, and the excess is that of noise.
 
     Parameters
     ----------
-    a_store, b_store
-        Activations of two models on the same shard.
     a, b
-        Their statistics over all tokens.
-    pairings
-        From `sample_of`, at least one.
+        The two models.
+    rotations, draws
+        The run's rotations, and how many of each.
     kernel
         See `kernels.choose_kernel`.
 
     Returns
     -------
     forward, backward
-        Of every neuron of `a` with those of `b`, and the reverse, float64, shapes (N_a,) and
-        (N_b,); 0 for a dead neuron. The standard deviations are those of all tokens, as in the
-        matches, or those of the sample where they are larger: a neuron that is rarely active, but
-        is in the sample, would have correlations above 1.
+        Of every neuron of `a` among those of `b`, and the reverse. A neuron that is constant in
+        the sample is dead.
 
     Raises
     ------
     UserError
         If the two were captured over different tokens.
     """
-    a_store.check_same_tokens(b_store)
-    n_tokens = sum(len(kept) for kept, _ in pairings)
-    kernel = choose_kernel(kernel, 2 * n_tokens * len(a.std) * len(b.std))
-    forward, backward = np.full(len(a.std), -np.inf), np.full(len(b.std), -np.inf)
-    read = Reader(max(own.rows.stop - own.rows.start for both in pairings for own in both))
-    room = np.empty((max(a.d_mlp), max(b.d_mlp)))
-    of_a, of_b = _Sample(a, n_tokens), _Sample(b, n_tokens)
-    for layer, own in enumerate(a.layers):
-        tiles = [zeros(a.d_mlp[layer], d_b, a_store.encoding) for d_b in b.d_mlp]
-        mine = partial(_codes, read, a_store, layer, 0)
-        others = [partial(_codes, read, b_store, j, 1) for j in range(len(b.d_mlp))]
+    a.store.check_same_tokens(b.store)
+    (of_a, baseline_a), (of_b, baseline_b) = (
+        x.statistics(rotations, draws, kernel) for x in (a, b)
+    )
+    kernel = choose_kernel(kernel, 2 * of_a.n_tokens * len(of_a.std) * len(of_b.std))
+    forward = Matches.nothing(len(of_a.std), draws)
+    backward = Matches.nothing(len(of_b.std), draws)
+    places = range(len(a.kept))
+    others = [partial(b.codes, j) for j in range(len(of_b.d_mlp))]
+    for layer, own in enumerate(of_a.layers):
+        tiles = {
+            tile_name(layer, j): zeros(of_a.d_mlp[layer], d_b, a.store.encoding)
+            for j, d_b in enumerate(of_b.d_mlp)
+        }
         what = f"blocks of permuted layer {layer}"
-        for _, other, codes_a, codes_b in paired(pairings, mine, others, what):
-            if other == 0:
-                of_a.add(codes_a, own)
-            if layer == 0:
-                of_b.add(codes_b, b.layers[other])
-            tiles[other] = add_products(tiles[other], codes_a, codes_b, kernel)
-        of_a.finish(own)
-        if layer == 0:
-            of_b.finish(slice(None))
-        for tile, theirs in zip(tiles, b.layers, strict=True):
-            corr = standardised(tile, of_a, own, of_b, theirs, part(room, tile.shape))
-            np.maximum(forward[own], corr.max(1), out=forward[own])
-            np.maximum(backward[theirs], corr.max(0), out=backward[theirs])
+        for _, j, mine, theirs in paired(places, partial(a.codes, layer), others, what):
+            name = tile_name(layer, j)
+            tiles[name] = add_products(tiles[name], mine, theirs, kernel)
+        of_layer, of_others = match(
+            tiles, of_a, of_b, [layer], baseline_a=baseline_a, baseline_b=baseline_b
+        )
+        forward.update(of_layer, own)
+        backward.update(of_others)
     return forward, backward
 
 
-def _codes(read: Reader, store: Activations, layer: int, side: int, pairing: Pairing) -> Codes:
-    """What is paired of a layer of the first (0) or second (1) model."""
-    own = pairing[side]
-    return read(store, layer, own.rows).take_rows(own.places)
+class Paired:
+    """What is paired of a model's store.
 
+    Parameters
+    ----------
+    store
+        Activations of a shard.
+    scale
+        Activation units per code, shape (N,).
+    kept
+        One side of the pairings.
+    """
 
-class _Sample(Neurons):
-    """A model's statistics in a sample, with what `neurons.standardised` asks of a model."""
+    def __init__(self, store: Activations, scale: NDArray, kept: Sequence[Kept]) -> None:
+        self.store, self.kept, self._scale = store, kept, scale
+        self._read = Reader(max((own.rows.stop - own.rows.start for own in kept), default=0))
 
-    def __init__(self, neurons: Neurons, n_tokens: int) -> None:
-        self.n_tokens, self.factor = n_tokens, neurons.factor.copy()
-        self.code_sum, self._squares = np.zeros((2, len(neurons.factor)))
+    def codes(self, layer: int, place: int) -> Codes:
+        """Those of a layer in one of the pairings, valid until the next but one is read."""
+        own = self.kept[place]
+        return self._read(self.store, layer, own.rows).take_rows(own.places)
 
-    def add(self, codes: Codes, where: slice) -> None:
-        """Take in the codes of a layer."""
-        total, squares = code_sums(codes)
-        self.code_sum[where] += total
-        self._squares[where] += squares
-        # Of which at most a quarter is rounding.
-        self._noise = 0.25 if codes.dense.dtype == np.int8 else 0.0
-
-    def finish(self, where: slice) -> None:
-        """Standardise by the sample where it varies more than all tokens."""
-        mean = self.code_sum[where] / self.n_tokens
-        variance = self._squares[where] / self.n_tokens - mean**2 - self._noise
-        with np.errstate(divide="ignore"):
-            of_sample = 1 / np.sqrt(variance.clip(min=0))
-        self.factor[where] = np.minimum(self.factor[where], of_sample)
+    def statistics(self, rotations: Rotations, draws: int, kernel: str) -> tuple[Neurons, Baseline]:
+        """Statistics of all that is paired, from the codes, and the rotations with their spread."""
+        d_mlp = self.store.d_mlp
+        # With nothing paired all neurons are dead.
+        n_tokens = max(1, sum(map(len, self.kept)))
+        kernel = choose_kernel(kernel, 2 * n_tokens * sum(d**2 for d in d_mlp))
+        code_sum, std = np.zeros((2, sum(d_mlp)))
+        spread = np.zeros((draws, sum(d_mlp)), np.float32)
+        neurons = Neurons(d_mlp, n_tokens, code_sum, self._scale, std)
+        for layer, own in enumerate(neurons.layers):
+            total = zeros(d_mlp[layer], d_mlp[layer], self.store.encoding)
+            reads = [partial(self.codes, layer, place) for place in range(len(self.kept))]
+            for codes in ahead(reads):
+                code_sum[own] += code_sums(codes)[0]
+                total = add_products(total, codes, codes, kernel)
+            covariance = total / n_tokens - np.outer(code_sum[own], code_sum[own]) / n_tokens**2
+            covariance *= self._scale[own, None].astype(np.float64)
+            covariance *= self._scale[own]
+            std[own] = np.sqrt(covariance.diagonal().clip(min=0))
+            spread[:, own] = rotated_std(covariance, rotations, layer, draws)
+        neurons = Neurons(d_mlp, n_tokens, code_sum, self._scale, std)
+        return neurons, Baseline(neurons, rotations, spread)
 
 
 def sample_of(store: Activations, context_length: int, n_tokens: int) -> list[Pairing]:
@@ -212,12 +230,14 @@ def permuted_pair(
     a: Captured,
     b: Captured,
     context_length: int,
-    kernel: str,
     *,
+    rotations: str | Path,
+    draws: int,
+    kernel: str,
     path: str | Path,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Store the best matches with other sequences of two models, both ways.
+    """Store the best matches of two models that read different sequences.
 
     Parameters
     ----------
@@ -225,10 +245,13 @@ def permuted_pair(
         The two models, with their activations on the first shard.
     context_length
         Tokens per sequence.
+    rotations, draws
+        The run's rotations, and how many of each.
     kernel
         See `kernels.choose_kernel`.
     path
-        Store to make, see `arrays.write_by_pair`; without pairs if the sample has one sequence.
+        Store to make, see `matches.PairMatches`; all neurons are dead in it if the sample has one
+        sequence.
     attributes
         Recorded with it.
 
@@ -237,12 +260,20 @@ def permuted_pair(
     UserError
         If the stores are not of one run.
     """
-    same = check_same_run([*a.paths(), *b.paths()])
-    one, other = (attributes_of(x.moments[0])["seed"] for x in (a, b))
-    a_store, b_store = (Activations(x.activations[0]) for x in (a, b))
-    a_neurons, b_neurons = (Neurons.read(x.moments, x.calibration) for x in (a, b))
-    found = {}
-    if pairings := sample_of(a_store, context_length, a_neurons.n_tokens):
-        ways = permuted_best(a_store, b_store, a_neurons, b_neurons, pairings, kernel)
-        found[one, other], found[other, one] = ways
-    write_by_pair(path, found, {**attributes, **same})
+    same = check_same_run([*a.paths(), *b.paths(), rotations])
+    stores = [Activations(x.activations[0]) for x in (a, b)]
+    of_all = [Neurons.read(x.moments, x.calibration) for x in (a, b)]
+    pairings = sample_of(stores[0], context_length, of_all[0].n_tokens)
+    one, other = (
+        Paired(store, neurons.scale, [both[side] for both in pairings])
+        for side, (store, neurons) in enumerate(zip(stores, of_all, strict=True))
+    )
+    PairMatches(
+        attributes_of(a.moments[0])["seed"],
+        attributes_of(b.moments[0])["seed"],
+        range(len(one.store.d_mlp)),
+        one.store.d_mlp,
+        other.store.d_mlp,
+        *permuted_matches(one, other, Added([rotations]), draws, kernel),
+        "permuted",
+    ).write(path, {**attributes, **same})

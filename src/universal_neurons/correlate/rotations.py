@@ -113,9 +113,7 @@ def write_rotated_std(
 ) -> None:
     """Store the standard deviations of a model's neurons under the run's rotations.
 
-    √((R S Rᵀ)_jj), with S the covariance within a layer: array ``std``, float32, shape
-    (draws, N). Exactly 0 where there is no variance. The squares are taken in the layer's own unit:
-    float32 holds those of 1e-19 to 1e19 only.
+    Array ``std``, float32, shape (draws, N), of `rotated_std` with S from the exact moments.
 
     Parameters
     ----------
@@ -142,13 +140,40 @@ def write_rotated_std(
         own = slice(start, start + d_mlp)
         start += d_mlp
         within_layer = covariance_within(products[tile_name(layer, layer)], merged, scale, own)
-        unit = _exponent(np.sqrt(within_layer.diagonal()))
-        covariance = np.ldexp(within_layer, -2 * unit).astype(np.float32)
-        for draw in range(draws):
-            r = matrices[rotation_name(d_mlp, layer, draw)]
-            variance = np.einsum("ij,ij->i", r @ covariance, r)
-            std[draw, own] = np.ldexp(np.sqrt(np.maximum(variance, 0)), unit)
+        std[:, own] = rotated_std(within_layer, matrices, layer, draws)
     write_arrays(path, [("std", std)], {**attributes, **same})
+
+
+def rotated_std(
+    covariance: NDArray[np.float64], rotations: Rotations, layer: int, draws: int
+) -> NDArray[np.float32]:
+    """Standard deviations of a layer's neurons under its rotations: √((R S Rᵀ)_jj).
+
+    The squares are taken in the layer's own unit: float32 holds those of 1e-19 to 1e19 only.
+
+    Parameters
+    ----------
+    covariance
+        S, shape (d_mlp, d_mlp).
+    rotations
+        A run's.
+    layer, draws
+        Number of the layer, and of its rotations.
+
+    Returns
+    -------
+    ndarray
+        Shape (draws, d_mlp); exactly 0 where there is no variance.
+    """
+    d_mlp = len(covariance)
+    unit = _exponent(np.sqrt(covariance.diagonal()))
+    scaled = np.ldexp(covariance, -2 * unit).astype(np.float32)
+    std = np.empty((draws, d_mlp), np.float32)
+    for draw in range(draws):
+        r = rotations[rotation_name(d_mlp, layer, draw)]
+        variance = np.einsum("ij,ij->i", r @ scaled, r)
+        std[draw] = np.ldexp(np.sqrt(np.maximum(variance, 0)), unit)
+    return std
 
 
 def _exponent(std: NDArray) -> int:
@@ -195,8 +220,7 @@ class Baseline:
         inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
         found = []
         for draw in range(self.draws):
-            matrix = np.asarray(self._rotations[rotation_name(d_mlp, layer, draw)])
-            matrix *= inverse[draw, :, None]
+            matrix = self._rotations[rotation_name(d_mlp, layer, draw)] * inverse[draw, :, None]
             matrix *= std
             found.append(matrix)
         return found

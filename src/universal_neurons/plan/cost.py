@@ -249,9 +249,13 @@ def _influence(s: Sizes) -> Cost:
 
 
 def _permuted(s: Sizes) -> Cost:
-    job = {s.products: PERMUTED_SHARE * s.pair}
-    memory = s.layer_sums + 2 * s.buffers + s.square
-    return Cost(job, _times(job, s.pairs), memory)
+    """Both models' rotations and their own spread under them too, as of all tokens."""
+    spread = 4 * s.draws * s.shape.n_layers * s.cube
+    work = {"float32": s.shape.n_layers * s.layer_baseline + spread}
+    products = PERMUTED_SHARE * (s.pair + 2 * s.scored * s.layer_products)
+    work[s.products] = work.get(s.products, 0) + products
+    memory = s.layer_sums + 2 * s.buffers + (6 + 2 * s.draws) * s.square
+    return Cost(work, _times(work, s.pairs), memory)
 
 
 def _untrained(s: Sizes) -> Cost:

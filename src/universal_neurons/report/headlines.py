@@ -57,7 +57,7 @@ def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
     stored = bool(config.get("capture", {}).get("store", True))
     texts = {
         "Universal neurons": _on_emergence(findings, stored),
-        "Beyond chance": _on_chance(findings, stored),
+        "Against the nulls": _on_nulls(findings, stored),
         "Enough tokens?": _on_budget(findings),
         "Groups": _on_groups(findings),
         "Persistence": _on_persistence(findings),
@@ -148,7 +148,7 @@ def _interval_of(fractions: pd.DataFrame, stored: bool) -> str:
     return said + "."
 
 
-def _on_chance(findings: Findings, stored: bool) -> str:
+def _on_nulls(findings: Findings, stored: bool) -> str:
     now, nulls = findings.last_scores, findings.tables["nulls"]
     last = now["step"].max()
     if now["q_value"].isna().all():
@@ -158,8 +158,7 @@ def _on_chance(findings: Findings, stored: bool) -> str:
             f"{other}."
         )
     compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
-    known = [name for name in NULLS if name in compared]
-    chance = listed([NULLS[name] for name in known])
+    beaten = listed([NULLS[name] for name in NULLS if name in compared])
     least = findings.criterion.false_discovery_rate
     n, passing = len(now), int((now["q_value"] < least).sum())
     above = int((now["excess_corr"] > PAPER_THRESHOLD).sum())
@@ -168,13 +167,14 @@ def _on_chance(findings: Findings, stored: bool) -> str:
         lowest = now.loc[now["q_value"] < least, "excess_corr"].min()
         text = (
             f"At the last step ({last:,}), {out_of(passing, n)} neurons ({percent(passing / n)}) "
-            f"are beyond chance at a false discovery rate of {rate}: matched better than {chance}. "
+            f"match better than {beaten}, at a false discovery rate of {rate}. Nothing else is "
+            "ruled out: neurons that follow the same frequent tokens match so too. "
             f"The smallest excess correlation among them is {number(lowest, 2)}; "
         )
     else:
         text = (
-            f"At the last step ({last:,}), none of {n:,} neurons is distinguishable from chance "
-            f"({chance}) at a false discovery rate of {rate}; "
+            f"At the last step ({last:,}), none of {n:,} neurons matches better than {beaten}, at "
+            f"a false discovery rate of {rate}; "
         )
     return text + f"{out_of(above, n)} exceed the papers' {PAPER_THRESHOLD:g}."
 
@@ -222,20 +222,33 @@ def _on_groups(findings: Findings) -> str:
     last = findings.last_scores
     n_seeds, members = last["seed"].nunique(), last[last["in_group"]]
     n_groups = len(members) // n_seeds
-    if n_groups == 0:
+    noise = last["n_mutual_permuted"]
+    if n_seeds == 2:
+        known = f"; {int(noise.sum()) // 2:,} are if the models read other sequences"
+        text = (
+            f"At the last step {n_groups:,} pairs of neurons are each other's best match"
+            f"{'' if noise.isna().any() else known}. Two seeds are too few to speak of groups."
+        )
+    elif n_groups == 0:
         text = "At the last step no neurons are each other's best match in all seeds."
     else:
         universal = int(members["universal"].sum())
+        groups = findings.tables["groups"]
+        by_noise = groups.loc[groups["step"] == last["step"].max(), "n_permuted"].iloc[0]
+        known = f", against {by_noise:,.0f} if every model reads other sequences"
         text = (
             f"At the last step {plural(n_groups, 'group', 'groups')} of {n_seeds} neurons, one of "
             f"each seed, {'is' if n_groups == 1 else 'are'} each other's best match throughout "
-            f"(groups.parquet); {out_of(universal, len(members))} of these neurons are universal."
+            f"(groups.parquet){'' if pd.isna(by_noise) else known}; "
+            f"{out_of(universal, len(members))} of these neurons are universal."
         )
-    foretold = last["leave_one_out"].dropna()
-    if len(foretold):
+    cases = last["leave_one_out_cases"]
+    if cases.sum():
+        # Every case alike: by neurons, one with a single case would weigh as much as others.
+        share = (last["leave_one_out"].fillna(0) * cases).sum() / cases.sum()
         text += (
             f" A neuron called universal by the other seeds has a match in a seed left out in "
-            f"{percent(foretold.mean())} of the cases (mean over {len(foretold):,} neurons)."
+            f"{percent(share)} of the {int(cases.sum()):,} cases."
         )
     return text
 

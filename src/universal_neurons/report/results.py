@@ -23,11 +23,12 @@ COLUMNS = {
     "universality": [
         *("step", "seed", "layer", "neuron", "excess_corr", "excess_se"),
         *("threshold", "universal", "q_value"),
-        *("assigned_universal", "n_matched", "n_mutual", "in_group", "leave_one_out"),
+        *("assigned_universal", "n_matched", "n_mutual", "n_mutual_permuted", "in_group"),
+        *("leave_one_out", "leave_one_out_cases"),
     ],
     "groups": [
         *("step", "group", "seed", "layer", "neuron", "excess_corr"),
-        *("group_mean_corr", "group_min_corr"),
+        *("group_mean_corr", "group_min_corr", "n_permuted"),
     ],
     "nulls": ["step", "null", "low", "high", "n"],
     "fractions": ["step", "seed", "layer", "mean_fraction", "se", "low", "high"],

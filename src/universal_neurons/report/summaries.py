@@ -84,6 +84,9 @@ def suggested_threshold(
     return None
 
 
+MUTUAL = "mutual match in every other seed"
+
+
 def agreement(universality: pd.DataFrame, rate: float) -> pd.DataFrame:
     """How far notions of a universal neuron agree at the last step.
 
@@ -91,24 +94,25 @@ def agreement(universality: pd.DataFrame, rate: float) -> pd.DataFrame:
     ----------
     universality
         Columns ``step, seed, universal, q_value, assigned_universal, n_matched,
-        n_mutual, in_group``.
+        n_mutual, n_mutual_permuted, in_group``.
     rate
-        The false discovery rate of neurons beyond chance.
+        The false discovery rate of neurons better than every null.
 
     Returns
     -------
     DataFrame
-        One row per notion, its name the index: ``count`` (neurons of all seeds), and for every
-        notion a column with the Jaccard index of the two sets (NaN if both are empty).
+        One row per notion, its name the index: ``count`` (neurons of all seeds), ``by_noise`` (the
+        same of models that read other sequences, where it is known), and for every notion a column
+        with the Jaccard index of the two sets (NaN if both are empty).
     """
     last = universality[universality["step"] == universality["step"].max()]
     others = last["seed"].nunique() - 1
     sets = {
         "universal": last["universal"].to_numpy(bool),
-        f"beyond chance (q < {rate:g})": (last["q_value"] < rate).to_numpy(),
+        f"better than every null (q < {rate:g})": (last["q_value"] < rate).to_numpy(),
         "universal, one to one": last["assigned_universal"].to_numpy(bool),
         "matched in every other seed": (last["n_matched"] == others).to_numpy(),
-        "mutual match in every other seed": (last["n_mutual"] == others).to_numpy(),
+        MUTUAL: (last["n_mutual"] == others).to_numpy(),
         "in a group": last["in_group"].to_numpy(bool),
     }
     rows = {
@@ -117,6 +121,9 @@ def agreement(universality: pd.DataFrame, rate: float) -> pd.DataFrame:
         for name, one in sets.items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index")
+    noise = last["n_mutual_permuted"]
+    table.insert(1, "by_noise", np.nan)
+    table.loc[MUTUAL, "by_noise"] = np.nan if noise.isna().any() else (noise == others).sum()
     empty = [name for name, one in sets.items() if not one.any()]
     table.loc[empty, empty] = np.nan
     return table

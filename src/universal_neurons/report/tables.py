@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from universal_neurons.report.claims import claims_table
@@ -101,7 +102,11 @@ def _chance_table(findings: Findings) -> ShortTable:
 def _agreement_table(findings: Findings) -> ShortTable:
     table = agreement(findings.last_scores, findings.criterion.false_discovery_rate)
     rows = [
-        {"notion": str(name), "neurons": f"{int(row['count']):,}"}
+        {
+            "notion": str(name),
+            "neurons": f"{int(row['count']):,}",
+            "by noise": "–" if np.isnan(row["by_noise"]) else f"{int(row['by_noise']):,}",
+        }
         | {other: number(row[other], 2) for other in table.index}
         for name, row in table.iterrows()
     ]
@@ -110,7 +115,8 @@ def _agreement_table(findings: Findings) -> ShortTable:
         "Neurons of all seeds at the last step, and the Jaccard index of every two notions. "
         "One to one: the excess correlation with partners assigned so that none has two. "
         "Matched: excess correlation above the threshold. Mutual: each the other's best match. In "
-        "a group: one of as many neurons as seeds, every two of them mutual matches.",
+        "a group: one of as many neurons as seeds, every two of them mutual matches. By noise: "
+        "where models read other sequences.",
         rows,
         frozenset({"notion"}),
     )

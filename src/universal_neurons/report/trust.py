@@ -105,11 +105,12 @@ def _on_criterion(findings: Findings) -> str:
         low, high = findings.thresholds
         between = f"; at the last step these are {low:.2f} to {high:.2f}" if low == low else ""
         return (
-            "Universal here means beyond chance at a false discovery rate of "
+            "Universal here means matched better than every null at a false discovery rate of "
             f"{100 * criterion.false_discovery_rate:g}\u00a0% within a seed, which comes down to a "
-            f"threshold of excess correlation for every seed and layer{between}. The papers use "
-            f"{PAPER_THRESHOLD:g}, which {pass_it} would pass; percentages by different criteria "
-            "cannot be compared. Intervals take the thresholds as given."
+            "threshold of excess correlation for every seed, layer and fifth by kurtosis"
+            f"{between}. The papers use {PAPER_THRESHOLD:g}, which {pass_it} would pass; "
+            "percentages by different criteria cannot be compared. Intervals take the thresholds "
+            "as given."
         )
     threshold = criterion.excess_threshold
     text = f"The threshold of this run is {threshold:g}, a convention like any other."

@@ -13,8 +13,8 @@ from universal_neurons.score.criterion import Criterion
 # What each null of the table `nulls` stands for.
 NULLS = {
     "rotated": "random rotations of the other seeds' neurons",
-    "permuted": "other seeds run over other sequences",
     "untrained": "untrained models",
+    "permuted": "noise (seeds run over other sequences)",
 }
 
 # Of what a run leaves out on request.
@@ -42,7 +42,8 @@ def criterion_met(criterion: Criterion, *, many: bool = False) -> str:
     if criterion.kind == "excess":
         threshold = criterion.excess_threshold
         return f"{'have' if many else 'has'} an excess correlation above {threshold:g}"
-    return f"{'are' if many else 'is'} beyond chance (q < {criterion.false_discovery_rate:g})"
+    rate = criterion.false_discovery_rate
+    return f"{'match' if many else 'matches'} better than every null (q < {rate:g})"
 
 
 def percent(share: float) -> str:

@@ -49,9 +49,10 @@ class Criterion:
     ) -> pd.DataFrame:
         """Say which neurons of a step are universal.
 
-        Either criterion comes down to a threshold of excess correlation that all neurons of a seed
-        and layer share, so that all that follows, other notions and bootstraps among it, can ask
-        whether an excess is above it. It is infinite for neurons of few tokens (`LEAST_EFFECTIVE`).
+        Either criterion comes down to a threshold of excess correlation that all neurons of a seed,
+        layer and stratum share, so that all that follows, other notions and bootstraps among it,
+        can ask whether an excess is above it. It is infinite for neurons of few tokens
+        (`LEAST_EFFECTIVE`).
 
         Parameters
         ----------

@@ -8,7 +8,7 @@ neuron called universal predicts a seed not yet seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -95,10 +95,35 @@ def rows_of_pairs(matches: pd.DataFrame) -> Partners:
     return grouped.indices
 
 
+def cliques(partners: Partners, seeds: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Groups of neurons, one of each seed, every two of which are mutual best matches.
+
+    Parameters
+    ----------
+    partners
+        See `mutual_partners`.
+    seeds
+        All of them, at least two.
+
+    Returns
+    -------
+    dict
+        By seed, the place of its member in every group, int64, shape (groups,).
+    """
+    first, *others = seeds
+    members = np.array(
+        [np.arange(len(partners[first, others[0]]))] + [partners[first, other] for other in others]
+    )
+    members = members[:, (members >= 0).all(0)]
+    for i, j in combinations(range(1, len(seeds)), 2):
+        members = members[:, partners[seeds[i], seeds[j]][members[i]] == members[j]]
+    return dict(zip(seeds, members, strict=True))
+
+
 def groups_table(
     found: Mapping[tuple[str, str], Matches], scores: pd.DataFrame, partners: Partners
 ) -> pd.DataFrame:
-    """Groups of neurons, one of each seed, every two of which are mutual best matches (cliques).
+    """The groups of a step (`cliques`).
 
     Parameters
     ----------
@@ -112,28 +137,18 @@ def groups_table(
     Returns
     -------
     DataFrame
-        `columns.score.GROUPS`.
+        `columns.score.GROUPS` but for ``n_permuted``.
     """
-    seeds = list(dict.fromkeys(scores["seed"]))
-    members = np.full((len(seeds), (scores["seed"] == seeds[0]).sum()), -1)
-    members[0] = np.arange(members.shape[1])
-    for i, seed in enumerate(seeds[1:], start=1):
-        members[i] = partners[seeds[0], seed]
-    members = members[:, (members >= 0).all(0)]
-    for i, j in combinations(range(1, len(seeds)), 2):
-        members = members[:, partners[seeds[i], seeds[j]][members[i]] == members[j]]
+    groups = cliques(partners, list(dict.fromkeys(scores["seed"])))
     between = np.array(
-        [
-            found[seeds[i], seeds[j]].best[members[i]].clip(-1, 1)
-            for i, j in combinations(range(len(seeds)), 2)
-        ]
+        [found[one, other].best[groups[one]].clip(-1, 1) for one, other in combinations(groups, 2)]
     )
     order = np.argsort(-between.mean(0), kind="stable")
-    members, between = members[:, order], between[:, order]
+    between = between[:, order]
     parts = []
-    for seed, places in zip(seeds, members, strict=True):
+    for seed, places in groups.items():
         own = scores.loc[scores["seed"] == seed, [*NEURON, "excess_corr", "universal"]]
-        part = own.iloc[places]
+        part = own.iloc[places[order]]
         part.insert(1, "group", np.arange(len(places)))
         parts.append(part.assign(group_mean_corr=between.mean(0), group_min_corr=between.min(0)))
     return pd.concat(parts).sort_values(["group", "seed"], ignore_index=True)
@@ -143,6 +158,7 @@ def add_notions(
     matches: pd.DataFrame,
     scores: pd.DataFrame,
     found: Mapping[tuple[str, str], Matches],
+    permuted: Mapping[tuple[str, str], Matches],
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Add the other notions to one step's tables.
 
@@ -154,13 +170,15 @@ def add_notions(
         As `criterion.Criterion.judge` returns them.
     found
         What the matches were made of, see `matches.StepMatches`.
+    permuted
+        The same of models that read other sequences; empty where activations were not stored.
 
     Returns
     -------
     matches, scores, groups
         `columns.score.MATCHES`, `UNIVERSALITY` and `GROUPS`.
     """
-    partners = mutual_partners(found)
+    partners, by_noise = mutual_partners(found), mutual_partners(permuted)
     pairs = rows_of_pairs(matches)
     seeds = list(dict.fromkeys(scores["seed"]))
     names = {seed: scores.loc[scores["seed"] == seed, ["layer", "neuron"]] for seed in seeds}
@@ -196,6 +214,8 @@ def add_notions(
         rows = np.array([pairs[seed, other] for other in seeds if other != seed])
         one_to_one, own = assigned_excess[rows], scores[scores["seed"] == seed]
         threshold = own["threshold"].to_numpy()
+        share, cases = _leave_one_out(excess[rows], threshold)
+        noise = [by_noise[seed, other] >= 0 for other in seeds if (seed, other) in by_noise]
         parts.append(
             own.assign(
                 assigned_excess=one_to_one.mean(0),
@@ -203,11 +223,14 @@ def add_notions(
                 n_matched=(excess[rows] > threshold).sum(0),
                 n_mutual=mutual[rows].sum(0),
                 n_assigned=(one_to_one > threshold).sum(0),
-                leave_one_out=_leave_one_out(excess[rows], threshold),
+                n_mutual_permuted=np.sum(noise, axis=0) if noise else np.nan,
+                leave_one_out=share,
+                leave_one_out_cases=cases,
             )
         )
     scores = pd.concat(parts, ignore_index=True)
     groups = groups_table(found, scores, partners)
+    groups["n_permuted"] = len(cliques(by_noise, seeds)[seeds[0]]) if by_noise else np.nan
     grouped = pd.MultiIndex.from_frame(groups[NEURON])
     scores["in_group"] = pd.MultiIndex.from_frame(scores[NEURON]).isin(grouped)
     return matches, scores, groups
@@ -215,15 +238,16 @@ def add_notions(
 
 def _leave_one_out(
     excess: NDArray[np.float64], threshold: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Of the other seeds without which a neuron is universal, the share where it is matched.
 
-    `excess` has shape (other seeds, N), `threshold` (N,); NaN where there is no such seed.
+    `excess` has shape (other seeds, N), `threshold` (N,); NaN where there is no such seed. Beside
+    it the number of those seeds.
     """
     if len(excess) < 2:
-        return np.full(excess.shape[1], np.nan)
+        return np.full(excess.shape[1], np.nan), np.zeros(excess.shape[1], np.int64)
     # The mean over the other seeds less one.
     without = (excess.sum(0) - excess) / (len(excess) - 1) > threshold
     cases = without.sum(0)
     matched = (without & (excess > threshold)).sum(0)
-    return np.where(cases > 0, matched / np.maximum(cases, 1), np.nan)
+    return np.where(cases > 0, matched / np.maximum(cases, 1), np.nan), cases

@@ -1,7 +1,9 @@
 """How often chance reaches a neuron's excess correlation: null distributions, p- and q-values.
 
 Every null answers another doubt. Would a random rotation of the other seed's neurons match as well?
-Would models that were never trained? A neuron is beyond chance if it is beyond all of them.
+Would models that were never trained, or that read other text? A neuron is held against neurons of
+its layer that are about as heavy-tailed: how far an excess strays by chance depends on that. It is
+better than all nulls if it is better than each.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from universal_neurons.correlate.matches import Matches
@@ -19,6 +21,34 @@ from universal_neurons.score.universality import mean_over_others
 
 # Bins of `histograms`, in units of correlation.
 BIN_WIDTH = 0.02
+
+# Parts that the neurons of a layer are sorted into by kurtosis: fewer would mix what strays little
+# with what strays far, more would leave too few values for a small p-value.
+STRATA = 5
+
+
+def with_strata(scores: pd.DataFrame, effective_tokens: ArrayLike) -> pd.DataFrame:
+    """Sort the live neurons of every seed and layer into equal parts by kurtosis.
+
+    Parameters
+    ----------
+    scores
+        One step's ``seed, layer, baseline_corr``.
+    effective_tokens
+        Of its neurons: the fewer, the larger the kurtosis (`moments.moments`).
+
+    Returns
+    -------
+    DataFrame
+        `scores` with ``stratum``, 0 (smallest kurtosis) to `STRATA` − 1; 0 for a dead neuron.
+    """
+    alive = live(scores)
+    tokens = pd.Series(effective_tokens, scores.index)[alive]
+    grouped = tokens.groupby([scores.loc[alive, "seed"], scores.loc[alive, "layer"]], observed=True)
+    place = grouped.rank("first", ascending=False).to_numpy() - 1
+    stratum = np.zeros(len(scores), np.int64)
+    stratum[alive] = STRATA * place // grouped.transform("size").to_numpy()
+    return scores.assign(stratum=stratum)
 
 
 def left_out_excess(baseline: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -58,45 +88,38 @@ def rotated_null(matches: Mapping[tuple[str, str], Matches], scores: pd.DataFram
     matches
         By (seed, other seed), see `matches.StepMatches`.
     scores
-        One step's ``seed, layer, baseline_corr``, sorted by seed, layer and neuron.
+        One step's ``layer, stratum, baseline_corr``, sorted by seed, layer and neuron.
 
     Returns
     -------
     DataFrame
-        ``seed, layer, excess``, one row per draw and live neuron; see `left_out_excess`.
+        ``layer, stratum, excess``, one row per draw and live neuron, all seeds as one; see
+        `left_out_excess`.
     """
     by_pair = {pair: left_out_excess(found.baseline) for pair, found in sorted(matches.items())}
     excess = np.hstack(list(mean_over_others(by_pair).values()))
-    named = scores[["seed", "layer"]]
+    named = scores[["layer", "stratum"]]
     empty = named[:0].assign(excess=0.0)
     return pd.concat([empty, *(named.assign(excess=draw)[live(scores)] for draw in excess)])
 
 
-def permuted_null(
-    best: Mapping[tuple[str, str], NDArray[np.float64]], scores: pd.DataFrame
-) -> pd.DataFrame:
-    """Excess of neurons whose best match read other sequences, averaged over the other seeds.
-
-    All seeds as one: with one value per neuron, the smallest p-value would otherwise be that of a
-    single seed's layer.
+def permuted_null(permuted: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Excess of neurons whose match read other sequences, all seeds as one: that of noise.
 
     Parameters
     ----------
-    best
-        By (seed, other seed), see `permuted.permuted_best`.
+    permuted
+        Scores by the matches of `permuted.permuted_pair`: ``excess_corr, baseline_corr``.
     scores
-        As for `rotated_null`.
+        Of the same neurons, in the same order: ``layer, stratum``.
 
     Returns
     -------
     DataFrame
-        ``layer, excess``, one row per live neuron; none without a sample.
+        ``layer, stratum, excess``, one row per neuron that is live in the sample.
     """
-    named = scores.loc[live(scores), ["layer"]]
-    if not best:
-        return named[:0].assign(excess=0.0)
-    mean = np.concatenate(list(mean_over_others(dict(sorted(best.items()))).values()))
-    return named.assign(excess=(mean - scores["baseline_corr"].to_numpy())[live(scores)])
+    excess = permuted["excess_corr"].to_numpy()
+    return scores[["layer", "stratum"]].assign(excess=excess)[live(permuted)]
 
 
 def untrained_null(scores: pd.DataFrame) -> pd.DataFrame:
@@ -105,14 +128,16 @@ def untrained_null(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores
-        Of step 0, or from `untrained.untrained_scores`: ``layer, excess_corr, baseline_corr``.
+        Of step 0, or from `untrained.untrained_scores`: ``layer, stratum, excess_corr,
+        baseline_corr``.
 
     Returns
     -------
     DataFrame
-        ``layer, excess``, one row per live neuron.
+        ``layer, stratum, excess``, one row per live neuron. A stratum is of the untrained neurons:
+        the heaviest tails of one are held against the heaviest of the other.
     """
-    found = scores.loc[live(scores), ["layer", "excess_corr"]]
+    found = scores.loc[live(scores), ["layer", "stratum", "excess_corr"]]
     return found.rename(columns={"excess_corr": "excess"})
 
 
@@ -120,14 +145,14 @@ def p_values(scores: pd.DataFrame, null: pd.DataFrame) -> NDArray[np.float64]:
     """How often a null reaches the excess of every neuron.
 
     p = (1 + number of null values ≥ excess) / (1 + number of null values), over all null values of
-    the neuron's layer, and seed if the null has any: it takes their distributions as one.
+    the neuron's layer and stratum, of any seed: it takes their distributions as one.
 
     Parameters
     ----------
     scores
-        ``seed, layer, baseline_corr, excess_corr``.
+        ``layer, stratum, baseline_corr, excess_corr``.
     null
-        ``layer, excess`` and, if it differs between seeds, ``seed``.
+        ``layer, stratum, excess``.
 
     Returns
     -------
@@ -136,7 +161,7 @@ def p_values(scores: pd.DataFrame, null: pd.DataFrame) -> NDArray[np.float64]:
     """
     p = np.full(len(scores), np.nan)
     excess = scores["excess_corr"].to_numpy()
-    for rows, known in _values_by_layer(scores, null):
+    for rows, known in _values_by_stratum(scores, null):
         if len(known):
             reached = len(known) - np.searchsorted(known, excess[rows], side="left")
             p[rows] = (1 + reached) / (1 + len(known))
@@ -144,17 +169,15 @@ def p_values(scores: pd.DataFrame, null: pd.DataFrame) -> NDArray[np.float64]:
     return p
 
 
-def _values_by_layer(
+def _values_by_stratum(
     scores: pd.DataFrame, null: pd.DataFrame
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """The rows of every seed and layer, and the null's values that hold for them, ascending."""
-    of_layer, values = null["layer"].to_numpy(), null["excess"].to_numpy()
-    grouped: Any = scores.groupby(["seed", "layer"], observed=True)
-    for (seed, layer), rows in grouped.indices.items():
-        here = of_layer == layer
-        if "seed" in null:
-            here &= (null["seed"] == seed).to_numpy()
-        yield rows, np.sort(values[here])
+    """The rows of every layer and stratum, and the null's values for them, ascending."""
+    own = ["layer", "stratum"]
+    values = {key: np.sort(part) for key, part in null.groupby(own)["excess"]}
+    grouped: Any = scores.groupby(own)
+    for key, rows in grouped.indices.items():
+        yield rows, values.get(key, np.empty(0))
 
 
 def with_p_values(scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -163,7 +186,7 @@ def with_p_values(scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]) -> pd
     Parameters
     ----------
     scores
-        One step's ``seed, layer, baseline_corr, excess_corr``.
+        One step's ``seed, layer, stratum, baseline_corr, excess_corr``.
     nulls
         By name, see `p_values`; those without any values say nothing, nor of a layer that they
         lack, where models have different depths.
@@ -187,12 +210,12 @@ def with_p_values(scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]) -> pd
 def excess_thresholds(
     scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame], rate: float
 ) -> NDArray[np.float64]:
-    """The excess above which q-values are below a rate, in every neuron's seed and layer.
+    """The excess above which q-values are below a rate, in every neuron's seed, layer and stratum.
 
-    A p-value falls with the excess within a seed and layer, and a q-value with the p-value within a
-    seed. So the largest p-value with a q-value below the rate says how many null values may reach
-    an excess, and the next of them is the threshold. It is not below 0: to be matched worse than
-    rotated neurons is not to be universal.
+    A p-value falls with the excess within a stratum of a seed's layer, and a q-value with the
+    p-value within a seed. So the largest p-value with a q-value below the rate says how many null
+    values may reach an excess, and the next of them is the threshold. It is not below 0: to be
+    matched worse than rotated neurons is not to be universal.
 
     Parameters
     ----------
@@ -212,12 +235,12 @@ def excess_thresholds(
     for rows in scores.groupby("seed", observed=True).indices.values():
         most[rows] = p[rows].max(initial=0, where=passing[rows])
     for null in nulls.values():
-        for rows, known in _values_by_layer(scores, null):
+        for rows, known in _values_by_stratum(scores, null):
             if len(known):
                 # Null values that may reach it, by the formula of `p_values`, up to rounding.
-                reached = int(most[rows[0]] * (1 + len(known)) + 1e-6) - 1
+                reached = (most[rows] * (1 + len(known)) + 1e-6).astype(np.int64) - 1
                 # Next to none there is nothing but infinity.
-                own = [-np.inf, *known, np.inf][len(known) - reached]
+                own = np.array([-np.inf, *known, np.inf])[len(known) - reached]
                 thresholds[rows] = np.maximum(thresholds[rows], own)
     return np.where(np.isneginf(thresholds), np.inf, np.maximum(thresholds, 0))
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from universal_neurons.activations import moments as moments_module
+from universal_neurons.activations.moments import effective_tokens
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.score import notions, nulls
 from universal_neurons.score.criterion import Criterion
@@ -64,15 +62,20 @@ def score_step(
     influences = read_by_pair([influence]) if influence else {}
     means = mean_over_others(influences)
     matches = matches_table(step_matches, step, influences)
-    scores = universality_table(matches, means)
+    tokens = effective_tokens(moments)
+    scores = nulls.with_strata(universality_table(matches, means), tokens)
     chance = {"rotated": nulls.rotated_null(step_matches.found, scores)}
+    unrelated = StepMatches.read(permuted)
     if permuted:
-        chance["permuted"] = nulls.permuted_null(read_by_pair(permuted), scores)
+        noise = universality_table(matches_table(unrelated, step))
+        chance["permuted"] = nulls.permuted_null(noise, scores)
     if untrained:
         chance["untrained"] = nulls.untrained_null(read_table(untrained))
     scores = nulls.with_p_values(scores, chance)
-    scores = criterion.judge(scores, chance, _effective_tokens(moments))
-    matches, scores, groups = notions.add_notions(matches, scores, step_matches.found)
+    scores = criterion.judge(scores, chance, tokens)
+    matches, scores, groups = notions.add_notions(
+        matches, scores, step_matches.found, unrelated.found
+    )
     thresholds = sampled_thresholds(scores)
     return {
         "matches": matches,
@@ -82,9 +85,3 @@ def score_step(
         "nulls": nulls.histograms(chance, step),
         "token_budget": budget_table(step_matches.budgets, step, thresholds),
     }
-
-
-def _effective_tokens(stores: Sequence[str | Path]) -> NDArray[np.float64]:
-    """Of the neurons of a step, sorted by seed, layer and neuron."""
-    sums = [sums for _, sums in moments_module.read(stores).values()]
-    return np.concatenate([moments_module.moments(one)["effective_tokens"] for one in sums])

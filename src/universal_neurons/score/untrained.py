@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons.activations.calibration import write_calibration
+from universal_neurons.activations.moments import effective_tokens
 from universal_neurons.activations.products import sum_pair, within_sums
 from universal_neurons.activations.reader import Activations
 from universal_neurons.capture.capture import Encoder, calibrate, capture
@@ -21,6 +22,7 @@ from universal_neurons.correlate.neurons import Captured
 from universal_neurons.correlate.rotations import write_rotated_std
 from universal_neurons.models import load as models
 from universal_neurons.prepare.reading import Corpus
+from universal_neurons.score.nulls import with_strata
 from universal_neurons.score.universality import matches_table, universality_table
 from universal_neurons.store.arrays import write_arrays
 
@@ -99,7 +101,8 @@ def untrained_scores(
             sum_pair(one, other, [layer], kernel, path=sums, attributes={})
             parts.append(Path(name, f"matches{layer}.zarr"))
             match_pair([sums], a, b, [layer], rotations=rotations, path=parts[-1], attributes={})
-        return universality_table(matches_table(StepMatches.read(parts), step=0))
+        scores = universality_table(matches_table(StepMatches.read(parts), step=0))
+        return with_strata(scores, effective_tokens([x.moments[0] for x in (a, b)]))
 
 
 def _run(

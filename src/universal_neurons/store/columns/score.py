@@ -84,16 +84,22 @@ SCORES = (
     ),
 )
 
+STRATUM = Column(
+    *("stratum", "int64", ""),
+    "Fifth of its seed's layer by kurtosis, 0 the smallest; null values are those of the same.",
+)
+
 UNIVERSALITY = Table(
     "universality",
     "The scores of every neuron.",
     (STEP, SEED, LAYER, NEURON),
     (
         *SCORES,
+        STRATUM,
         Column(
             *("threshold", "float64", "correlation"),
-            "Excess correlation above which a neuron of the seed and layer is universal by "
-            "`universality.criterion`: `excess_threshold`, or where q-values begin to be below "
+            "Excess correlation above which a neuron of the seed, layer and stratum is universal "
+            "by `universality.criterion`: `excess_threshold`, or where q-values begin to be below "
             "`false_discovery_rate`. Infinite if they never are, and for a neuron with fewer than "
             "10 `effective_tokens`.",
         ),
@@ -122,6 +128,12 @@ UNIVERSALITY = Table(
         ),
         Column("n_mutual", "int64", "seeds", "Other seeds where it has a mutual best match."),
         Column(
+            *("n_mutual_permuted", "float64", "seeds"),
+            "The same of models that read other sequences: so many are mutual by noise; null where "
+            "activations were not stored.",
+            nullable=True,
+        ),
+        Column(
             *("n_assigned", "int64", "seeds"),
             "Other seeds where its excess correlation with its partner is above the threshold.",
         ),
@@ -131,6 +143,7 @@ UNIVERSALITY = Table(
             "null if there is no such seed, as with two seeds in all.",
             nullable=True,
         ),
+        Column("leave_one_out_cases", "int64", "seeds", "The number of such seeds."),
         Column("in_group", "bool", "", "Whether it is in a group, see `groups`."),
     ),
 )
@@ -139,7 +152,7 @@ UNTRAINED = Table(
     "untrained",
     "Scores of two models with random weights, where the run has no step 0.",
     (STEP, Column("seed", "text", "", "`untrained 0` or `untrained 1`."), LAYER, NEURON),
-    SCORES,
+    (*SCORES, STRATUM),
 )
 
 # What both ends of an interval are for.
@@ -201,6 +214,12 @@ GROUPS = Table(
             *("group_min_corr", "float64", "correlation"),
             "Smallest correlation between the group's members.",
         ),
+        Column(
+            *("n_permuted", "float64", "groups"),
+            "Groups that there are at the step if every model reads other sequences: by noise; "
+            "null where activations were not stored.",
+            nullable=True,
+        ),
     ),
 )
 
@@ -211,7 +230,8 @@ NULLS = Table(
         STEP,
         Column(
             *("null", "text", ""),
-            "`rotated` (random rotations), `permuted` (other sequences) or `untrained` models.",
+            "`rotated` (random rotations), `untrained` models, or `permuted` (other sequences: a "
+            "check on noise).",
         ),
         Column("low", "float64", "correlation", "Lower end of a bin, which belongs to it."),
     ),
