@@ -106,16 +106,16 @@ def test_permuted_matches_and_their_baseline_equal_a_plain_float64_computation(t
 
 
 def test_what_noise_matches_in_excess_is_about_nothing(tmp_path):
-    """The baseline of the tokens themselves would be far above what unrelated text matches."""
-    shards = captured(tmp_path, random_tokens(64, CONTEXT))
-    scores = scores_by(shards, tmp_path)
+    """The baseline of the same text, which lets rotations match too, is far above it."""
+    tokens = random_tokens(64, CONTEXT)
+    shards = {name: run_capture(gpt2(0), tokens, tmp_path / name, seed=name) for name in "ab"}
     ahead, back = matches_of(shards.values(), sample(shards["a"]))
     excess = np.concatenate([found.best - found.baseline.mean(0) for found in (ahead, back)])
     assert abs(excess.mean()) < 0.05
-    assert (np.abs(excess) < 0.5).all()
-    assert abs(excess.mean()) < abs(
-        (np.append(ahead.best, back.best) - scores["baseline_corr"]).mean()
-    )
+    assert np.abs(excess).max() < 0.5
+    scores = scores_by(shards, tmp_path)
+    best = np.append(ahead.best, back.best)
+    assert (best - scores["baseline_corr"]).mean() < -0.1
 
 
 def scores_by(shards, where):

@@ -21,7 +21,7 @@ def scores_and_nulls(rng, missing_layer=False):
     )
     shared = rng.random(2 * n) < 1 / 6
     dead = rng.random(2 * n) < 0.05
-    excess = rng.normal(0, 0.02, 2 * n).round(2) + 0.2 * shared * scores["layer"]
+    excess = rng.normal(0, 0.02, 2 * n).round(2) + 0.13 * shared * (1 + scores["layer"])
     scores["excess_corr"] = np.where(dead, 0.0, excess)
     scores["baseline_corr"] = np.where(dead, 0.0, 0.1)
     scores["stratum"] = rng.integers(0, nulls.STRATA, 2 * n)
@@ -31,9 +31,9 @@ def scores_and_nulls(rng, missing_layer=False):
         "permuted": rotated.assign(excess=rng.normal(-0.05, 0.05, len(rotated))),
         "untrained": pd.DataFrame(
             {
-                "layer": np.arange(3000) % 3,
-                "stratum": np.arange(3000) // 3 % nulls.STRATA,
-                "excess": np.arange(3000) / 1e5,
+                "layer": np.arange(6000) % 3,
+                "stratum": np.arange(6000) // 3 % nulls.STRATA,
+                "excess": np.arange(6000) / 2e5,
             }
         ),
     }

@@ -223,14 +223,14 @@ def add_notions(
                 n_matched=(excess[rows] > threshold).sum(0),
                 n_mutual=mutual[rows].sum(0),
                 n_assigned=(one_to_one > threshold).sum(0),
-                n_mutual_permuted=np.sum(noise, axis=0) if noise else np.nan,
+                n_mutual_permuted=np.sum(noise, axis=0, dtype=float) if noise else np.nan,
                 leave_one_out=share,
                 leave_one_out_cases=cases,
             )
         )
     scores = pd.concat(parts, ignore_index=True)
     groups = groups_table(found, scores, partners)
-    groups["n_permuted"] = len(cliques(by_noise, seeds)[seeds[0]]) if by_noise else np.nan
+    groups["n_permuted"] = float(len(cliques(by_noise, seeds)[seeds[0]])) if by_noise else np.nan
     grouped = pd.MultiIndex.from_frame(groups[NEURON])
     scores["in_group"] = pd.MultiIndex.from_frame(scores[NEURON]).isin(grouped)
     return matches, scores, groups

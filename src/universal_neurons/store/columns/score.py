@@ -86,7 +86,7 @@ SCORES = (
 
 STRATUM = Column(
     *("stratum", "int64", ""),
-    "Fifth of its seed's layer by kurtosis, 0 the smallest; null values are those of the same.",
+    "Fifth of its seed's layer by kurtosis, 0 the smallest; by chance are values of the same fifth.",
 )
 
 UNIVERSALITY = Table(
