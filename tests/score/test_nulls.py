@@ -65,15 +65,16 @@ def test_rejection_on_null_data_is_as_promised_for_neurons_of_any_kurtosis():
     assert pooled.groupby(scores["stratum"]).mean().max() > 0.1, "one null for all is no null"
 
 
-def test_strata_are_equal_parts_of_the_live_neurons_of_a_layer_by_kurtosis():
-    scores, _ = kurtotic(np.random.default_rng(6), n=333)
+@pytest.mark.parametrize(("n", "parts"), [(666, nulls.STRATA), (270, 2), (60, 1)])
+def test_strata_are_equal_parts_of_the_live_neurons_of_a_layer_by_kurtosis(n, parts):
+    scores, _ = kurtotic(np.random.default_rng(6), n=n)
     tokens = np.random.default_rng(7).permutation(np.arange(1.0, len(scores) + 1))
     scores.loc[::7, "baseline_corr"] = 0
     found = nulls.with_strata(scores, tokens)
     alive = found[found["baseline_corr"] != 0].assign(tokens=tokens[found["baseline_corr"] != 0])
     for _, own in alive.groupby(["seed", "layer"]):
         sizes = own.groupby("stratum").size()
-        assert len(sizes) == nulls.STRATA
+        assert len(sizes) == parts
         assert sizes.max() - sizes.min() <= 1
         ordered = own.sort_values("tokens")["stratum"]
         assert ordered.is_monotonic_decreasing, "few tokens, a large kurtosis, a high stratum"

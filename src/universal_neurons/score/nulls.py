@@ -22,9 +22,9 @@ from universal_neurons.score.universality import mean_over_others
 # Bins of `histograms`, in units of correlation.
 BIN_WIDTH = 0.02
 
-# Parts that the neurons of a layer are sorted into by kurtosis: fewer would mix what strays little
-# with what strays far, more would leave too few values for a small p-value.
-STRATA = 5
+# Parts that the neurons of a layer are sorted into by kurtosis, if each has so many: fewer would
+# mix what strays little with what strays far, smaller ones leave too few values for a small p-value.
+STRATA, LEAST_IN_STRATUM = 5, 50
 
 
 def with_strata(scores: pd.DataFrame, effective_tokens: ArrayLike) -> pd.DataFrame:
@@ -40,14 +40,16 @@ def with_strata(scores: pd.DataFrame, effective_tokens: ArrayLike) -> pd.DataFra
     Returns
     -------
     DataFrame
-        `scores` with ``stratum``, 0 (smallest kurtosis) to `STRATA` − 1; 0 for a dead neuron.
+        `scores` with ``stratum``, 0 (smallest kurtosis) to `STRATA` − 1; fewer where they would
+        have less than `LEAST_IN_STRATUM` neurons. 0 for a dead neuron.
     """
     alive = live(scores)
     tokens = pd.Series(effective_tokens, scores.index)[alive]
     grouped = tokens.groupby([scores.loc[alive, "seed"], scores.loc[alive, "layer"]], observed=True)
     place = grouped.rank("first", ascending=False).to_numpy() - 1
     stratum = np.zeros(len(scores), np.int64)
-    stratum[alive] = STRATA * place // grouped.transform("size").to_numpy()
+    size = grouped.transform("size").to_numpy()
+    stratum[alive] = (size // LEAST_IN_STRATUM).clip(1, STRATA) * place // size
     return scores.assign(stratum=stratum)
 
 

@@ -86,7 +86,8 @@ SCORES = (
 
 STRATUM = Column(
     *("stratum", "int64", ""),
-    "Fifth of its seed's layer by kurtosis, 0 the smallest; by chance are values of the same fifth.",
+    "Fifth of its seed's layer by kurtosis, 0 the smallest, that it is held against chance in; "
+    "layers of fewer than 250 live neurons have fewer parts.",
 )
 
 UNIVERSALITY = Table(
