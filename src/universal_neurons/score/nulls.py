@@ -23,7 +23,7 @@ from universal_neurons.score.universality import mean_over_others
 BIN_WIDTH = 0.02
 
 # Parts that the neurons of a layer are sorted into by kurtosis, if each has so many: fewer would
-# mix what strays little with what strays far, smaller ones leave too few values for a small p-value.
+# mix what strays little with what strays far, smaller ones leave too few values for small p-values.
 STRATA, LEAST_IN_STRATUM = 5, 50
 
 
