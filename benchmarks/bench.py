@@ -35,6 +35,7 @@ from universal_neurons.capture import capture
 from universal_neurons.capture.layer_pass import LayerPass
 from universal_neurons.capture.power_sums import SampleSums
 from universal_neurons.correlate import refine
+from universal_neurons.correlate.audit import SHARE
 from universal_neurons.correlate.candidates import Screens
 from universal_neurons.correlate.match import match
 from universal_neurons.correlate.neurons import Neurons
@@ -270,10 +271,15 @@ class Pair:
             sums, *self.neurons, [0], baseline_a=self.baseline[0], baseline_b=self.baseline[1]
         )
 
+    @property
+    def sides(self) -> list[Side]:
+        """Both models as the screened mode takes them."""
+        own = zip(self.stores, self.neurons, self.baseline, strict=True)
+        return [Side(*of_one) for of_one in own]
+
     def screen(self, path: Path, sample: float) -> None:
         """The screened mode's look at a sample, baseline included."""
-        sides = (Side(*own) for own in zip(self.stores, self.neurons, self.baseline, strict=True))
-        found = screen_layers(*sides, [0], Sampling(sample, 16, CONTEXT, "int8"))
+        found = screen_layers(*self.sides, [0], Sampling(sample, 16, CONTEXT, "int8"))
         shutil.rmtree(path, ignore_errors=True)
         found.write(path, [0], {})
 
@@ -481,8 +487,10 @@ def compare(where: Path) -> dict[str, float]:
     # As many sampled tokens as 2.5 % of the target: no more certain than the real run.
     screen, samples = where / "screen.zarr", [0.125, 0.25]
     screening_times = [seconds(lambda f=f: pair.screen(screen, f), 2) for f in samples]
-    found = refine.refine(*pair.stores, *pair.neurons, Screens.read([screen]), "int8")
-    certified = float(np.mean([side.certified.mean() for side in found]))
+    found, screening = refine.refine(*pair.sides, Screens.read([screen]), "int8")
+    certified = float(np.mean([side.certified / WIDTH for side in screening]))
+    # Neurons of either side that are compared with all, audited ones among them.
+    full = 1 - certified + SHARE
     wrong = sum(int((f.index != t.index).sum()) for f, t in zip(found, truth, strict=True))
     rng = np.random.default_rng(0)
     several = [rng.integers(0, WIDTH, 2 * 17 * WIDTH) for _ in "ab"]
@@ -494,7 +502,7 @@ def compare(where: Path) -> dict[str, float]:
     scale = TARGET_TOKENS / pair.n_tokens
     fixed, slope = line([f * pair.n_tokens for f in samples], screening_times)
     screened_at = 144 * (fixed + slope * fraction * TARGET_TOKENS) + 12 * pairs_time * scale
-    screened_at += 144 * rows_time * scale * 2 * (1 - certified) * WIDTH / len(rows)
+    screened_at += 144 * rows_time * scale * 2 * full * WIDTH / len(rows)
     fixed, slope = line(tokens, exact)
     exact_at = 144 * (fixed + slope * TARGET_TOKENS + matching)
     old_tokens = [32768, 65536]
@@ -511,7 +519,7 @@ def compare(where: Path) -> dict[str, float]:
         "screened_speedup": old_at / screened_at,
         "screened_certified": certified,
         "screened_wrong": wrong,
-        "screened_operations_ratio": 1 / (fraction + 2 * (1 - certified) + 34 / (12 * WIDTH)),
+        "screened_operations_ratio": 1 / (fraction + 2 * full + 34 / (12 * WIDTH)),
         "token_exponent": float(exponent),
         "match_seconds_per_layer_pair": matching,
         "rotation_seconds": seconds(lambda: rotation(0, 0, 0, WIDTH), 1),

@@ -210,7 +210,7 @@ def test_screened_matches_are_those_of_the_exact_mode(shards, matches):
         for name in NAMES
     )
     found = screen(a, b, [0, 1], Sampling(0.3, 4, planted.CONTEXT))
-    refined = refine(a.stores, b.stores, a.neurons, b.neurons, found)
+    refined, _ = refine(a, b, found)
     for ways, mine in zip((NAMES, NAMES[::-1]), refined, strict=True):
         np.testing.assert_array_equal(mine.index, matches[ways].index)
         # Sums of two neurons that were silent in the sample may need more than 53 bits.

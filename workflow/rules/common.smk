@@ -36,6 +36,7 @@ RESULTS = f"results/{config['run']}"
 keep_records(RESULTS)
 # Tables that have a part per step, and others.
 OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
+OF_STEPS += ["screening"]
 TABLES = [*OF_STEPS, "ablation", "doses", "effects"]
 TABLES += ["persistence", "trajectories", "neurons", "models"]
 if GRID.config.corpus.has_subsets:

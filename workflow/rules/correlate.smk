@@ -143,6 +143,9 @@ rule refine:
         moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
         calibration_a=CALIBRATION,
         calibration_b=CALIBRATION.replace("{seed}", "{other}"),
+        rotations=ROTATIONS,
+        rotated_a=ROTATED,
+        rotated_b=ROTATED.replace("{seed}", "{other}"),
     output:
         directory(REFINED),
     log:

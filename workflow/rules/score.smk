@@ -103,6 +103,7 @@ rule score:
         groups=BY_STEP.replace("{table}", "groups"),
         token_budget=BY_STEP.replace("{table}", "token_budget"),
         nulls=BY_STEP.replace("{table}", "nulls"),
+        screening=BY_STEP.replace("{table}", "screening"),
     log:
         log_of("score/step{step}"),
     benchmark:

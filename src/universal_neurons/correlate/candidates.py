@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.correlate.largest import take_bounds_of_columns, take_bounds_of_rows
-from universal_neurons.correlate.sample import Spread
+from universal_neurons.correlate.sample import Spread, rare
 from universal_neurons.store.arrays import attributes_of, read_arrays, write_arrays
 
 # The arrays of `Candidates`, by which a store has them.
@@ -56,14 +56,39 @@ class Candidates:
         return Candidates(*(getattr(self, name)[rows] for name in FIELDS))
 
     def take(
-        self, spread: Spread, width: float, allowed: NDArray[np.bool_], first: int, *, axis: int
+        self,
+        spread: Spread,
+        width: float,
+        unseen: tuple[NDArray[np.float64], NDArray[np.float64]],
+        allowed: NDArray[np.bool_],
+        first: int,
+        *,
+        axis: int,
     ) -> None:
-        """Take in a tile: bounds are means plus `width` times the root of the summed squares."""
+        """Take in a tile.
+
+        Parameters
+        ----------
+        spread
+            Of its correlations: bounds are the means, plus `width` times the root of the summed
+            squares, plus the product of the two neurons' `unseen`.
+        width
+            See `screen`.
+        unseen
+            Of these neurons and of the tile's others, see `Screened.unseen`.
+        allowed
+            Which of the others may be candidates.
+        first
+            Number of the first of the others.
+        axis
+            1 if the others are the tile's columns, 0 if they are its rows.
+        """
         step = take_bounds_of_rows if axis == 1 else take_bounds_of_columns
         step(
             spread.mean,
             spread.squares,
             width,
+            *unseen,
             allowed,
             first,
             self.index,
@@ -97,30 +122,58 @@ class Screened:
     candidates
         Of every neuron.
     baseline
-        Largest correlation with rotated neurons per draw, float64, shape (draws, n).
+        Largest correlation with rotated neurons per draw, float64, shape (draws, n), with the
+        standard deviations of all tokens; `own_baseline` has the sample's.
     rare
         Which neurons the sample can't speak for, bool, shape (n,).
+    energy
+        Mean square in the sample, in units of the variance over all tokens, float64, shape (n,).
     """
 
     candidates: Candidates
     baseline: NDArray[np.float64]
     rare: NDArray[np.bool_]
+    energy: NDArray[np.float64]
 
     @classmethod
     def nothing(cls, n: int, k: int, draws: int) -> Screened:
         """Of n neurons, before anything is found."""
-        return cls(Candidates.nothing(n, k), np.full((draws, n), -np.inf), np.zeros(n, bool))
+        nothing = np.full((draws, n), -np.inf)
+        return cls(Candidates.nothing(n, k), nothing, np.zeros(n, bool), np.zeros(n))
+
+    def take_energy(
+        self, rows: slice, energy: NDArray[np.float64], sizes: NDArray[np.int64]
+    ) -> None:
+        """Take in the mean squares of some neurons per group, and the groups' numbers of tokens."""
+        self.rare[rows] = rare(energy)
+        self.energy[rows] = sizes @ energy / sizes.sum()
+
+    @property
+    def unseen(self) -> NDArray[np.float64]:
+        """Root of the share of every neuron's variance that the sample lacks, shape (n,).
+
+        Two neurons' product bounds what tokens of a kind that is not in the sample can add to their
+        correlation (docs/method.md).
+        """
+        return np.sqrt(np.maximum(0, 1 - self.energy))
+
+    @property
+    def own_baseline(self) -> NDArray[np.float64]:
+        """The baseline with the neurons' standard deviations in the sample; at most 1."""
+        spread = np.sqrt(self.energy)
+        found = np.divide(self.baseline, spread, out=np.zeros_like(self.baseline), where=spread > 0)
+        return np.minimum(found, 1)
 
     def arrays(self) -> dict[str, NDArray]:
         """By the names in a store; `of` reads them."""
         found = {name: getattr(self.candidates, name) for name in FIELDS}
-        return {**found, "baseline": self.baseline, "rare": self.rare}
+        return {**found, "baseline": self.baseline, "rare": self.rare, "energy": self.energy}
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray]) -> Screened:
         """From what `arrays` returned."""
         candidates = Candidates(**{name: arrays[name] for name in FIELDS})
-        return cls(candidates, arrays["baseline"], arrays["rare"])
+        return cls(candidates, arrays["baseline"], arrays["rare"], arrays["energy"])
 
 
 @dataclass(frozen=True)

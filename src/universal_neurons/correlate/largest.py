@@ -56,30 +56,32 @@ def take_pairs(rows, others, corr, numbers, largest, lowest):  # pragma: no cove
 
 @numba.njit(parallel=True, cache=True)
 def take_bounds_of_rows(
-    mean, squares, width, allowed, first, numbers, largest, rest, lowest, lowest_number
+    mean, squares, width, unseen, others, allowed, first, numbers, largest, rest, lowest, at
 ):  # pragma: no cover - compiled
     """Take in bounds of a tile's rows: its columns are the neurons from `first` on."""
     for i in numba.prange(mean.shape[0]):
         for j in range(mean.shape[1]):
             if allowed[j]:
-                x = np.float32(mean[i, j] + width * np.sqrt(squares[i, j]))
+                margin = width * np.sqrt(squares[i, j]) + unseen[i] * others[j]
+                x = np.float32(mean[i, j] + margin)
                 rest[i] = max(rest[i], _insert(x, first + j, i, numbers, largest))
             if mean[i, j] < lowest[i]:
                 lowest[i] = mean[i, j]
-                lowest_number[i] = first + j
+                at[i] = first + j
 
 
 @numba.njit(parallel=True, cache=True)
 def take_bounds_of_columns(
-    mean, squares, width, allowed, first, numbers, largest, rest, lowest, lowest_number
+    mean, squares, width, unseen, others, allowed, first, numbers, largest, rest, lowest, at
 ):  # pragma: no cover - compiled
     """Take in bounds of a tile's columns: its rows are the neurons from `first` on."""
     for block in numba.prange((mean.shape[1] + 63) // 64):
         for i in range(mean.shape[0]):
             for j in range(block * 64, min(mean.shape[1], block * 64 + 64)):
                 if allowed[i]:
-                    x = np.float32(mean[i, j] + width * np.sqrt(squares[i, j]))
+                    margin = width * np.sqrt(squares[i, j]) + unseen[j] * others[i]
+                    x = np.float32(mean[i, j] + margin)
                     rest[j] = max(rest[j], _insert(x, first + i, j, numbers, largest))
                 if mean[i, j] < lowest[j]:
                     lowest[j] = mean[i, j]
-                    lowest_number[j] = first + i
+                    at[j] = first + i

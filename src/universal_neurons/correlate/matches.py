@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from universal_neurons.correlate.audit import Screening
 from universal_neurons.correlate.budget import BudgetPoints
 from universal_neurons.correlate.largest import take_pairs, take_tile
 from universal_neurons.store.arrays import attributes_of, read_arrays, write_arrays
@@ -139,6 +140,8 @@ class PairMatches:
         ``exact`` or ``screened``.
     budget
         The same of a sample of neurons on fewer tokens, where that was asked for.
+    screening
+        In the screened mode how the matches were found, forward and backward.
     """
 
     seed: str
@@ -150,6 +153,7 @@ class PairMatches:
     backward: Matches
     mode: str
     budget: BudgetPoints | None = None
+    screening: tuple[Screening, Screening] | None = None
 
     def write(self, path: str | Path, attributes: Mapping[str, Any]) -> None:
         """Store it; `read` reads it."""
@@ -173,6 +177,8 @@ class PairMatches:
             }
             about["budget_shards"] = [list(shards) for shards in self.budget.shards]
             about["budget_tokens"] = list(self.budget.tokens)
+        if self.screening:
+            about["screening"] = list(map(asdict, self.screening))
         write_arrays(path, arrays.items(), {**attributes, **about})
 
     @classmethod
@@ -187,6 +193,10 @@ class PairMatches:
                 arrays["forward_budget"],
                 arrays["backward_budget"],
             )
+        screening = None
+        if "screening" in about:
+            ahead, back = (Screening(**found) for found in about["screening"])
+            screening = ahead, back
         names = ("seed", "other_seed", "layers", "d_mlp", "other_d_mlp", "mode")
         forward, backward = (
             Matches(**{name: arrays[f"{way}_{name}"] for name in FIELDS})
@@ -197,6 +207,7 @@ class PairMatches:
             forward=forward,
             backward=backward,
             budget=budget,
+            screening=screening,
         )
 
 
@@ -210,15 +221,15 @@ class StepMatches:
         By (seed, other seed), sorted, both ways of every pair: those of all neurons.
     d_mlp
         Number of neurons of every layer, by seed.
-    screened
-        Whether they are of the screened mode.
+    screenings
+        By (seed, other seed), in the screened mode: how they were found.
     budgets
         Of every pair (seed, other seed), by the parts they were read from, where there are any.
     """
 
     found: dict[tuple[str, str], Matches]
     d_mlp: dict[str, Sequence[int]]
-    screened: bool
+    screenings: dict[tuple[str, str], Screening]
     budgets: list[tuple[str, str, BudgetPoints]]
 
     @classmethod
@@ -233,11 +244,13 @@ class StepMatches:
         """
         found: dict[tuple[str, str], Matches] = {}
         d_mlp: dict[str, Sequence[int]] = {}
-        screened, budgets = False, []
+        screenings: dict[tuple[str, str], Screening] = {}
+        budgets = []
         for part in map(PairMatches.read, parts):
             a, b = part.seed, part.other_seed
             d_mlp |= {a: part.d_mlp, b: part.other_d_mlp}
-            screened |= part.mode == "screened"
+            if part.screening:
+                screenings[a, b], screenings[b, a] = part.screening
             if part.budget:
                 budgets.append((a, b, part.budget))
             layer, _ = layer_and_neuron(part.d_mlp)
@@ -249,4 +262,4 @@ class StepMatches:
             ):
                 nothing = Matches.nothing(sum(d_mlp[key[0]]), len(matches.baseline))
                 found.setdefault(key, nothing).update(matches, where)
-        return cls(dict(sorted(found.items())), d_mlp, screened, budgets)
+        return cls(dict(sorted(found.items())), d_mlp, dict(sorted(screenings.items())), budgets)

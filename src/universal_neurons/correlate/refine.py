@@ -19,9 +19,12 @@ from universal_neurons.activations.kernels import add_products, choose_kernel, z
 from universal_neurons.activations.products import ahead, block_tokens
 from universal_neurons.activations.reader import Activations
 from universal_neurons.activations.rests import RestsByNeuron, add_dots
+from universal_neurons.correlate import audit
+from universal_neurons.correlate.audit import Screening
 from universal_neurons.correlate.candidates import Screened, Screens
 from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons, standardised
+from universal_neurons.correlate.screen import Side
 from universal_neurons.jobs import logger, progress
 from universal_neurons.store.arrays import attributes_of
 from universal_neurons.store.same_run import check_same_run
@@ -183,21 +186,14 @@ def row_sums(
 
 
 def refine(
-    a_stores: Sequence[Activations],
-    b_stores: Sequence[Activations],
-    a: Neurons,
-    b: Neurons,
-    screens: Screens,
-    kernel: str = "auto",
-) -> tuple[Matches, Matches]:
+    a: Side, b: Side, screens: Screens, kernel: str = "auto"
+) -> tuple[tuple[Matches, Matches], tuple[Screening, Screening]]:
     """Best matches of all neurons of two models, from what `screen` found.
 
     Parameters
     ----------
-    a_stores, b_stores
-        Activations of the two models, all shards.
     a, b
-        Their statistics over all tokens.
+        The two models.
     screens
         What the sample says of all layers of `a`.
     kernel
@@ -205,58 +201,77 @@ def refine(
 
     Returns
     -------
-    forward, backward
+    matches
         Of all neurons of `a` among those of `b`, and the other way round. Best matches are those of
         all tokens, to the bit; `Matches.certified` says which rest on the certificate, the others
-        on a comparison with all neurons. `lowest` is exact for the latter; for the former it is the
-        correlation, on all tokens, with the neuron that had the lowest one in the sample. The
-        baseline is that of the sample.
+        on a comparison with all neurons. `lowest` and `baseline` are exact for the latter; for the
+        former `lowest` is the correlation, on all tokens, with the neuron that had the lowest one
+        in the sample, and `baseline` is estimated from the sample's (`audit.correct`).
+    screening
+        How they were found, and what the audit says, of either.
     """
+    models = a, b
     sides = (
-        _Side(a, screens.forward, Matches.nothing(len(a.std), len(screens.forward.baseline))),
-        _Side(b, screens.backward, Matches.nothing(len(b.std), len(screens.backward.baseline))),
+        _Side(a.neurons, screens.forward, Matches.nothing(len(a.neurons.std), b.baseline.draws)),
+        _Side(b.neurons, screens.backward, Matches.nothing(len(b.neurons.std), a.baseline.draws)),
     )
-    stores = (a_stores, b_stores)
 
     def complete(side: int, rows: NDArray[np.int64]) -> None:
-        """Compare some neurons of one model with all of the other."""
+        """Compare some neurons of one model with all of the other, and with these rotated."""
         mine, theirs = sides[side].matches, sides[1 - side].matches
-        for chosen, sums in row_sums(stores[side], stores[1 - side], rows, kernel):
+        own, other = models[side], models[1 - side]
+        for chosen, sums in row_sums(own.stores, other.stores, rows, kernel):
             # Always first model by second, for the same rounding as in the exact mode.
             if side == 0:
-                corr = standardised(sums, a, chosen, b, slice(None))
+                corr = standardised(sums, a.neurons, chosen, b.neurons, slice(None))
             else:
-                corr = standardised(sums.T, a, slice(None), b, chosen).T
+                corr = standardised(sums.T, a.neurons, slice(None), b.neurons, chosen).T
             mine.take(corr, chosen, np.arange(corr.shape[1]))
             theirs.take(corr.T, np.arange(corr.shape[1]), chosen)
+            mine.baseline[:, chosen] = other.baseline.best(corr)
 
     for number, side in enumerate(sides):
         complete(number, np.flatnonzero(side.rare))
     first, second = _pairs(sides)
-    corr = a.code_sum[first] * (b.code_sum[second] / -a.n_tokens)
-    corr += pair_sums(a_stores, b_stores, first, second)
-    corr *= a.factor[first] / a.n_tokens
-    corr *= b.factor[second]
+    corr = a.neurons.code_sum[first] * (b.neurons.code_sum[second] / -a.neurons.n_tokens)
+    corr += pair_sums(a.stores, b.stores, first, second)
+    corr *= a.neurons.factor[first] / a.neurons.n_tokens
+    corr *= b.neurons.factor[second]
     sides[0].matches.take_pairs(first, second, corr)
     sides[1].matches.take_pairs(second, first, corr)
-    completed = sum(int(side.rare.sum()) for side in sides)
-    for number, (name, side) in enumerate(zip(("first seed", "second seed"), sides, strict=True)):
-        open_rows = side.certify()
-        complete(number, open_rows)
-        completed += len(open_rows)
-        logger.info(
-            "%s: %d neurons certified, %d compared with all for lack of a certificate, %d because "
-            "they are rarely active",
-            *(name, side.matches.certified.sum(), len(open_rows), side.rare.sum()),
-        )
-    n_a, n_b = len(a.std), len(b.std)
-    logger.info(
-        "%.3g of the exact mode's operations",
-        screens.sampled / a.n_tokens + (len(first) + completed / 2 * (n_a + n_b)) / (n_a * n_b),
+    # Both before either is completed: an audit must not mend what the other one is to find.
+    certified = [side.certify() for side in sides]
+    for number, found in enumerate(certified):
+        complete(number, np.union1d(found.undecided, found.audited))
+    one, other = (
+        side.finish(found, screens.sampled) for side, found in zip(sides, certified, strict=True)
     )
-    for side in sides:
-        side.finish()
-    return sides[0].matches, sides[1].matches
+    _log_operations(one, other, len(first), [len(model.neurons.std) for model in models])
+    return (sides[0].matches, sides[1].matches), (one, other)
+
+
+def _log_operations(one: Screening, other: Screening, pairs: int, sizes: Sequence[int]) -> None:
+    for name, found in (("first seed", one), ("second seed", other)):
+        logger.info(
+            "%s: %d neurons certified, %d of them compared with all nevertheless: %d certificates "
+            "wrong; %d compared with all for lack of a certificate, %d because they are rarely "
+            "active",
+            *(name, found.certified, found.audited, found.wrong, found.undecided, found.rare),
+        )
+    completed = sum(found.rare + found.undecided + found.audited for found in (one, other))
+    share = (pairs + completed / 2 * sum(sizes)) / np.prod(sizes, dtype=float)
+    logger.info("%.3g of the exact mode's operations", one.sampled_tokens / one.n_tokens + share)
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """Which neurons have a certificate, by what match; which are compared with all, and why."""
+
+    neurons: NDArray[np.bool_]
+    index: NDArray[np.int64]
+    best: NDArray[np.float64]
+    undecided: NDArray[np.int64]
+    audited: NDArray[np.int64]
 
 
 @dataclass
@@ -275,17 +290,39 @@ class _Side:
     def rare(self) -> NDArray[np.bool_]:
         return self.screened.rare & self.live
 
-    def certify(self) -> NDArray[np.int64]:
-        """Note which best matches no other neuron's bound exceeds; the neurons left open."""
+    def certify(self) -> _Certified:
+        """Which best matches no other neuron's bound exceeds."""
         asked = self.live & ~self.rare
-        certified = asked & (self.screened.candidates.rest <= self.matches.best)
-        self.matches.certified[:] = certified
-        return np.flatnonzero(asked & ~certified)
+        best, index = self.matches.best.copy(), self.matches.index.copy()
+        found = asked & (self.screened.candidates.rest <= best)
+        return _Certified(found, index, best, np.flatnonzero(asked & ~found), audit.choose(found))
 
-    def finish(self) -> None:
-        """Fill in the baseline, and what a dead neuron has."""
-        self.matches.baseline = np.where(self.live, self.screened.baseline, 0.0)
-        self.matches.clear(~self.live)
+    def finish(self, found: _Certified, sampled_tokens: int) -> Screening:
+        """Fill in the baselines that rest on the sample, and what a dead neuron has."""
+        audited, matches = found.audited, self.matches
+        better = matches.best[audited] > found.best[audited]
+        wrong = better & (matches.index[audited] != found.index[audited])
+        sampled, exact = self.screened.own_baseline, matches.baseline[:, audited]
+        shift = error = None
+        matches.certified[:] = found.neurons
+        matches.certified[audited] = False
+        if matches.certified.any():
+            shift = float((exact - sampled[:, audited]).mean())
+            estimate, error = audit.correct(sampled, exact, audited)
+            matches.baseline = np.where(matches.certified, estimate, matches.baseline)
+        matches.baseline[:, ~self.live] = 0
+        matches.clear(~self.live)
+        return Screening(
+            n_tokens=self.neurons.n_tokens,
+            sampled_tokens=sampled_tokens,
+            rare=int(self.rare.sum()),
+            undecided=len(found.undecided),
+            certified=int(found.neurons.sum()),
+            audited=len(audited),
+            wrong=int(wrong.sum()),
+            baseline_shift=shift,
+            baseline_error=error,
+        )
 
 
 def _pairs(sides: tuple[_Side, _Side]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -309,6 +346,7 @@ def refine_pair(
     screens: Sequence[str | Path],
     kernel: str,
     *,
+    rotations: str | Path,
     path: str | Path,
     attributes: Mapping[str, Any],
 ) -> None:
@@ -317,11 +355,13 @@ def refine_pair(
     Parameters
     ----------
     a, b
-        The two models, with all their activations.
+        The two models, with all their activations and their spread under the rotations.
     screens
         Stores of `screen.screen_pair`, of all layers of `a`.
     kernel
         See `kernels.choose_kernel`.
+    rotations
+        The run's.
     path
         Store to make; see `matches.PairMatches`.
     attributes
@@ -332,16 +372,16 @@ def refine_pair(
     UserError
         If the stores are not of one run.
     """
-    same = check_same_run([*screens, *a.paths(), *b.paths()])
-    one, other = (Neurons.read(x.moments, x.calibration) for x in (a, b))
-    a_stores, b_stores = (list(map(Activations, x.activations)) for x in (a, b))
-    found = refine(a_stores, b_stores, one, other, Screens.read(screens), kernel)
+    same = check_same_run([*screens, *a.paths(), *b.paths(), rotations])
+    one, other = (Side.read(x, rotations) for x in (a, b))
+    matches, screening = refine(one, other, Screens.read(screens), kernel)
     PairMatches(
         attributes_of(a.moments[0])["seed"],
         attributes_of(b.moments[0])["seed"],
-        range(len(one.d_mlp)),
-        one.d_mlp,
-        other.d_mlp,
-        *found,
+        range(len(one.neurons.d_mlp)),
+        one.neurons.d_mlp,
+        other.neurons.d_mlp,
+        *matches,
         "screened",
+        screening=screening,
     ).write(path, {**attributes, **same})

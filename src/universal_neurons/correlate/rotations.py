@@ -225,6 +225,25 @@ class Baseline:
             found.append(matrix)
         return found
 
+    def best(self, corr: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Largest correlations with rotated neurons, given those with all neurons of the model.
+
+        Parameters
+        ----------
+        corr
+            Shape (n, N).
+
+        Returns
+        -------
+        NDArray
+            Shape (draws, n).
+        """
+        found = np.full((self.draws, len(corr)), -np.inf)
+        for layer, own in enumerate(self._neurons.layers):
+            tile = corr[:, own].astype(np.float32)
+            np.maximum(found, [(tile @ m.T).max(1) for m in self.matrices(layer)], out=found)
+        return found
+
 
 def rotated_best(
     corr: NDArray[np.float32],

@@ -1,13 +1,15 @@
 """Best matches from a sample of the tokens: every neuron's candidates.
 
 1. All pairs are correlated on a sample of the tokens, cut into groups of whole sequences. Every
-   correlation gets an upper confidence bound from its spread over the groups.
+   correlation gets an upper bound from its spread over the groups, and from what the sample lacks
+   of the two neurons' variance.
 2. The few neurons with the largest bounds are every neuron's candidates. They are correlated on all
    tokens (`refine`). A neuron is certified if its best candidate exceeds the bounds of all others.
 3. Neurons that can't be certified, and those too rarely active for a sample to speak for, are
    correlated with all others on all tokens.
 
-docs/method.md derives the certificate. The baseline is that of the sample.
+docs/method.md derives the bound and says what it assumes; `audit` counts how often it fails. The
+baseline here is that of the sample; `refine` has that of all tokens where it can.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ from universal_neurons.correlate.sample import (
     GroupSums,
     Piece,
     Spread,
-    rare,
     sample_groups,
 )
 from universal_neurons.store.same_run import check_same_run
 
-# Probability that a neuron's certificate is wrong, at most.
-ERROR = 1e-6
+# Tail of Student's t that gives the width of a bound. It is no probability of a wrong certificate:
+# groups of tokens are neither normal nor many.
+TAIL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,15 @@ class Sampling:
         Tokens per sequence of the corpus.
     kernel
         See `kernels.choose_kernel`.
-    error
-        Probability of a wrong certificate, per neuron.
+    tail
+        Of Student's t beyond the bounds.
     """
 
     sample: float
     candidates: int
     context_length: int
     kernel: str = "auto"
-    error: float = ERROR
+    tail: float = TAIL
 
 
 def screen(a: Side, b: Side, layers: Sequence[int], sampling: Sampling) -> Screens:
@@ -112,10 +114,11 @@ def screen(a: Side, b: Side, layers: Sequence[int], sampling: Sampling) -> Scree
     for one, other in zip(a.stores, b.stores, strict=True):
         one.check_same_tokens(other)
     groups = sample_groups(a.stores, sampling.sample, sampling.context_length)
-    sampled = sum(len(piece) for group in groups for piece in group)
+    sizes = np.array([sum(map(len, group)) for group in groups])
+    sampled = int(sizes.sum())
     d_a, d_b = [a.neurons.d_mlp[i] for i in layers], b.neurons.d_mlp
     kernel = choose_kernel(sampling.kernel, 2 * sampled * sum(d_a) * sum(d_b))
-    width = _width(sampling.error, sampled, a.neurons.n_tokens)
+    width = _width(sampling.tail, sampled, a.neurons.n_tokens)
     forward = Screened.nothing(sum(d_a), sampling.candidates, b.baseline.draws)
     backward = Screened.nothing(sum(d_b), sampling.candidates, a.baseline.draws)
     room = np.empty((max(a.neurons.d_mlp), max(d_b)), np.float32)
@@ -123,15 +126,18 @@ def screen(a: Side, b: Side, layers: Sequence[int], sampling: Sampling) -> Scree
         own, first = a.neurons.layers[layer], sum(d_a[:place])
         rows = slice(first, first + d_a[place])
         what = f"blocks of layer {layer} ({place + 1} of {len(layers)})"
-        spreads, forward.rare[rows], backward.rare[:] = _on_sample(
-            a, b, layer, groups, kernel, what
-        )
+        spreads, energy_a, energy_b = _on_sample(a, b, layer, groups, kernel, what)
+        forward.take_energy(rows, energy_a, sizes)
+        backward.take_energy(slice(None), energy_b, sizes)
         allowed_a = ~forward.rare[rows] & (a.neurons.factor[own] > 0)
         rotated_a = a.baseline.matrices(layer)
         for j, (spread, theirs) in enumerate(zip(spreads, b.neurons.layers, strict=True)):
             allowed_b = ~backward.rare[theirs] & (b.neurons.factor[theirs] > 0)
-            forward.candidates[rows].take(spread, width, allowed_b, theirs.start, axis=1)
-            backward.candidates[theirs].take(spread, width, allowed_a, own.start, axis=0)
+            unseen = forward.unseen[rows], backward.unseen[theirs]
+            forward.candidates[rows].take(spread, width, unseen, allowed_b, theirs.start, axis=1)
+            backward.candidates[theirs].take(
+                spread, width, unseen[::-1], allowed_a, own.start, axis=0
+            )
             ahead, back = rotated_best(
                 spread.mean, rotated_a, b.baseline.matrices(j), part(room, spread.mean.shape)
             )
@@ -141,20 +147,20 @@ def screen(a: Side, b: Side, layers: Sequence[int], sampling: Sampling) -> Scree
     return Screens(forward, backward, sampled)
 
 
-def _width(error: float, sampled: int, n_tokens: int) -> float:
+def _width(tail: float, sampled: int, n_tokens: int) -> float:
     """Half of an interval, in units of the root of the summed squares of a `Spread`.
 
     Student's quantile times the standard error of the mean over groups, with the correction for a
     finite population.
     """
     finite = max(0.0, 1 - sampled / n_tokens)
-    return scipy.stats.t.isf(error, GROUPS - 1) * np.sqrt(finite / (GROUPS - 1) / sampled)
+    return scipy.stats.t.isf(tail, GROUPS - 1) * np.sqrt(finite / (GROUPS - 1) / sampled)
 
 
 def _on_sample(
     a: Side, b: Side, layer: int, groups: Sequence[Sequence[Piece]], kernel: str, what: str
-) -> tuple[list[Spread], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Correlations of a layer with all of `b` over the groups; rare neurons of both."""
+) -> tuple[list[Spread], NDArray[np.float64], NDArray[np.float64]]:
+    """Correlations of a layer with all of `b` over the groups; both's mean squares per group."""
     own, d_a, d_b = a.neurons.layers[layer], a.neurons.d_mlp[layer], b.neurons.d_mlp
     scratch = zeros(d_a, max(d_b), a.stores[0].encoding)
     spreads = [Spread(d_a, d) for d in d_b]
@@ -174,7 +180,7 @@ def _on_sample(
         products.fill(0)
         products = add_products(products, mine, theirs, kernel)
         spreads[j].update(products, len(mine), sums_a, sums_b)
-    return spreads, rare(energy_a), rare(energy_b)
+    return spreads, energy_a, energy_b
 
 
 def screen_pair(

@@ -61,13 +61,17 @@ COLUMNS = {
         *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
         *("jaccard", "rank_corr", "reliability"),
     ],
+    "screening": [
+        *("step", "seed", "other_seed", "n_tokens", "sampled_tokens", "rare", "undecided"),
+        *("certified", "audited", "wrong", "baseline_shift", "baseline_error"),
+    ],
     "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
 }
 
-# Of one step, of one shard, of seeds that share nothing, with one rotation of untrained models, and
-# without ablation; any other empty table is a mistake.
+# Of one step, of one shard, of seeds that share nothing, with one rotation of untrained models, in
+# the exact mode, and without ablation; any other empty table is a mistake.
 MAY_BE_EMPTY = (
-    *("persistence", "token_budget", "groups", "nulls"),
+    *("persistence", "token_budget", "groups", "nulls", "screening"),
     *("ablation", "doses", "effects"),
 )
 

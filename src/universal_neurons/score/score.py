@@ -12,6 +12,7 @@ from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.score import notions, nulls
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.fractions import fractions_table
+from universal_neurons.score.screening import screening_table
 from universal_neurons.score.token_budget import budget_table, sampled_thresholds
 from universal_neurons.score.universality import matches_table, mean_over_others, universality_table
 from universal_neurons.store.arrays import read_by_pair
@@ -50,7 +51,7 @@ def score_step(
     Returns
     -------
     dict
-        The tables ``matches, universality, fractions, groups, nulls, token_budget``.
+        The tables ``matches, universality, fractions, groups, nulls, token_budget, screening``.
 
     Raises
     ------
@@ -84,4 +85,5 @@ def score_step(
         "groups": groups,
         "nulls": nulls.histograms(chance, step),
         "token_budget": budget_table(step_matches.budgets, step, thresholds),
+        "screening": screening_table(step_matches.screenings, step),
     }

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from universal_neurons.correlate.audit import Screening
 from universal_neurons.correlate.matches import Matches, StepMatches, layer_and_neuron
 from universal_neurons.score.fractions import standard_error
 
@@ -49,7 +50,7 @@ def matches_table(
     frames = []
     for key, found in matches.found.items():
         d_mlp, other_d_mlp = (matches.d_mlp[seed] for seed in key)
-        table = _pair_table(found, step, *key, d_mlp, other_d_mlp, matches.screened)
+        table = _pair_table(found, step, *key, d_mlp, other_d_mlp, matches.screenings.get(key))
         error = standard_error(influences[key]) if influences else np.nan
         table.insert(list(table.columns).index("best_corr") + 1, "best_corr_se", error)
         frames.append(table)
@@ -63,9 +64,16 @@ def _pair_table(
     other_seed: str,
     d_mlp: Sequence[int],
     other_d_mlp: Sequence[int],
-    screened: bool,
+    screening: Screening | None,
 ) -> pd.DataFrame:
     layer, neuron = layer_and_neuron(d_mlp)
+    draws = len(matches.baseline)
+    baseline_se = matches.baseline.std(0, ddof=1) / np.sqrt(draws) if draws > 1 else np.nan
+    if screening:
+        # Of estimates from a sample there is the sample's error, too.
+        baseline_se = np.hypot(
+            baseline_se, np.where(matches.certified, screening.baseline_error or 0, 0)
+        )
     # A dead neuron has index −1, which picks the −1 appended here.
     other_layer, other_neuron = (np.append(x, -1) for x in layer_and_neuron(other_d_mlp))
     return pd.DataFrame(
@@ -80,12 +88,10 @@ def _pair_table(
             "best_layer": other_layer[matches.index],
             "best_neuron": other_neuron[matches.index],
             "baseline_corr": matches.baseline.mean(0),
-            "baseline_se": matches.baseline.std(0, ddof=1) / np.sqrt(len(matches.baseline))
-            if len(matches.baseline) > 1
-            else np.nan,
+            "baseline_se": baseline_se,
             "min_corr": matches.lowest.clip(-1, 1),
             "best_by": np.where(matches.certified, "certificate", "comparison"),
-            "baseline_by": "sample" if screened else "all tokens",
+            "baseline_by": np.where(matches.certified, "sample", "all tokens"),
         }
     )
 

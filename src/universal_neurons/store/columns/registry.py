@@ -10,6 +10,7 @@ from universal_neurons.store.columns.score import (
     GROUPS,
     MATCHES,
     NULLS,
+    SCREENING,
     TOKEN_BUDGET,
     UNIVERSALITY,
     UNTRAINED,
@@ -19,6 +20,7 @@ TABLES = {
     table.name: table
     for table in (
         *(UNIVERSALITY, MATCHES, FRACTIONS, NULLS, UNTRAINED, GROUPS, TOKEN_BUDGET),
+        SCREENING,
         *(ABLATION, DOSES, EFFECTS, SINGLE, PERSISTENCE, TRAJECTORIES, TRACE),
         *(NEURONS, SUBSETS, MODELS),
     )

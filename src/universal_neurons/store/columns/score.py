@@ -44,17 +44,20 @@ MATCHES = Table(
         ),
         Column(
             *("baseline_se", "float64", "correlation"),
-            "Its standard error over the rotations; null with one.",
+            "Its standard error over the rotations, and of a sample that of the estimate; null "
+            "with one rotation.",
             nullable=True,
         ),
         Column("min_corr", "float64", "correlation", "Most negative correlation."),
         Column(
             *("best_by", "text", ""),
-            "How the best match is known: `comparison` with all neurons, or `certificate` that no "
-            "other can be better (screened mode).",
+            "How the best match is known: `comparison` with all neurons on all tokens, or "
+            "(screened mode) `certificate` that on a sample no other came near it; `screening` has "
+            "the error rate.",
         ),
         Column(
-            "baseline_by", "text", "", "What the baseline rests on: `all tokens` or a `sample`."
+            *("baseline_by", "text", ""),
+            "What the baseline rests on: `all tokens`, or an estimate from a `sample`.",
         ),
         Column("mutual", "bool", "", "Whether the best match's best match is the neuron itself."),
         Column(
@@ -279,6 +282,56 @@ TOKEN_BUDGET = Table(
             *("reliability", "float64", "correlation"),
             "Of the second half: reliability of the excess of all tokens, by Spearman and Brown; "
             "else null.",
+            nullable=True,
+        ),
+    ),
+)
+
+# Tokens of a sample below which the estimated baselines change the number of universal neurons by
+# more than 2 % (measured: docs/method.md).
+LEAST_SAMPLE = 20_000
+
+SCREENING = Table(
+    "screening",
+    "How best matches were found in the screened mode, and what its audit says; no rows in exact.",
+    (
+        STEP,
+        SEED,
+        Column("other_seed", "seed", "", "The seed whose neurons it was compared with."),
+    ),
+    (
+        Column("n_tokens", "int64", "tokens", "Scored tokens."),
+        Column("sampled_tokens", "int64", "tokens", "Those of the sample."),
+        Column(
+            *("rare", "int64", "neurons"),
+            "Neurons compared with all on all tokens because their variance sits in too few.",
+        ),
+        Column(
+            *("undecided", "int64", "neurons"),
+            "Neurons compared with all on all tokens for lack of a certificate.",
+        ),
+        Column("certified", "int64", "neurons", "Neurons with a certificate from the sample."),
+        Column(
+            *("audited", "int64", "neurons"),
+            "Those of them that were compared with all on all tokens nevertheless, at random.",
+        ),
+        Column("wrong", "int64", "neurons", "Those of the audited whose certificate was wrong."),
+        Column(
+            *("wrong_upper", "float64", "share"),
+            "Upper 95 % confidence bound of the share of wrong certificates (Clopper–Pearson); "
+            "null where none was audited.",
+            nullable=True,
+        ),
+        Column(
+            *("baseline_shift", "float64", "correlation"),
+            "Baseline on all tokens less that of the sample, mean over the audited neurons; null "
+            "where no baseline rests on the sample.",
+            nullable=True,
+        ),
+        Column(
+            *("baseline_error", "float64", "correlation"),
+            "Root mean square error of the baselines estimated from the sample, once corrected by "
+            "the audited ones; null where none is.",
             nullable=True,
         ),
     ),
