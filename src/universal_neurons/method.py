@@ -10,7 +10,7 @@ METHOD_VERSION = {
     "correlate": 2,
     "rotate": 2,
     "match": 3,
-    "screen": 2,
+    "screen": 3,
     "influence": 3,
     "permuted": 3,
     "untrained": 2,

@@ -24,6 +24,7 @@ from universal_neurons.correlate.rotations import Baseline, rotation, rotation_n
 from universal_neurons.correlate.screen import Sampling, Side, screen
 from universal_neurons.errors import UserError
 from universal_neurons.score.notions import assignment
+from universal_neurons.score.screening import upper_bound
 from universal_neurons.store.arrays import create_array, new_store
 
 CONTEXT = 32
@@ -372,13 +373,13 @@ def bursts(rng, n_sequences, n):
     every correlation with rotated neurons, and one with many of them overestimates it.
     """
     where = np.zeros((n_sequences, 1, 1))
-    where[rng.choice(n_sequences, 12, replace=False)] = 1
+    where[rng.choice(n_sequences, 40, replace=False)] = 1
     burst = (where * rng.standard_normal((n_sequences, CONTEXT, 1))).reshape(-1, 1)
     burst /= burst.std()
     common = features(rng, n_sequences, n)
 
     def model():
-        x = common + features(rng, n_sequences, n) + 0.4 * burst
+        x = 2 * common + features(rng, n_sequences, n) + 0.35 * burst
         loud = 3 * (features(rng, n_sequences, 6) + 1.5 * burst)
         return np.hstack([x, loud])
 
@@ -388,9 +389,9 @@ def bursts(rng, n_sequences, n):
 def test_baselines_of_certified_neurons_are_on_average_those_of_all_tokens(tmp_path, monkeypatch):
     """A sample that lacks what is rare is lower; those that are audited say by how much."""
     monkeypatch.setattr(audit, "LEAST", 30)
-    one, other = bursts(np.random.default_rng(11), 1000, 120)
+    one, other = bursts(np.random.default_rng(11), 3000, 120)
     a, b = captured(tmp_path / "a", [one]), captured(tmp_path / "b", [other], seed=1)
-    found, screening = screened(a, b, tmp_path, sample=0.07)
+    found, screening = screened(a, b, tmp_path)
     truth = exact(a, b)
     stored = Screens.read([tmp_path / "screen0.zarr"])
     for mine, right, told, raw in zip(
@@ -419,10 +420,10 @@ def test_no_sampled_baseline_is_above_one(tmp_path):
 @pytest.mark.parametrize(("wrong", "audited"), [(0, 100), (3, 100), (5, 5)])
 def test_the_bound_of_the_error_rate_is_clopper_and_pearsons(wrong, audited):
     """The largest rate at which so few wrong ones are not yet less likely than 5 %."""
-    bound = audit.upper_bound(wrong, audited)
+    bound = upper_bound(wrong, audited)
     chance = scipy.stats.binom.cdf(wrong, audited, bound)
     assert chance == pytest.approx(0.05 if wrong < audited else 1)
-    assert audit.upper_bound(0, 0) is None
+    assert upper_bound(0, 0) is None
 
 
 def test_at_least_a_hundred_and_one_in_a_hundred_are_audited():

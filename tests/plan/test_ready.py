@@ -108,6 +108,15 @@ def test_later_models_without_a_tokenizer_are_noted(config, tmp_path):
     assert note.startswith("2 of 4 models have no tokenizer of their own, such as a/20: ")
 
 
+def test_a_sample_too_small_for_the_number_of_universal_neurons_is_warned_of(config):
+    config["corpus"]["tokens"] = 59_277
+    config["correlate"] = {"mode": "screened"}
+    [note] = notes(resolve(config))
+    assert note.startswith("WARNING: correlate.sample asks for 2,963 tokens.")
+    config["correlate"]["sample"] = 0.4
+    assert notes(resolve(config)) == []
+
+
 def test_a_later_model_of_another_vocabulary_needs_its_tokenizer(config, tmp_path):
     describe(tmp_path / "b/10", vocab_size=51)
     assert ready_grid(resolve(config))

@@ -442,6 +442,38 @@ def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
     assert "standard error of 0.029" in text
 
 
+def screened(demo, **changes):
+    table = synthetic.screening("abc", [1, 2], **changes)
+    return findings({**demo, "screening": table})
+
+
+def test_the_screened_mode_tells_its_sample_its_audit_and_what_is_estimated(demo):
+    said = " ".join(trust(screened(demo), CONFIG, SCORED)).replace("\u00a0", " ")
+    assert "correlate.mode: screened): all pairs of neurons on 25,000 of 500,000 tokens" in said
+    # 12 directions of 400 neurons, of which 350 are certified and 100 of these compared with all.
+    assert "Of 4,800 best matches 1,800 rest on a comparison" in said
+    assert "3,000 (62.5 %) on a certificate" in said
+    # Of 1,200 none: 1 − 0.05^(1/1200).
+    assert "0 had a better match, so that at most 0.25 % of the certificates are wrong" in said
+    assert "which over the audited neurons was -0.012 off on average" in said
+    assert "root mean square error of 0.006 is left" in said
+    assert warnings(screened(demo)) == []
+    assert not any("screened" in remark for remark in trust(findings(demo), CONFIG, SCORED))
+
+
+def test_without_certified_neurons_left_nothing_is_estimated(demo):
+    table = synthetic.screening("ab", [1]).assign(certified=100, baseline_error=None)
+    found = findings({**demo, "screening": table})
+    assert "All baselines are of all tokens." in " ".join(trust(found, CONFIG, SCORED))
+
+
+def test_a_small_sample_and_wrong_certificates_are_warned_of(demo):
+    (small,) = warnings(screened(demo, sampled=3000))
+    assert small.startswith("Best matches were screened on 3,000 tokens. Below 20,000")
+    (wrong,) = warnings(screened(demo, wrong=1))
+    assert wrong.startswith("12 of 1,200 audited certificates were wrong.")
+
+
 def test_coarse_codes_are_warned_of(demo):
     neurons = demo["neurons"].copy()
     assert warnings(findings({**demo, "neurons": neurons})) == []

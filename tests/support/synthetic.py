@@ -7,7 +7,7 @@ with the step, persistence and ablation follow from the sets of neurons so made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from universal_neurons.persist.trajectories import trajectories
 from universal_neurons.report.summaries import universal_counts
 from universal_neurons.score import nulls
 from universal_neurons.score.criterion import Criterion
+from universal_neurons.score.screening import upper_bound
 
 STEPS = (50, 150, 300, 600, 1000)
 
@@ -54,6 +55,7 @@ def tables(
         "doses": _doses(seeds, steps, n_layers * d_mlp, rng),
         "effects": _effects(universality, rng),
         "token_budget": _token_budget(universality, seeds, steps),
+        "screening": screening(seeds, steps).iloc[:0],
     }
     return {name: _in_order(table, seeds) for name, table in made.items()}
 
@@ -323,6 +325,24 @@ def _effects(universality, rng):
         delta_loss=exact,
         delta_loss_se=1e-6,
         sampled=np.select([place < 8, place < 16], ["top", "random"], ""),
+    )
+
+
+def screening(seeds, steps, sampled=25_000, wrong=0):
+    """That of a run in the screened mode; in the exact mode it has no rows."""
+    rows = [(step, *pair) for step in steps for pair in permutations(seeds, 2)]
+    table = pd.DataFrame(rows, columns=["step", "seed", "other_seed"])
+    return table.assign(
+        n_tokens=500_000,
+        sampled_tokens=sampled,
+        rare=20,
+        undecided=30,
+        certified=350,
+        audited=100,
+        wrong=wrong,
+        wrong_upper=upper_bound(wrong, 100),
+        baseline_shift=0.012,
+        baseline_error=0.006,
     )
 
 

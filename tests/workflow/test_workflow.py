@@ -37,6 +37,8 @@ COLUMNS = {
     "effects": "step seed layer neuron excess_corr attributed_delta_loss delta_loss sampled",
     "token_budget": "step seed part n_shards n_tokens n_neurons n_universal jaccard rank_corr corr "
     "reliability",
+    "screening": "step seed other_seed n_tokens sampled_tokens rare undecided certified audited "
+    "wrong wrong_upper baseline_shift baseline_error",
     "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max",
     "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss",
 }
@@ -338,9 +340,16 @@ def test_screened_matches_are_the_exact_ones(local, screened):
     pd.testing.assert_frame_equal(mine[same], exact[same], check_exact=True)
     assert set(mine.best_by) <= {"comparison", "certificate"}
     assert set(exact.best_by) == {"comparison"}
-    assert set(mine.baseline_by) == {"sample"}
+    by = mine.groupby("best_by")["baseline_by"].unique().map(list).to_dict()
+    assert by.items() <= {"comparison": ["all tokens"], "certificate": ["sample"]}.items()
     assert set(exact.baseline_by) == {"all tokens"}
     assert pd.read_parquet(screened / "token_budget.parquet").empty
+    assert pd.read_parquet(where / "results/exact/screening.parquet").empty
+    found = pd.read_parquet(screened / "screening.parquet")
+    assert len(found) == len(STEPS) * len(SEEDS) * (len(SEEDS) - 1)
+    # All of so few certified neurons are audited.
+    assert (found["audited"] == found["certified"]).all()
+    assert (mine.best_by == "comparison").all()
     configure(where, {**config, "run": "screened", "correlate": {"mode": "screened"}})
     try:
         assert planned(where) == {}

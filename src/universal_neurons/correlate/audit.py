@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
-# Share of the certified neurons that is audited, how many at least (all where there are fewer), and
-# the level of the bound of their certificates' error rate.
-SHARE, LEAST, LEVEL = 0.01, 100, 0.95
+# Share of the certified neurons that is audited, and how many at least; all where there are fewer.
+SHARE, LEAST = 0.01, 100
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,6 @@ class Screening:
     wrong: int
     baseline_shift: float | None
     baseline_error: float | None
-
-    @property
-    def wrong_upper(self) -> float | None:
-        """Upper confidence bound of the share of wrong certificates; None without audited ones."""
-        return upper_bound(self.wrong, self.audited)
-
-
-def upper_bound(wrong: int, audited: int) -> float | None:
-    """Upper confidence bound of an error rate (Clopper and Pearson, one-sided); None of nothing."""
-    if not audited:
-        return None
-    if wrong == audited:
-        return 1.0
-    return float(scipy.stats.beta.ppf(LEVEL, wrong + 1, audited - wrong))
 
 
 def choose(certified: NDArray[np.bool_], seed: int = 0) -> NDArray[np.int64]:

@@ -39,9 +39,9 @@ START_TORCH, START = 1.5, 0.5
 # Memory of a process with its libraries, in MB.
 PROCESS_MB = 1500
 
-# Share of the neurons' pairs that the screened mode refines: candidates, and a tenth of the neurons
-# in full.
-REFINED_SHARE = 0.1
+# Share of the neurons' pairs that the screened mode refines: candidates, a tenth of the neurons in
+# full, and the audited hundredth of either model.
+REFINED_SHARE = 0.12
 
 # Cubes of a layer's width that a rotation takes: about 10 for the decomposition, in float64, which
 # runs at half of float32's rate (1.9 s at a width of 3,072; docs/performance.md).
@@ -233,8 +233,11 @@ def _screen(s: Sizes) -> Cost:
 
 
 def _refine(s: Sizes) -> Cost:
-    job = {s.products: REFINED_SHARE * s.pair}
-    memory = REFINE_BYTES + s.buffers + 4 * REFINE_TOKENS * s.shape.neurons
+    # Those in full have baselines of their own.
+    job = {"float32": REFINED_SHARE * s.shape.n_layers * s.layer_baseline}
+    job[s.products] = job.get(s.products, 0) + REFINED_SHARE * s.pair
+    rotated = s.draws * s.square + REFINE_BYTES // 2
+    memory = REFINE_BYTES + s.buffers + 4 * REFINE_TOKENS * s.shape.neurons + rotated
     return Cost(job, _times(job, s.pairs), memory)
 
 

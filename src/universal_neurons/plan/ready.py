@@ -17,6 +17,7 @@ from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid, model_directory, tokenizer_directory
 from universal_neurons.prepare import corpus
 from universal_neurons.prepare.tokenizer import has_tokenizer, require_tokenizer
+from universal_neurons.store.columns.score import LEAST_SAMPLE
 
 # Snakemake plans about a thousand jobs in a second, and holds them all in memory.
 MOST_JOBS = 200_000
@@ -84,6 +85,21 @@ def notes(config: Mapping[str, Any]) -> list[str]:
     config
         One that is ready (`ready_grid`).
     """
+    return [*_on_tokenizers(config), *_on_sample(config)]
+
+
+def _on_sample(config: Mapping[str, Any]) -> list[str]:
+    sampled = int(config["correlate"]["sample"] * config["corpus"]["tokens"])
+    if config["correlate"]["mode"] != "screened" or sampled >= LEAST_SAMPLE:
+        return []
+    return [
+        f"WARNING: correlate.sample asks for {sampled:,} tokens. Baselines estimated from fewer "
+        f"than {LEAST_SAMPLE:,} can change the number of universal neurons by more than 2 % "
+        "(docs/method.md): raise it, or use correlate.mode: exact."
+    ]
+
+
+def _on_tokenizers(config: Mapping[str, Any]) -> list[str]:
     models = _local_models(config) if _own_tokenizers(config) else []
     without = [model for model in models if not has_tokenizer(model)]
     if not without:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
+from universal_neurons.report.screening import screening_remarks, screening_warnings
 from universal_neurons.report.words import listed, named_neuron, out_of, percent, plural
 from universal_neurons.score.criterion import LEAST_EFFECTIVE
 
@@ -19,8 +20,13 @@ FEW_TOKENS = 50
 
 
 def warnings(findings: Findings) -> list[str]:
-    """What makes the results wrong rather than uncertain: same weights, coarse codes."""
-    return [*_on_copies(findings.tables["models"]), *_on_rounding(findings.tables["neurons"])]
+    """What makes the results wrong rather than uncertain: same weights, coarse codes, a sample."""
+    tables = findings.tables
+    return [
+        *_on_copies(tables["models"]),
+        *_on_rounding(tables["neurons"]),
+        *screening_warnings(tables["screening"]),
+    ]
 
 
 def _on_rounding(neurons: pd.DataFrame) -> list[str]:
@@ -62,7 +68,7 @@ def trust(findings: Findings, config: Mapping[str, Any], scored_tokens: int) -> 
     Parameters
     ----------
     findings
-        Of the tables universality, neurons, ablation, persistence and models.
+        Of the tables universality, screening, neurons, ablation, persistence and models.
     config
         baseline.draws and corpus.heldout_tokens are mentioned where given.
     scored_tokens
@@ -71,6 +77,7 @@ def trust(findings: Findings, config: Mapping[str, Any], scored_tokens: int) -> 
     tables = findings.tables
     remarks = [
         _on_tokens(config, scored_tokens),
+        *screening_remarks(tables["screening"]),
         _on_criterion(findings),
         _on_seeds(tables["universality"]["seed"].nunique(), config),
         *_on_neurons(tables["neurons"], config, scored_tokens),

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import pandas as pd
+import scipy.stats
 
 from universal_neurons.correlate.audit import Screening
 from universal_neurons.store.columns.score import SCREENING
+
+# Of the bound of the certificates' error rate.
+LEVEL = 0.95
 
 
 def screening_table(screenings: Mapping[tuple[str, str], Screening], step: int) -> pd.DataFrame:
@@ -28,7 +32,16 @@ def screening_table(screenings: Mapping[tuple[str, str], Screening], step: int) 
     """
     rows = [
         {"step": step, "seed": seed, "other_seed": other, **asdict(found)}
-        | {"wrong_upper": found.wrong_upper}
+        | {"wrong_upper": upper_bound(found.wrong, found.audited)}
         for (seed, other), found in screenings.items()
     ]
     return pd.DataFrame(rows, columns=SCREENING.names)
+
+
+def upper_bound(wrong: int, audited: int) -> float | None:
+    """Upper confidence bound of an error rate (Clopper and Pearson, one-sided); None of nothing."""
+    if not audited:
+        return None
+    if wrong == audited:
+        return 1.0
+    return float(scipy.stats.beta.ppf(LEVEL, wrong + 1, audited - wrong))
