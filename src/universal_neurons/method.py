@@ -14,9 +14,9 @@ METHOD_VERSION = {
     "influence": 3,
     "permuted": 3,
     "untrained": 2,
-    "score": 7,
+    "score": 8,
     "ablate": 2,
     "persist": 2,
     "trace": 1,
-    "report": 5,
+    "report": 6,
 }
