@@ -131,7 +131,7 @@ def noise_of(ways, shards):
     """Scores by permuted matches."""
     named = [list(shards), list(shards)[::-1]]
     found = {tuple(pair): matches for pair, matches in zip(named, ways, strict=True)}
-    matches = StepMatches(found, dict.fromkeys(shards, (40, 40)), False, [])
+    matches = StepMatches(found, dict.fromkeys(shards, (40, 40)), {}, [])
     return universality.universality_table(universality.matches_table(matches, 3))
 
 
