@@ -15,7 +15,7 @@ METHOD_VERSION = {
     "permuted": 3,
     "untrained": 2,
     "score": 8,
-    "ablate": 2,
+    "ablate": 3,
     "persist": 2,
     "trace": 1,
     "report": 6,

@@ -19,14 +19,13 @@ from architectures import (
 )
 from torch import nn
 
-from universal_neurons.ablate import ablation, measure, predictions
-from universal_neurons.ablate.controls import contribution, matched_controls
+from universal_neurons.ablate import ablation, controls, measure, predictions
 from universal_neurons.errors import UserError
 
 
 def ablate(model, sequences, universal, **options):
     """`ablation.ablate`, by the facts of `architectures.neurons`."""
-    names = ("mean", "norm", "sparsity", "seed", "step")
+    names = ("mean", "std", "sparsity", "seed", "step")
     known = {name: options.pop(name) for name in names if name in options}
     return ablation.ablate(subject(model, **known), sequences, universal, **options)
 
@@ -213,9 +212,14 @@ def test_a_layer_without_universal_neurons_is_a_row_without_deltas():
     assert empty["clean_loss"].notna().all()
     assert empty[["ablated_loss", "delta_loss", "delta_loss_se", "kl"]].isna().all(axis=None)
     others = table[table["layer"] != 1]
-    contrast = ["difference", "difference_se", "permutation_p"]
-    assert others.drop(columns=contrast).notna().all(axis=None)
+    contrast = [
+        *("difference", "difference_se", "energy_ratio", "overlap"),
+        *("adjusted_difference", "adjusted_difference_se"),
+    ]
+    assert others.drop(columns=[*contrast, "permutation_p"]).notna().all(axis=None)
     assert others[contrast].notna().all(axis=1).equals(others["neuron_set"] == "universal")
+    judged = (others["neuron_set"] == "universal") & others["comparable"]
+    assert others["permutation_p"].notna().equals(judged)
     assert (others.groupby(["layer", "kind"]).size() == 1 + 3).all()
     assert (others["n_neurons"] == np.where(others["layer"] == -1, 8, 4)).all()
 
@@ -229,22 +233,15 @@ def test_without_any_universal_neuron_only_the_clean_model_is_run():
         model, tokens(), seed="a", step=1, kinds=["mean", "resample"], controls=3, **facts
     )
     assert len(passes) == 1
-    assert table["layer"].tolist() == [-1, -1, 0, 0, 1, 1, 2, 2]
+    assert table["layer"].tolist() == 2 * [-1, 0, 1, 2]
     expected = hugging_face_loss(model.module, tokens())
     np.testing.assert_allclose(table["clean_loss"], expected, rtol=1e-6)
 
 
 def drawn_controls(model, facts):
     """The two control sets that `ablate` draws for seed a at step 1."""
-    return matched_controls(
-        facts["universal"],
-        contribution(model, facts["norm"]),
-        facts["sparsity"],
-        layers(model),
-        draws=2,
-        seed="a",
-        step=1,
-    )
+    own = subject(model, **{name: facts[name] for name in ("mean", "std", "sparsity")})
+    return own.controls(facts["universal"], "mean", 2, 0).sets
 
 
 def test_controls_are_replaced_as_the_universal_neurons_are():
@@ -259,7 +256,9 @@ def test_controls_are_replaced_as_the_universal_neurons_are():
             expected = hugging_face_loss(edited(model, replaced, facts["mean"]), sequences)
             row = table[(table["layer"] == layer) & (table["draw"] == draw)].iloc[0]
             assert row["ablated_loss"] == pytest.approx(expected, rel=2e-6)
-            assert row["mean_norm"] == pytest.approx(facts["norm"][replaced].mean())
+            assert row["mean_norm"] == pytest.approx(
+                np.hypot(facts["mean"], facts["std"])[replaced].mean()
+            )
 
 
 def test_a_planted_important_neuron_costs_more_than_its_controls():
@@ -278,7 +277,7 @@ def test_a_planted_important_neuron_costs_more_than_its_controls():
     facts = {
         "universal": universal,
         "mean": np.zeros(n),
-        "norm": np.ones(n),
+        "std": np.ones(n),
         "sparsity": np.full(n, 0.5),
     }
     table = ablate(model, text.numpy(), seed="a", step=1, controls=20, **facts)
@@ -406,12 +405,93 @@ def test_differences_are_paired_by_sequence():
     assert row["difference_se"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_permutation_p_counts_the_controls_that_cost_as_much():
+def all_comparable(monkeypatch):
+    monkeypatch.setattr(controls, "LEAST_OVERLAP", 0)
+    monkeypatch.setattr(controls, "MOST_ENERGY_RATIO", np.inf)
+
+
+def test_permutation_p_counts_the_controls_that_cost_as_much(monkeypatch):
+    all_comparable(monkeypatch)
     model = make()
     table = ablate(model, tokens(), seed="a", step=1, controls=5, **neurons(model))
     for layer in (-1, 0, 1, 2):
         rows = table[table["layer"] == layer]
         own = rows.loc[rows["neuron_set"] == "universal"].iloc[0]
-        controls = rows.loc[rows["neuron_set"] == "control", "delta_loss"]
-        as_large = (controls >= own["delta_loss"]).sum()
+        costs = rows.loc[rows["neuron_set"] == "control", "delta_loss"]
+        as_large = (costs >= own["delta_loss"]).sum()
         assert own["permutation_p"] == (1 + as_large) / 6
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_energy_is_the_squared_length_of_the_change_of_what_the_mlps_write(name):
+    model, sequences = make(name), tokens()
+    facts = neurons(model)
+    seen = {}
+    with model.tap(lambda layer, x: seen.update({layer: x})), torch.no_grad():
+        model.module(input_ids=torch.from_numpy(sequences[:, :-1]))
+    options = {"seed": "a", "step": 1, "kinds": ["mean", "zero"], "controls": 1}
+    table = ablate(model, sequences, **options, **facts)
+    starts = np.cumsum([0, *model.d_mlp])
+    for kind, values in (("mean", facts["mean"]), ("zero", 0 * facts["mean"])):
+        total = later = 0.0
+        for layer, projection in enumerate(model.projections):
+            own = slice(starts[layer], starts[layer + 1])
+            chosen = np.flatnonzero(facts["universal"][own])
+            x = seen[layer][..., chosen].double().numpy()
+            weight = projection.weight.double().numpy()
+            weight = weight.T if isinstance(projection, nn.Linear) else weight
+            change = ((values[own][chosen] - x) @ weight[chosen]) ** 2
+            expected = change.sum(-1)
+            row = universal_rows(table, kind).loc[layer]
+            assert row["energy"] == pytest.approx(expected.mean(), rel=1e-5)
+            assert row["energy_later"] == pytest.approx(expected[:, 1:].mean(), rel=1e-5)
+            total, later = total + expected.mean(), later + expected[:, 1:].mean()
+        # Of all layers the sum: what is changed is the clean model's.
+        row = universal_rows(table, kind).loc[-1]
+        assert row["energy"] == pytest.approx(total, rel=1e-5)
+        assert row["energy_later"] == pytest.approx(later, rel=1e-5)
+        rows = table[(table["layer"] == 0) & (table["kind"] == kind)].set_index("neuron_set")
+        ratio = rows.loc["universal", "energy"] / rows.loc["control", "energy"]
+        own, control = rows.loc["universal"], rows.loc["control"]
+        assert own["energy_ratio"] == pytest.approx(ratio)
+        adjusted = own["delta_loss"] - ratio * control["delta_loss"]
+        assert own["adjusted_difference"] == pytest.approx(adjusted, abs=1e-9)
+
+
+def test_later_losses_leave_out_the_prediction_made_at_position_0():
+    model, sequences = make(), tokens()
+    facts = neurons(model)
+    table = ablate(model, sequences, seed="a", step=1, controls=0, **facts)
+
+    def later(module):
+        logits = text_tokens(module, sequences)[:, 1:]
+        targets = torch.from_numpy(sequences[:, 2:])
+        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+
+    clean = later(model.module)
+    row = universal_rows(table).loc[-1]
+    assert row["clean_loss_later"] == pytest.approx(clean, rel=1e-6)
+    change = later(edited(model, facts["universal"], facts["mean"])) - clean
+    assert row["delta_loss_later"] == pytest.approx(change, abs=3e-6)
+    assert abs(row["delta_loss_later"] - row["delta_loss"]) > 1e-4
+    short = ablate(model, tokens(length=2), seed="a", step=1, controls=0, **facts)
+    assert short[["clean_loss_later", "delta_loss_later", "energy_later"]].isna().all(axis=None)
+    assert short["delta_loss"].notna().all()
+
+
+def test_the_permutation_counts_a_set_drawn_twice_once(monkeypatch):
+    all_comparable(monkeypatch)
+    model = make()
+    facts = neurons(model) | {"universal": np.arange(sum(model.d_mlp)) == 0}
+    # Three others of its size, all alike in sparsity; eight draws of them.
+    lengths = np.concatenate([np.linalg.norm(p.weight.numpy(), axis=1) for p in model.projections])
+    std = np.where(np.arange(len(lengths)) < 4, 1.0, 100.0) / lengths
+    facts |= {"std": std, "sparsity": np.full(len(std), 0.5)}
+    table = ablate(model, tokens(), seed="a", step=1, controls=8, **facts)
+    rows = table[table["layer"] == 0]
+    costs = rows.loc[rows["neuron_set"] == "control", "delta_loss"].unique()
+    assert len(costs) == 3
+    own = rows.iloc[0]
+    assert own["overlap"] == 1
+    assert own["permutation_p"] == (1 + (costs >= own["delta_loss"]).sum()) / 4
+    assert own["difference"] == pytest.approx(own["delta_loss"] - costs.mean())

@@ -81,7 +81,7 @@ def test_the_second_order_is_that_of_the_divergence():
 
 def facts(model):
     made = neurons(model)
-    return {k: made[k] for k in ("mean", "norm", "sparsity")}
+    return {k: made[k] for k in ("mean", "std", "sparsity")}
 
 
 def random_excess(model):

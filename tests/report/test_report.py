@@ -15,7 +15,7 @@ import pytest
 import synthetic
 
 from universal_neurons.errors import UserError
-from universal_neurons.report import summaries
+from universal_neurons.report import contrasts, summaries
 from universal_neurons.report.figures.draw import draw as figure
 from universal_neurons.report.figures.draw import save
 from universal_neurons.report.figures.registry import FIGURES
@@ -119,13 +119,32 @@ def overlap(seed: str, n_from: int, n_both: int, p: float, chance: float = 0.05)
     }
 
 
-def ablation(universal: float, controls: list[float], *, se: float = 1e-4, n: int = 4) -> list:
-    row = {"step": 7, "seed": "a", "layer": -1, "kind": "mean", "n_neurons": n}
-    row |= {"delta_loss_se": se}
-    rows = [row | {"neuron_set": "universal", "draw": -1, "delta_loss": universal}]
-    for draw, delta in enumerate(controls):
-        rows.append(row | {"neuron_set": "control", "draw": draw, "delta_loss": delta})
-    return rows
+def ablation(
+    universal: dict[str, float],
+    controls: list[float],
+    *,
+    se: float = 1e-4,
+    n: int = 4,
+    comparable: bool = True,
+    energy_ratio: float = 1.0,
+    layer: int = -1,
+) -> list:
+    """Rows of universal sets, by seed, and of controls that cost the same in all."""
+    rows = []
+    for seed, delta in universal.items():
+        row = {"step": 7, "seed": seed, "layer": layer, "kind": "mean", "n_neurons": n}
+        row |= {"delta_loss_se": se, "energy": 2.0, "comparable": comparable}
+        mean = np.mean(controls)
+        own = row | {"neuron_set": "universal", "draw": -1, "delta_loss": delta}
+        own |= {"energy": 2 * energy_ratio, "energy_ratio": energy_ratio}
+        own |= {"overlap": 1.0 if comparable else 0.3}
+        own |= {"difference": delta - mean, "difference_se": se}
+        own |= {"adjusted_difference": delta - energy_ratio * mean, "adjusted_difference_se": se}
+        rows.append(own)
+        for draw, cost in enumerate(controls):
+            rows.append(row | {"neuron_set": "control", "draw": draw, "delta_loss": cost})
+    scaled = {"delta_loss_later": 0.9, "direct_delta_loss": 0.4}
+    return [{k: x * row["delta_loss"] for k, x in scaled.items()} | row for row in rows]
 
 
 def test_neurons_better_than_the_nulls_are_counted_beside_those_above_the_papers_threshold(demo):
@@ -338,61 +357,118 @@ def test_persistence_below_chance_is_told_so(demo):
     assert "no more than chance" in headline({**demo, "persistence": table}, "Persistence")
 
 
+SEEDS = {"a": 0.010, "b": 0.011, "c": 0.012}
+CONTROLS = [0.004, 0.005, 0.006]
+
+
+def on_ablation(demo, *rows: dict) -> str:
+    return headline({**demo, "ablation": pd.DataFrame(list(rows))}, "Ablation (mean)")
+
+
 def test_ablation_above_controls_is_told_with_ratio_and_interval(demo):
-    table = pd.DataFrame(ablation(0.010, [0.004, 0.005, 0.006]))
-    text = headline({**demo, "ablation": table}, "Ablation (mean)")
-    assert "raises the held-out loss by 0.01000 nats per token (standard error 0.00010" in text
+    text = on_ablation(demo, *ablation(SEEDS, CONTROLS))
+    # Differences 0.005, 0.006, 0.007: between seeds 0.001/√3, over sequences 0.0001, t of 2 4.303.
+    half = 4.303 * np.sqrt(1e-6 / 3 + 1e-8)
+    assert half == pytest.approx(0.0025, abs=5e-5)
+    assert "raises the held-out loss by 0.01100 nats per token (standard error 0.00059" in text
     assert "3 per model, raises it by 0.00500" in text
-    # Standard deviation of the sets 0.001, so √(0.001² · 4/3 + 2 · 0.0001²) = 0.001163.
-    assert "0.0050 nats per token (95 % interval 0.0027 to 0.0073; ratio 2.00)" in text
-    assert "matter more than comparable others" in text
+    assert "Without the predictions made at position 0 it is 0.00990 and 0.00450" in text
+    assert "0.0060 nats per token (95 % interval 0.0035 to 0.0085; ratio 2.20)" in text
+    assert "costs more than ablating others by which as much is changed" in text
 
 
-def test_ablation_within_the_spread_of_controls_is_not_distinguishable(demo):
-    table = pd.DataFrame(ablation(0.006, [0.004, 0.005, 0.006]))
-    text = headline({**demo, "ablation": table}, "Ablation (mean)")
+def test_ablation_within_the_spread_of_seeds_is_not_distinguishable(demo):
+    # Every seed's difference is some 20 standard errors over sequences away from 0.
+    text = on_ablation(demo, *ablation({"a": 0.003, "b": 0.006, "c": 0.009}, CONTROLS))
     assert "is compatible with zero: universal neurons are not distinguishable" in text
-    assert "matter more" not in text
+    assert "costs more" not in text
+    assert "It is positive in 2 of 3 seeds" in text
 
 
 def test_ablation_below_controls_is_told_so(demo):
-    table = pd.DataFrame(ablation(-0.001, [0.0040, 0.0041, 0.0042]))
-    text = headline({**demo, "ablation": table}, "Ablation (mean)")
-    assert "lowers the held-out loss by 0.00100" in text
-    assert "matter less than comparable others" in text
+    text = on_ablation(demo, *ablation({"a": -0.001, "b": -0.0011, "c": -0.0012}, CONTROLS))
+    assert "lowers the held-out loss by 0.00110" in text
+    assert "costs less than ablating others" in text
+
+
+def test_a_difference_that_goes_with_what_is_changed_is_no_verdict(demo):
+    # Twice as much for 1.4 times the energy is more, 1.4 times as much is not.
+    more = ablation(SEEDS, CONTROLS, energy_ratio=1.4)
+    assert "costs more than ablating others" in on_ablation(demo, *more)
+    same = ablation({"a": 0.007, "b": 0.0071, "c": 0.0069}, CONTROLS, energy_ratio=1.4)
+    text = on_ablation(demo, *same)
+    assert "is above zero, but not clearly so at equal energy" in text
+    assert "costs more" not in text
+
+
+def test_sets_that_are_changed_by_more_than_any_others_get_no_verdict(demo):
+    tables = {**demo, "ablation": pd.DataFrame(ablation(SEEDS, CONTROLS, comparable=False))}
+    text = headline(tables, "Ablation (mean)")
+    assert "Not comparable in any of 3 seeds, so there is no verdict" in text
+    assert "30.0 % of the summed squared sizes" in text
+    assert "costs more" not in text
+    assert "distinguishable" not in text
+    cost = claims(tables)["ablating them costs more than ablating others"]
+    assert "controls: not comparable, as no other neurons change as much" in cost
+    row = next(t for t in short_tables(findings(tables)) if t.title == "Ablation").rows[0]
+    assert (row["difference"], row["95 % interval"]) == ("not comparable", "–")
+    assert row["energy"] == "2 / 2"
+    assert row["per energy"] == "5.500 / 2.500"
+    assert "In 3 of 3 comparisons" in " ".join(trust(findings(tables), CONFIG, SCORED))
+
+
+def test_the_verdict_is_of_the_comparable_seeds_only(demo):
+    wild = ablation({"d": 5.0, "e": 9.0}, CONTROLS, comparable=False)
+    text = on_ablation(demo, *ablation(SEEDS, CONTROLS), *wild)
+    assert "In 3 of 5 seeds the sets are comparable; there, the difference, 0.0060 nats" in text
+    assert "costs more than ablating others" in text
+
+
+def test_layers_are_sorted_by_what_can_be_said_of_them(demo):
+    text = on_ablation(
+        demo,
+        *ablation(SEEDS, CONTROLS),
+        *ablation(SEEDS, CONTROLS, layer=0),
+        *ablation(SEEDS, CONTROLS, comparable=False, layer=1),
+        *ablation({"a": 0.005}, CONTROLS, layer=2),
+    )
+    assert (
+        "the difference is above zero, also at equal energy, in layer 0, of unknown uncertainty "
+        "in layer 2 and not to be judged, as the sets are not comparable, in layer 1." in text
+    )
 
 
 def test_no_ratio_where_the_controls_change_nothing(demo):
-    table = pd.DataFrame(ablation(0.01, [-1e-5, 0.0, 2e-5], se=1e-4))
-    assert "ratio" not in headline({**demo, "ablation": table}, "Ablation (mean)")
+    assert "ratio" not in on_ablation(demo, *ablation(SEEDS, [-1e-5, 0.0, 2e-5], se=1e-4))
 
 
-def test_one_control_set_is_not_enough_to_judge(demo):
-    table = pd.DataFrame(ablation(0.01, [0.001]))
-    text = headline({**demo, "ablation": table}, "Ablation (mean)")
+def test_one_seed_is_not_enough_to_judge(demo):
+    text = on_ablation(demo, *ablation({"a": 0.01}, CONTROLS))
     assert "its uncertainty is not known" in text
 
 
-def test_errors_over_sequences_do_not_average_out_over_seeds():
-    rows = ablation(0.010, [0.004, 0.006])
-    other = [row | {"seed": "b"} for row in rows]
-    summary = summaries.ablation_over_seeds(
-        summaries.ablation_contrasts(pd.DataFrame(rows + other))
-    ).iloc[0]
-    # Over control sets: variance 2e-6 · (1 + 1/2) per seed, halved by two independent seeds.
-    expected = 1.96 * np.sqrt(2e-6 * 1.5 / 2 + 1e-8 + 1e-8)
-    assert summary["high"] - summary["difference"] == pytest.approx(expected)
+@pytest.mark.parametrize("between", [0.0, 0.5, 2.0])
+def test_intervals_cover_the_truth_for_new_seeds_and_new_text(between):
+    """Differences of five seeds on one sample of text, which moves all of them together."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(1500):
+        text = rng.normal()
+        values = pd.Series(3 + text + between * rng.normal(size=5))
+        _, low, high = contrasts.interval(values, pd.Series(np.ones(5)))
+        covered.append(low <= 3 <= high)
+    assert np.mean(covered) > 0.94
 
 
 def test_ablation_at_an_earlier_step_is_told_so(demo):
+    rows = ablation(SEEDS, CONTROLS)
     late = {"step": 9, "neuron_set": "universal", "n_neurons": 0, "delta_loss": np.nan}
-    rows = [*ablation(0.01, [0.004, 0.005]), ablation(0, [])[0] | late]
-    text = headline({**demo, "ablation": pd.DataFrame(rows)}, "Ablation (mean)")
+    text = on_ablation(demo, *rows, rows[0] | late)
     assert text.startswith("At step 7, the last with universal neurons, replacing")
 
 
 def test_smaller_control_sets_are_admitted(demo):
-    rows = ablation(0.01, [0.004, 0.005], n=4)
+    rows = ablation({"a": 0.01}, [0.004, 0.005], n=4)
     rows[1]["n_neurons"] = 2
     remarks = " ".join(trust(findings({**demo, "ablation": pd.DataFrame(rows)}), CONFIG, SCORED))
     assert "In 1 case (step, seed and layer) more neurons are universal than not" in remarks
@@ -496,19 +572,21 @@ def test_the_threshold_is_held_against_the_papers(demo, threshold, remark):
 
 def test_sentences_tables_and_figures_share_their_summaries(demo, monkeypatch):
     shared = ("universal_counts", "pooled_counts", "budget_over_seeds", "moves")
-    shared += ("ablation_contrasts", "ablation_over_seeds", "doses_over_seeds")
     computed = {name: Mock(wraps=getattr(summaries, name)) for name in shared}
     for name, counted in computed.items():
         monkeypatch.setattr(summaries, name, counted)
+    # Of universal neurons and of doses.
+    for name in ("contrasts", "over_seeds"):
+        computed[name] = Mock(wraps=getattr(contrasts, name))
+        monkeypatch.setattr(contrasts, name, computed[name])
     found = findings(demo)
     headlines(found, CONFIG)
     trust(found, CONFIG, SCORED)
     short_tables(found)
     for name in FIGURES:
         figure(name, found)
-    assert {name: counted.call_count for name, counted in computed.items()} == dict.fromkeys(
-        shared, 1
-    )
+    calls = {name: counted.call_count for name, counted in computed.items()}
+    assert calls == {**dict.fromkeys(shared, 1), "contrasts": 2, "over_seeds": 2}
 
 
 class Links(HTMLParser):
@@ -671,9 +749,9 @@ def test_claims_are_answered_with_the_runs_own_numbers(demo):
     assert found["1 to 5 % of neurons are universal"].startswith(f"{100 * last:.1f} %")
     assert "they rise from" in found["universal neurons appear early and rise in number"]
     assert "by chance" in found["they persist far above chance"]
-    assert (
-        "permutation p < 0.05 in 5 of 5" in found["ablating them costs more than ablating others"]
-    )
+    cost = found["ablating them costs more than ablating others"]
+    assert "above zero, also at equal energy of what is changed" in cost
+    assert "above each of its control sets in 5 of 5 comparable seeds" in cost
     assert "largest in layer" in found["most of all in layer 0"]
     # Two layers have no middle.
     assert found["most so in the first and last layers"].startswith("cannot be said from this run")
@@ -691,7 +769,7 @@ def test_poor_runs_leave_claims_open():
 def test_a_difference_within_its_interval_is_not_called_one(demo):
     doses = demo["doses"].assign(difference_se=1.0)
     text = headline({**demo, "doses": doses}, "Doses")
-    assert "not distinguishable from chance" in text
+    assert "not distinguishable from comparable others" in text
     clear = headline(demo, "Doses")
     assert "not distinguishable" not in clear
     assert "10 % of neurons" in clear
@@ -705,6 +783,48 @@ def test_single_neurons_are_judged_by_the_agreement_of_seeds(demo):
     assert "not distinguishable from chance" in headline(
         {**demo, "effects": noise}, "Single neurons"
     )
+
+
+def test_a_correlation_by_size_alone_is_not_left_standing(demo):
+    """Large neurons match better and cost more; of those alike, the better matched cost less."""
+    rng = np.random.default_rng(0)
+    seeds = pd.Categorical(np.repeat(["a", "b"], 1000))
+    size, own, layer = rng.normal(size=2000), rng.normal(size=2000), rng.integers(0, 2, 2000)
+    table = pd.DataFrame(
+        {
+            "step": 5,
+            "seed": seeds,
+            "layer": layer,
+            "excess_corr": size + 2 * layer + 0.5 * own,
+            "attributed_delta_loss": np.exp(size + 2 * layer - 0.3 * own),
+            "perturbation": np.exp(size),
+            "sparsity": rng.uniform(size=2000),
+            "delta_loss": np.nan,
+            "sampled": "",
+        }
+    )
+    text = headline({**demo, "effects": table}, "Single neurons")
+    assert re.search(r"have a rank correlation of 0\.[89]\d \(mean over 2 seeds", text)
+    assert re.search(r"The partial rank correlation, given .* is −0\.[45]\d \(mean over 2", text)
+    # What is left of a column that the others explain is nothing, and no correlation.
+    explained = table.assign(excess_corr=table["perturbation"])
+    text = headline({**demo, "effects": explained}, "Single neurons")
+    assert "its sparsity and its layer, is not known" in text
+
+
+def test_a_partial_rank_correlation_is_that_of_residuals():
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame(rng.normal(size=(300, 4)), columns=["x", "y", "p", "q"])
+    table["layer"] = rng.integers(0, 3, 300)
+    table["x"] += table["p"] + table["layer"]
+    table["y"] += table["p"] - table["q"]
+    ranks = table[["x", "y", "p", "q"]].rank()
+    design = np.column_stack([pd.get_dummies(table["layer"]), ranks[["p", "q"]]]).astype(float)
+    left = [
+        ranks[one] - design @ np.linalg.lstsq(design, ranks[one], rcond=None)[0] for one in "xy"
+    ]
+    found = summaries.partial_rank_correlation(table, "x", "y", given=["p", "q"], within="layer")
+    assert found == pytest.approx(np.corrcoef(left)[0, 1])
 
 
 def test_courses_are_counted_once_per_neuron(demo):

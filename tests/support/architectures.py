@@ -83,14 +83,14 @@ def neurons(model, seed=2):
     return {
         "universal": universal,
         "mean": rng.normal(size=n),
-        "norm": np.exp(rng.normal(size=n)),
+        "std": np.exp(rng.normal(size=n)),
         "sparsity": rng.uniform(0.1, 0.9, n),
     }
 
 
-def subject(model, mean, norm, sparsity, seed="a", step=1):
+def subject(model, mean, std, sparsity, seed="a", step=1):
     """A model with what is known of its neurons."""
-    return Subject(model, seed, step, mean, norm, sparsity)
+    return Subject(model, seed, step, mean, std, sparsity)
 
 
 def layers(model):

@@ -203,6 +203,22 @@ def _overlap(first, second, layer):
     return n_from, n_to, n_both, n_both / n_from, n_both / (a | b).sum(), n_to / len(a), p
 
 
+def compared(
+    difference: float, se: float = 2e-5, *, comparable: bool = True
+) -> dict[str, float | bool]:
+    """The columns of a comparison of sets of like energy; of a set of controls all null."""
+    known = not np.isnan(difference)
+    return {
+        "difference": difference,
+        "difference_se": se if known else np.nan,
+        "adjusted_difference": difference,
+        "adjusted_difference_se": se if known else np.nan,
+        "energy_ratio": 1.0 if known else np.nan,
+        "overlap": 1.0 if known else np.nan,
+        "comparable": comparable,
+    }
+
+
 def _ablation(universality, kinds, controls, rng):
     counts = universality.groupby(["step", "seed", "layer"])["universal"].sum()
     whole = counts.groupby(["step", "seed"]).sum()
@@ -224,15 +240,18 @@ def _ablation(universality, kinds, controls, rng):
                         "draw": draw,
                         "n_neurons": n,
                         "clean_loss": 2.0,
+                        "clean_loss_later": 1.9,
                         "ablated_loss": 2.0 + delta,
                         "delta_loss": delta,
                         "delta_loss_se": 0.05 * cost + 2e-5 if n else np.nan,
                         "kl": 0.8 * cost if n else np.nan,
                         "top1_change": min(0.5, 0.01 * n) if n else np.nan,
+                        "energy": 0.1 * n if n else np.nan,
+                        "delta_loss_later": 0.9 * delta,
+                        "energy_later": 0.1 * n if n else np.nan,
                         "direct_delta_loss": 0.4 * delta if draw < 4 else np.nan,
-                        "difference": delta / 2 if draw < 0 else np.nan,
-                        "difference_se": 2e-5 if n and draw < 0 else np.nan,
                         "permutation_p": 1 / (1 + controls) if n and draw < 0 else np.nan,
+                        **compared(delta / 2 if n and draw < 0 else np.nan),
                     }
                 )
     return pd.DataFrame(rows)
@@ -308,8 +327,10 @@ def _doses(seeds, steps, n, rng):
                             "delta_loss_se": 1e-4,
                             "kl": 0.8 * delta,
                             "top1_change": dose,
-                            "difference": 0.1 * dose if draw < 0 else np.nan,
-                            "difference_se": 1e-4 if draw < 0 else np.nan,
+                            "energy": 0.1,
+                            "delta_loss_later": 0.9 * delta,
+                            "energy_later": 0.1,
+                            **compared(0.1 * dose if draw < 0 else np.nan, 1e-4),
                         }
                     )
     return pd.DataFrame(rows)
@@ -321,6 +342,8 @@ def _effects(universality, rng):
     place = table.groupby(["step", "seed"]).cumcount()
     exact = (effect * (1 + 0.1 * rng.normal(size=len(table)))).where(place < 16)
     return table.assign(
+        perturbation=np.exp(rng.normal(size=len(table))),
+        sparsity=rng.uniform(0.1, 0.9, len(table)),
         attributed_delta_loss=effect,
         delta_loss=exact,
         delta_loss_se=1e-6,

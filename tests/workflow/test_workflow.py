@@ -30,11 +30,13 @@ COLUMNS = {
     "p_value odds_ratio q_value",
     "ablation": "step seed layer kind neuron_set draw n_neurons clean_loss ablated_loss delta_loss "
     "delta_loss_se kl mean_contribution mean_sparsity top1_change direct_delta_loss difference "
-    "difference_se permutation_p",
+    "difference_se permutation_p energy energy_ratio overlap comparable delta_loss_later",
     "trajectories": "seed layer neuron step universal label emergence_step next_layer next_neuron "
     "next_corr self_corr",
-    "doses": "step seed kind dose neuron_set draw n_neurons delta_loss difference difference_se",
-    "effects": "step seed layer neuron excess_corr attributed_delta_loss delta_loss sampled",
+    "doses": "step seed kind dose neuron_set draw n_neurons delta_loss difference difference_se "
+    "energy comparable",
+    "effects": "step seed layer neuron excess_corr attributed_delta_loss delta_loss sampled "
+    "perturbation sparsity",
     "token_budget": "step seed part n_shards n_tokens n_neurons n_universal jaccard rank_corr corr "
     "reliability",
     "screening": "step seed other_seed n_tokens sampled_tokens rare undecided certified audited "

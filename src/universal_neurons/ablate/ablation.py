@@ -8,14 +8,16 @@ effect, the direct one leaves out what later blocks make of the change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.ablate.measure import Measured, NeuronSet, Run, measure
+from universal_neurons.ablate.controls import Controls, is_comparable
+from universal_neurons.ablate.measure import NO_CONTRAST, Measured, NeuronSet, Run, measure
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
@@ -65,8 +67,7 @@ def ablate(
     DataFrame
         `columns.ablate.ABLATION`. For the direct effect every block sees its clean input, and the
         changes of the ablated blocks' outputs are added to the last one's; of controls it is
-        measured for the first `DIRECT_CONTROLS` draws. ``permutation_p`` is exact if the universal
-        set is exchangeable with its controls. An empty control set has no row.
+        measured for the first `DIRECT_CONTROLS` draws. An empty control set has no row.
 
     Raises
     ------
@@ -77,15 +78,20 @@ def ablate(
         raise ValueError(f"all facts must be about the model's {len(subject.mean)} neurons")
     if unknown := set(kinds).difference(KINDS):
         raise ValueError(f"unknown kinds {sorted(unknown)}; known are {', '.join(KINDS)}")
-    drawn = subject.controls(universal, controls, random_seed)
-    sets = list(_neuron_sets(universal, drawn, subject.layer))
+    cells = [
+        cell
+        for kind in kinds
+        for cell in _cells(
+            kind, universal, subject.controls(universal, kind, controls, random_seed), subject.layer
+        )
+    ]
     replacement = subject.replacement(
         sequences, kinds, random_seed=random_seed, batch_tokens=batch_tokens
     )
     runs = [
-        Run(one, kind, direct)
-        for one in sets
-        for kind in kinds
+        Run(one, cell.kind, direct)
+        for cell in cells
+        for one in (cell.universal, *cell.controls)
         for direct in (False, True)
         if len(one.neurons) and not (direct and one.draw >= DIRECT_CONTROLS)
     ]
@@ -97,61 +103,96 @@ def ablate(
         name=subject.name,
         batch_tokens=batch_tokens,
     )
-    return pd.DataFrame(
-        [_row(subject, one, kind, runs, measured) for one in sets for kind in kinds]
-    )
+    places = {run: i for i, run in enumerate(runs)}
+    return pd.DataFrame([row for cell in cells for row in cell.rows(subject, measured, places)])
 
 
-def _row(
-    subject: Subject, one: NeuronSet, kind: str, runs: Sequence[Run], measured: Measured
-) -> dict[str, Any]:
-    """The row of a neuron set and kind; columns of `columns.ablate.ABLATION`."""
-    total = direct = None
-    against = []
-    for i, run in enumerate(runs):
-        if run.kind != kind:
-            continue
-        if run.neurons is one and run.direct:
-            direct = i
-        elif run.neurons is one:
-            total = i
-        elif (run.neurons.layer, run.neurons.name) == (one.layer, "control") and not run.direct:
-            against.append(i)
-    own = one.neurons
-    facts = {
-        "norm": subject.norm,
-        "contribution": subject.contribution,
-        "sparsity": subject.sparsity,
-    }
-    return {
-        "step": subject.step,
-        "seed": subject.seed,
-        "layer": one.layer,
-        "kind": kind,
-        "neuron_set": one.name,
-        "draw": one.draw,
-        "n_neurons": len(own),
-        **{
-            f"mean_{name}": values[own].mean() if len(own) else np.nan
-            for name, values in facts.items()
-        },
-        "clean_loss": measured.clean.mean(),
-        **measured.effect(total),
-        "direct_delta_loss": np.nan if direct is None else measured.delta[direct].mean(),
-        **measured.contrast(total, against if one.name == "universal" else ()),
-    }
+@dataclass(frozen=True)
+class _Cell:
+    """The universal neurons of a layer, or of all, and their controls, for one kind of ablation.
+
+    Attributes
+    ----------
+    overlap
+        Of `Controls.overlap`, of all layers the least of theirs; NaN without universal neurons.
+    """
+
+    kind: str
+    universal: NeuronSet
+    controls: Sequence[NeuronSet]
+    overlap: float
+
+    def rows(
+        self, subject: Subject, measured: Measured, places: Mapping[Run, int]
+    ) -> Iterator[dict[str, Any]]:
+        """One per set; columns of `columns.ablate.ABLATION`."""
+        own = places.get(Run(self.universal, self.kind))
+        # Few universal neurons have few sets of partners: one drawn again is no further evidence.
+        distinct = {one.neurons.tobytes(): one for one in reversed(self.controls)}
+        others = [places[Run(one, self.kind)] for one in distinct.values()]
+        contrast = measured.contrast(own, others)
+        comparable = is_comparable(self.overlap, contrast["energy_ratio"])
+        p = measured.permutation_p(own, others) if comparable and own is not None else np.nan
+        yield {
+            **self._row(subject, self.universal, measured, places),
+            **contrast,
+            "permutation_p": p,
+            "overlap": self.overlap,
+            "comparable": comparable,
+        }
+        for one in self.controls:
+            yield {
+                **self._row(subject, one, measured, places),
+                **NO_CONTRAST,
+                "permutation_p": np.nan,
+                "overlap": np.nan,
+                "comparable": comparable,
+            }
+
+    def _row(
+        self, subject: Subject, one: NeuronSet, measured: Measured, places: Mapping[Run, int]
+    ) -> dict[str, Any]:
+        direct = places.get(Run(one, self.kind, direct=True))
+        facts = {
+            "norm": subject.norm,
+            "contribution": subject.contribution,
+            "perturbation": subject.perturbation(self.kind),
+            "sparsity": subject.sparsity,
+        }
+        own = one.neurons
+        return {
+            "step": subject.step,
+            "seed": subject.seed,
+            "layer": one.layer,
+            "kind": self.kind,
+            "neuron_set": one.name,
+            "draw": one.draw,
+            "n_neurons": len(own),
+            **{
+                f"mean_{name}": values[own].mean() if len(own) else np.nan
+                for name, values in facts.items()
+            },
+            "clean_loss": measured.clean.mean(),
+            "clean_loss_later": measured.clean_later.mean(),
+            **measured.effect(places.get(Run(one, self.kind))),
+            "direct_delta_loss": np.nan if direct is None else measured.delta[direct].mean(),
+        }
 
 
-def _neuron_sets(
+def _cells(
+    kind: str,
     universal: NDArray[np.bool_],
-    controls: Sequence[NDArray[np.int64]],
+    drawn: Controls,
     layer: NDArray[np.integer],
-) -> Iterator[NeuronSet]:
+) -> Iterator[_Cell]:
     """The universal neurons and their controls, of all layers and of each."""
     for one in (ALL_LAYERS, *np.unique(layer).tolist()):
         here = np.full(len(layer), True) if one == ALL_LAYERS else layer == one
-        own = np.flatnonzero(universal & here)
-        yield NeuronSet(one, "universal", -1, own)
-        for draw, control in enumerate(controls):
-            if here[control].any():
-                yield NeuronSet(one, "control", draw, control[here[control]])
+        own = NeuronSet(one, "universal", -1, np.flatnonzero(universal & here))
+        controls = [
+            NeuronSet(one, "control", draw, control[here[control]])
+            for draw, control in enumerate(drawn.sets)
+            if here[control].any()
+        ]
+        overlap = drawn.least_overlap if one == ALL_LAYERS else drawn.overlap.get(one, np.nan)
+        yield _Cell(kind, own, controls, overlap)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.ablate.measure import NeuronSet, Run, measure
+from universal_neurons.ablate.controls import is_comparable
+from universal_neurons.ablate.measure import NO_CONTRAST, NeuronSet, Run, measure
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
@@ -52,27 +53,28 @@ def doses(
         As `ablation.ablate` does.
     """
     order = np.argsort(-excess, kind="stable")
-    sets: list[tuple[float, NeuronSet]] = []
+    sets: list[tuple[float, float, NeuronSet]] = []
     for dose in DOSES:
         top = np.sort(order[: max(1, round(dose * len(excess)))])
-        sets.append((dose, NeuronSet(ALL_LAYERS, "top", -1, top)))
         chosen = np.isin(np.arange(len(excess)), top)
-        controls = subject.controls(chosen, CONTROLS, random_seed)
-        sets += [(dose, NeuronSet(ALL_LAYERS, "control", i, c)) for i, c in enumerate(controls)]
-    sets = [(dose, one) for dose, one in sets if len(one.neurons)]
+        drawn = subject.controls(chosen, kind, CONTROLS, random_seed)
+        named = [("top", -1, top), *(("control", i, one) for i, one in enumerate(drawn.sets))]
+        sets += [(dose, drawn.least_overlap, NeuronSet(ALL_LAYERS, *one)) for one in named]
+    sets = [one for one in sets if len(one[-1].neurons)]
     measured = measure(
         subject.model,
         sequences,
-        [Run(one, kind) for _, one in sets],
+        [Run(one, kind) for *_, one in sets],
         subject.replacement(sequences, [kind], random_seed=random_seed, batch_tokens=batch_tokens),
         name=subject.name,
         batch_tokens=batch_tokens,
     )
     rows = []
-    for i, (dose, one) in enumerate(sets):
-        against = [j for j, (d, s) in enumerate(sets) if d == dose and s.name == "control"]
+    for i, (dose, overlap, one) in enumerate(sets):
+        against = [j for j, (d, _, s) in enumerate(sets) if d == dose and s.name == "control"]
+        first = next(j for j, (d, _, s) in enumerate(sets) if d == dose and s.name == "top")
+        contrast = measured.contrast(first, against)
         effect = measured.effect(i)
-        contrast = measured.contrast(i, against if one.name == "top" else [])
         rows.append(
             {
                 "step": subject.step,
@@ -83,7 +85,10 @@ def doses(
                 "draw": one.draw,
                 "n_neurons": len(one.neurons),
                 **{c: effect[c] for c in ("delta_loss", "delta_loss_se", "kl", "top1_change")},
-                **{c: contrast[c] for c in ("difference", "difference_se")},
+                **{c: effect[c] for c in ("energy", "delta_loss_later", "energy_later")},
+                **(contrast if one.name == "top" else NO_CONTRAST),
+                "overlap": overlap if one.name == "top" else np.nan,
+                "comparable": is_comparable(overlap, contrast["energy_ratio"]),
             }
         )
     return pd.DataFrame(rows)

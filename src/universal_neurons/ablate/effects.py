@@ -149,6 +149,8 @@ def effects(
             "seed": subject.seed,
             "layer": subject.layer,
             "neuron": np.concatenate([np.arange(d) for d in model.d_mlp]),
+            "perturbation": subject.perturbation("mean"),
+            "sparsity": subject.sparsity,
             "first_order": orders[0],
             "second_order": orders[1],
             "attributed_delta_loss": attributed,

@@ -22,11 +22,24 @@ RESAMPLE_TOKENS = 1024
 
 
 NO_EFFECT = dict.fromkeys(
-    ("ablated_loss", "delta_loss", "delta_loss_se", "kl", "top1_change"), np.nan
+    (
+        *("ablated_loss", "delta_loss", "delta_loss_se", "kl", "top1_change", "energy"),
+        *("delta_loss_later", "energy_later"),
+    ),
+    np.nan,
 )
 
 
-NO_CONTRAST = dict.fromkeys(("difference", "difference_se", "permutation_p"), np.nan)
+NO_CONTRAST = dict.fromkeys(
+    (
+        *("difference", "difference_se", "energy_ratio"),
+        *("adjusted_difference", "adjusted_difference_se"),
+    ),
+    np.nan,
+)
+
+# Columns of `_by_sequence`: means over all positions, and over those after the first.
+LOSS, KL, TOP1, ENERGY, LOSS_LATER, ENERGY_LATER = range(6)
 
 
 @dataclass(frozen=True)
@@ -35,17 +48,26 @@ class Measured:
 
     Attributes
     ----------
-    clean
-        Mean loss of every sequence in nats per token, shape (sequences,).
-    delta, kl, top1
-        Of every run and sequence: change of the loss, KL(clean ‖ ablated), share of positions whose
-        likeliest token changes; shape (runs, sequences), float64.
+    clean, clean_later
+        Mean loss of every sequence in nats per token, shape (sequences,): of all next-token
+        positions, and without the prediction that is made at position 0.
+    delta, delta_later
+        Of every run and sequence: change of the loss, alike; shape (runs, sequences), float64.
+    kl, top1
+        KL(clean ‖ ablated), and share of positions whose likeliest token changes.
+    energy, energy_later
+        Squared length of the change of what the MLPs write, summed over layers, mean over
+        positions, all of them and those after position 0. What is changed is the clean model's.
     """
 
     clean: NDArray[np.float64]
+    clean_later: NDArray[np.float64]
     delta: NDArray[np.float64]
+    delta_later: NDArray[np.float64]
     kl: NDArray[np.float64]
     top1: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    energy_later: NDArray[np.float64]
 
     def effect(self, run: int | None) -> dict[str, float]:
         """The columns of one run; NaN without one."""
@@ -57,19 +79,34 @@ class Measured:
             "delta_loss_se": standard_error(self.delta[run]),
             "kl": self.kl[run].mean(),
             "top1_change": self.top1[run].mean(),
+            "energy": self.energy[run].mean(),
+            "delta_loss_later": self.delta_later[run].mean(),
+            "energy_later": self.energy_later[run].mean(),
         }
 
     def contrast(self, run: int | None, controls: Sequence[int]) -> dict[str, float]:
-        """A run against its control runs; NaN without either."""
+        """A run against its control runs; NaN without either.
+
+        Adjusted, the controls' change of the loss is scaled to the energy of the run.
+        """
         if run is None or not controls:
             return NO_CONTRAST
-        difference = self.delta[run] - self.delta[list(controls)].mean(0)
-        as_large = (self.delta[list(controls)].mean(1) >= self.delta[run].mean()).sum()
+        others = self.delta[list(controls)].mean(0)
+        energy = self.energy[list(controls)].mean()
+        ratio = self.energy[run].mean() / energy if energy > 0 else np.nan
+        difference, adjusted = self.delta[run] - others, self.delta[run] - ratio * others
         return {
             "difference": difference.mean(),
             "difference_se": standard_error(difference),
-            "permutation_p": (1 + as_large) / (1 + len(controls)),
+            "energy_ratio": ratio,
+            "adjusted_difference": adjusted.mean(),
+            "adjusted_difference_se": standard_error(adjusted),
         }
+
+    def permutation_p(self, run: int, controls: Sequence[int]) -> float:
+        """(1 + control runs that change the loss by as much or more) / (1 + control runs)."""
+        as_large = (self.delta[list(controls)].mean(1) >= self.delta[run].mean()).sum()
+        return float((1 + as_large) / (1 + len(controls)))
 
 
 def standard_error(values: NDArray[np.float64]) -> float:
@@ -106,17 +143,26 @@ def measure(
         If a token id is beyond the model's vocabulary, or a prediction is not finite.
     """
     check_tokens(model, sequences)
-    # Loss, divergence and changed predictions; row 0 is the clean pass.
-    sums = np.empty((1 + len(runs), 3, len(sequences)))
+    # Row 0 is the clean pass.
+    sums = np.empty((1 + len(runs), 6, len(sequences)))
     parts = list(batches(sequences, batch_tokens))
     passes = (one for rows in parts for one in _passes(model, sequences, rows, runs, replacement))
     for i, rows, values in progress(passes, "forward passes", total=len(parts) * len(sums)):
-        if not np.isfinite(values[0]).all():
+        if not np.isfinite(values[LOSS]).all():
             what = f"with neurons of layer {runs[i - 1].neurons.layer} replaced" if i else "clean"
             raise UserError(f"{name}: predictions are NaN or infinite ({what})")
         sums[i, :, rows] = values
-    clean = sums[0, 0]
-    return Measured(clean, sums[1:, 0] - clean, sums[1:, 1], sums[1:, 2])
+    clean, later, ablated = sums[0, LOSS], sums[0, LOSS_LATER], sums[1:]
+    return Measured(
+        clean=clean,
+        clean_later=later,
+        delta=ablated[:, LOSS] - clean,
+        delta_later=ablated[:, LOSS_LATER] - later,
+        kl=ablated[:, KL],
+        top1=ablated[:, TOP1],
+        energy=ablated[:, ENERGY],
+        energy_later=ablated[:, ENERGY_LATER],
+    )
 
 
 def check_tokens(model: Model, sequences: NDArray[np.integer]) -> None:
@@ -200,17 +246,22 @@ class Replacement:
         donor = rng.integers(n_tokens, size=(len(sequences), sequences.shape[1] - 1))
         self._donor = torch.from_numpy(donor).to(self._model.device)
 
+    def values(
+        self, kind: str, layer: int, neurons: torch.Tensor, rows: slice, x: torch.Tensor
+    ) -> torch.Tensor:
+        """What `neurons` of a layer take for the sequences `rows`, to broadcast over `x`'s."""
+        if kind == "mean":
+            return self._mean[layer][neurons]
+        if kind == "zero":
+            return self._zero
+        sampled = self._sampled[layer][:, neurons][self._donor[rows].flatten()]
+        return sampled.reshape(*x.shape[:-1], -1)
+
     def __call__(
         self, kind: str, layer: int, neurons: torch.Tensor, rows: slice, x: torch.Tensor
     ) -> torch.Tensor:
         """A layer's activations `x` for the sequences `rows`, those of `neurons` replaced."""
-        if kind == "mean":
-            values = self._mean[layer][neurons]
-        elif kind == "zero":
-            values = self._zero
-        else:
-            values = self._sampled[layer][:, neurons][self._donor[rows].flatten()]
-            values = values.reshape(*x.shape[:-1], -1)
+        values = self.values(kind, layer, neurons, rows, x)
         # On a CPU several times faster than torch.where with a mask.
         x = x.clone()
         x[..., neurons] = values
@@ -242,17 +293,18 @@ def _passes(
     Yields
     ------
     run, rows, values
-        0 for the clean pass, 1 + the number of the run otherwise; the sequences; their mean loss,
-        KL divergence and changed predictions, shape (3, sequences).
+        0 for the clean pass, 1 + the number of the run otherwise; the sequences; the means of
+        `_by_sequence`. The energy of a direct run, that of the total one, is not computed again.
     """
     tokens = token_tensor(sequences[rows], model)
     # The last token predicts nothing that could be checked.
     inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
-    with record(model) as calls:
+    activations: dict[int, torch.Tensor] = {}
+    with record(model) as calls, model.tap(activations.__setitem__):
         clean = Predictions(_logits(model, inputs), targets)
     known = known_outputs(model, calls)
     nothing = torch.zeros_like(clean.loss)
-    yield 0, rows, _by_sequence((clean.loss, nothing, nothing), inputs)
+    yield 0, rows, _by_sequence((clean.loss, nothing, nothing, nothing), inputs)
     for i, run in enumerate(runs, start=1):
         by_layer = _by_layer(run.neurons.neurons, model)
         unchanged = (
@@ -262,7 +314,28 @@ def _passes(
         )
         with unchanged, model.tap(_edit(run.kind, by_layer, replacement, rows)):
             logits = _logits(model, inputs)
-        yield i, rows, _by_sequence(clean.compare(logits), inputs)
+        energy = nothing
+        if not run.direct:
+            energy = _energy(model, run.kind, by_layer, replacement, rows, activations)
+        yield i, rows, _by_sequence((*clean.compare(logits), energy), inputs)
+
+
+def _energy(
+    model: Model,
+    kind: str,
+    by_layer: Mapping[int, torch.Tensor],
+    replacement: Replacement,
+    rows: slice,
+    activations: Mapping[int, torch.Tensor],
+) -> torch.Tensor:
+    """Squared length of the change of what the MLPs write at every position, summed over layers."""
+    total = torch.zeros((), device=model.device)
+    for layer, neurons in by_layer.items():
+        x = activations[layer]
+        change = replacement.values(kind, layer, neurons, rows, x) - x[..., neurons]
+        written = change.float() @ model.output_weight(layer)[neurons].float()
+        total = total + written.square().sum(-1).flatten()
+    return total
 
 
 def _edit(
@@ -282,6 +355,11 @@ def _logits(model: Model, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def _by_sequence(measures: Sequence[torch.Tensor], inputs: torch.Tensor) -> NDArray[np.float64]:
-    """Means over each sequence's tokens, in float64, shape (measures, sequences)."""
+    """Means over each sequence's positions, in float64, shape (6, sequences).
+
+    Of loss, KL, changed predictions and energy over all positions, then of loss and energy over
+    those after position 0, of which a sequence of two tokens has none (NaN).
+    """
     by_token = torch.stack(tuple(measures)).double().view(len(measures), *inputs.shape)
-    return by_token.mean(-1).cpu().numpy()
+    later = by_token[[LOSS, ENERGY], :, 1:].mean(-1)
+    return torch.cat([by_token.mean(-1), later]).cpu().numpy()

@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.ablate.controls import contribution, generator, matched_controls
+from universal_neurons.ablate.controls import (
+    Controls,
+    generator,
+    matched_controls,
+    output_norms,
+)
 from universal_neurons.ablate.measure import Replacement
 from universal_neurons.activations import moments
 from universal_neurons.errors import UserError
@@ -31,8 +36,8 @@ class Subject:
         The model of `seed` at `step`.
     seed, step
         Its names; with other numbers they seed what is drawn at random.
-    mean, norm, sparsity
-        Shape (N,), over its neurons by layer, then neuron: mean and root mean square of the
+    mean, std, sparsity
+        Shape (N,), over its neurons by layer, then neuron: mean and standard deviation of the
         activation, and the fraction of tokens at which it is above 0.
     """
 
@@ -40,7 +45,7 @@ class Subject:
     seed: str
     step: int
     mean: NDArray[np.float64]
-    norm: NDArray[np.float64]
+    std: NDArray[np.float64]
     sparsity: NDArray[np.float64]
 
     @classmethod
@@ -71,7 +76,7 @@ class Subject:
                 f"captured ({captured[:12]}…, {stores[0]}): put those back, or, to capture these, "
                 f"{again(stores[0])}"
             )
-        return cls(model, seed, step, facts["mean"], moments.rms(sums), facts["sparsity"])
+        return cls(model, seed, step, facts["mean"], facts["std"], facts["sparsity"])
 
     def scores(self, universality: str | Path) -> pd.DataFrame:
         """Its rows of the table of its step, by layer, then neuron."""
@@ -89,17 +94,36 @@ class Subject:
         return np.repeat(np.arange(len(self.model.d_mlp)), self.model.d_mlp)
 
     @cached_property
+    def norm(self) -> NDArray[np.float64]:
+        """Root mean square activation of every neuron."""
+        return np.hypot(self.mean, self.std)
+
+    @cached_property
+    def output_norm(self) -> NDArray[np.float64]:
+        """‖w_out‖ of every neuron."""
+        return output_norms(self.model)
+
+    @property
     def contribution(self) -> NDArray[np.float64]:
-        """What every neuron adds to its MLP's output, see `controls.contribution`."""
-        return contribution(self.model, self.norm)
+        """Root mean square length of what every neuron adds to its MLP's output."""
+        return self.norm * self.output_norm
+
+    def perturbation(self, kind: str) -> NDArray[np.float64]:
+        """Root mean square length of what ablating every neuron alone changes in that.
+
+        Replaced by its mean μ a neuron changes by σ, by zero by √(μ² + σ²), and by an independent
+        value of its own by √2 σ, each times ‖w_out‖.
+        """
+        changes = {"mean": self.std, "zero": self.norm, "resample": np.sqrt(2) * self.std}
+        return changes[kind] * self.output_norm
 
     def controls(
-        self, chosen: NDArray[np.bool_], draws: int, random_seed: int
-    ) -> list[NDArray[np.int64]]:
+        self, chosen: NDArray[np.bool_], kind: str, draws: int, random_seed: int
+    ) -> Controls:
         """Sets of other neurons like the chosen ones, see `controls.matched_controls`."""
         return matched_controls(
             chosen,
-            self.contribution,
+            self.perturbation(kind),
             self.sparsity,
             self.layer,
             draws=draws,

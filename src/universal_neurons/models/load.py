@@ -81,6 +81,13 @@ class Model:
             for p in self.projections
         )
 
+    def output_weight(self, layer: int) -> torch.Tensor:
+        """What the layer's MLP writes per unit of every activation, shape (d_mlp, d_model)."""
+        projection = self.projections[layer]
+        weight = projection.get_parameter("weight")
+        # GPT-2's Conv1D stores (neurons, outputs), a linear layer (outputs, neurons).
+        return weight.T if isinstance(projection, nn.Linear) else weight
+
     @cached_property
     def vocab_size(self) -> int:
         """Number of rows of the token embedding."""

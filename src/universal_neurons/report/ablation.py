@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 from universal_neurons.report.findings import Findings
+from universal_neurons.report.summaries import partial_rank_correlation
 from universal_neurons.report.words import (
     NOT_ABLATED,
     average,
@@ -18,7 +20,9 @@ from universal_neurons.report.words import (
     moves_loss,
     named_layers,
     number,
+    percent,
 )
+from universal_neurons.store.columns.ablate import LEAST_OVERLAP, MOST_ENERGY_RATIO
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 KIND = {
@@ -60,13 +64,14 @@ def _on_kind(summary: pd.DataFrame, kind: str, last: int) -> str:
     seeds = f"mean over {row['n_seeds']} seeds" if row["n_seeds"] > 1 else "one seed"
     digits = decimals(row["universal_se"])
     error = "not known" if math.isnan(row["universal_se"]) else f"{row['universal_se']:.{digits}f}"
-    spread = "" if math.isnan(row["low"]) else _spread_of(row)
+    spread = "" if math.isnan(row["control_sd"]) else _spread_of(row)
     text = (
         f"At step {step:,}{'' if step == last else ', the last with universal neurons'}, replacing "
         f"all universal neurons of a model ({average(row['n_neurons'])}) {KIND[kind]} "
         f"{moves_loss(row['universal'], digits)} (standard error {error}; {seeds}). "
         f"Replacing control sets instead, {row['n_controls']} per model, "
-        f"{moves_loss(row['control'], digits, again=True)}{spread}. {_verdict(row)}"
+        f"{moves_loss(row['control'], digits, again=True)}{spread}.{_later(row, digits)} "
+        f"{_verdict(row)}"
     )
     return f"{text} {_on_layers(summary, step)}".strip()
 
@@ -77,33 +82,64 @@ def _spread_of(row: pd.Series) -> str:
     return f" (standard deviation between sets{of_mean}, {spread})"
 
 
+def _later(row: pd.Series, digits: int) -> str:
+    """The same without position 0, where sequences are longer than that."""
+    if math.isnan(row["universal_later"]):
+        return ""
+    universal, control = (number(row[c], digits) for c in ("universal_later", "control_later"))
+    return f" Without the predictions made at position 0 it is {universal} and {control}."
+
+
+def _size(row: pd.Series) -> str:
+    """How much is changed, and what that costs per unit of it."""
+    return (
+        f"Squared in length, what is changed is {row['universal_energy']:.3g} against "
+        f"{row['control_energy']:.3g} of the controls"
+    )
+
+
 def _verdict(row: pd.Series) -> str:
-    """Whether the difference between universal neurons and controls is distinguishable from 0."""
-    if math.isnan(row["low"]):
+    """What the difference between universal neurons and controls says."""
+    n, of = row["n_comparable"], row["n_seeds"]
+    if row["verdict"] == "not comparable":
+        where = f"any of {of} seeds" if of > 1 else "this seed"
         return (
-            f"The difference is {number(row['difference'], 4)}; its uncertainty is not known, "
-            "for want of control sets or held-out sequences."
+            f"{_size(row)}. Not comparable in {where}, so there is no verdict: neurons with a "
+            f"partner of like size and sparsity have {percent(row['overlap'])} of the summed "
+            f"squared sizes (of the layer that has fewest), where {percent(LEAST_OVERLAP)} are "
+            f"needed, and energies within a factor of {MOST_ENERGY_RATIO:g}."
+        )
+    where = "" if n == of else f"In {n} of {of} seeds the sets are comparable; there, the"
+    difference = (where or "The") + " difference"
+    if row["verdict"] == "not known":
+        return (
+            f"{_size(row)}. {difference} is {number(row['difference'], 4)}; its uncertainty is not "
+            "known, for want of comparable seeds or of held-out sequences."
         )
     digits = decimals((row["high"] - row["low"]) / 4)
-    difference, low, high = (number(row[c], digits) for c in ("difference", "low", "high"))
-    ratio = f"ratio {row['ratio']:.2f}" if not math.isnan(row["ratio"]) else ""
-    interval = f"{difference} nats per token (95 % interval {low} to {high}"
-    interval += f"; {ratio})" if ratio else ")"
-    agree = f" It is positive in {row['n_seeds_above']} of {count_seeds(row['n_seeds'])}."
-    if row["low"] > 0:
-        return (
-            f"The difference, {interval}, is above zero: in these models, universal neurons "
-            f"matter more than comparable others.{agree}"
-        )
-    if row["high"] < 0:
-        return (
-            f"The difference, {interval}, is below zero: in these models, universal neurons "
-            f"matter less than comparable others.{agree}"
-        )
-    return (
-        f"The difference, {interval}, is compatible with zero: universal neurons are not "
-        f"distinguishable from comparable others.{agree}"
-    )
+    ratio = f"; ratio {row['ratio']:.2f}" if not math.isnan(row["ratio"]) else ""
+    plain = f"{_interval(row, 'difference', 'low', 'high', digits)}{ratio})"
+    same = f"{_interval(row, 'adjusted', 'adjusted_low', 'adjusted_high', digits)})"
+    agree = f" It is positive in {row['n_above']} of {count_seeds(n)}."
+    side = "above" if row["low"] > 0 else "below"
+    says = {
+        "more": f"{difference}, {plain}, is above zero, and so it is at equal energy, {same}: "
+        "ablating these universal neurons costs more than ablating others by which as much is "
+        "changed.",
+        "less": f"{difference}, {plain}, is below zero, and so it is at equal energy, {same}: "
+        "ablating these universal neurons costs less than ablating others by which as much is "
+        "changed.",
+        "size": f"{difference}, {plain}, is {side} zero, but not clearly so at equal energy, "
+        f"{same}: it may be due to how much is changed.",
+        "undecided": f"{difference}, {plain}, is compatible with zero: universal neurons are not "
+        "distinguishable from comparable others.",
+    }
+    return f"{_size(row)}. {says[row['verdict']]}{agree}"
+
+
+def _interval(row: pd.Series, value: str, low: str, high: str, digits: int) -> str:
+    mean, low, high = (number(row[c], digits) for c in (value, low, high))
+    return f"{mean} nats per token (95\u00a0% interval {low} to {high}"
 
 
 def _on_layers(summary: pd.DataFrame, step: int) -> str:
@@ -111,55 +147,70 @@ def _on_layers(summary: pd.DataFrame, step: int) -> str:
     if len(layers) < 2:
         return ""
     groups = {
-        "above zero in": layers["low"] > 0,
-        "below zero in": layers["high"] < 0,
-        "not distinguishable from zero in": ~((layers["low"] > 0) | (layers["high"] < 0)),
+        "above zero, also at equal energy, in": ["more"],
+        "below zero, also at equal energy, in": ["less"],
+        "of one sign, but not at equal energy, in": ["size"],
+        "not distinguishable from zero in": ["undecided"],
+        "of unknown uncertainty in": ["not known"],
+        "not to be judged, as the sets are not comparable, in": ["not comparable"],
     }
-    parts = [
-        f"{where} {'all' if chosen.all() else named_layers(layers.loc[chosen, 'layer'].tolist())}"
-        for where, chosen in groups.items()
-        if chosen.any()
-    ]
+    parts = []
+    for where, verdicts in groups.items():
+        chosen = layers["verdict"].isin(verdicts)
+        if chosen.any():
+            named = "all" if chosen.all() else named_layers(layers.loc[chosen, "layer"].tolist())
+            parts.append(f"{where} {named}")
     return f"Of {len(layers)} layers ablated one at a time, the difference is {listed(parts)}."
 
 
 def on_doses(findings: Findings) -> str:
     """The loss change of the top of all neurons at the last step, whatever the threshold."""
+    if findings.doses.empty:
+        return "No dose has control sets to compare it with."
     largest = findings.doses.iloc[-1]
-    digits = decimals((largest["high"] - largest["low"]) / 4)
-    top, control, difference, low, high = (
-        number(largest[c], digits) for c in ("top", "control", "difference", "low", "high")
-    )
+    digits = decimals(largest["universal_se"])
+    top, control = (number(largest[c], digits) for c in ("universal", "control"))
     text = (
         f"At the last step, ablating the {100 * largest['dose']:g}\u00a0% of neurons with the "
-        f"largest excess changes the loss by {top} nats per token, matched controls by {control}"
+        f"largest excess changes the loss by {top} nats per token, control sets by {control}. "
     )
-    if pd.isna(largest["low"]):
-        return f"{text}; the uncertainty of the difference is not known."
-    interval = f"difference {difference}, 95\u00a0% interval {low} to {high}"
-    if largest["low"] <= 0 <= largest["high"]:
-        return f"{text} ({interval}): not distinguishable from chance."
-    return f"{text} ({interval})."
+    return text + _verdict(largest).replace("universal neurons", "neurons")
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    """Mean and range of a correlation over seeds."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "not known"
+    text = f"{number(float(np.mean(known)), 2)} (mean over {count_seeds(len(known))}; "
+    text += f"{number(min(known), 2)} to {number(max(known), 2)})"
+    if min(known) <= 0 <= max(known):
+        text += ", whose sign differs between seeds: not distinguishable from chance"
+    return text
 
 
 def on_single(findings: Findings) -> str:
     """Whether excess goes with effect neuron by neuron, and how good the estimates are."""
-    last = findings.last_effects
-    rhos = [
-        spearmanr(own["excess_corr"], own["attributed_delta_loss"].abs()).statistic
-        for _, own in last.groupby("seed", observed=True)
-        if own["excess_corr"].nunique() > 1 and own["attributed_delta_loss"].abs().nunique() > 1
-    ]
-    if not rhos:
+    last = findings.last_effects.assign(
+        size=lambda table: table["attributed_delta_loss"].abs(),
+    )
+    seeds = [own for _, own in last.groupby("seed", observed=True)]
+    seeds = [own for own in seeds if min(own["excess_corr"].nunique(), own["size"].nunique()) > 1]
+    if not seeds:
         return "The estimated effects of single neurons do not vary."
-    mean = float(np.mean(rhos))
+    plain = [spearmanr(own["excess_corr"], own["size"]).statistic for own in seeds]
+    partial = [
+        partial_rank_correlation(
+            own, "excess_corr", "size", given=["perturbation", "sparsity"], within="layer"
+        )
+        for own in seeds
+    ]
     text = (
         "Over all neurons at the last step, excess correlation and the size of the estimated "
-        f"effect on the loss have a rank correlation of {number(mean, 2)} (mean over "
-        f"{count_seeds(len(rhos))}; {number(min(rhos), 2)} to {number(max(rhos), 2)})."
+        f"effect on the loss have a rank correlation of {_over_seeds(plain)}. The partial rank "
+        "correlation, given how much a neuron's ablation changes (standard deviation times norm "
+        f"of output weights), its sparsity and its layer, is {_over_seeds(partial)}."
     )
-    if min(rhos) <= 0 <= max(rhos):
-        text += " Its sign differs between seeds: not distinguishable from chance."
     exact = last[last["delta_loss"].notna()]
     for name, what in (("top", "neurons of largest estimate"), ("random", "others at random")):
         rows = exact[exact["sampled"] == name]

@@ -11,6 +11,16 @@ from universal_neurons.store.columns.declare import ALL_LAYERS
 
 UNKNOWN = "cannot be said from this run"
 
+# What the comparison of two ablated sets says, by its verdict.
+COST = {
+    "more": "above zero, also at equal energy of what is changed",
+    "less": "below zero, also at equal energy of what is changed",
+    "size": "not clear at equal energy of what is changed",
+    "undecided": "not distinguishable from zero",
+    "not known": "its uncertainty is not known",
+    "not comparable": "not comparable, as no other neurons change as much",
+}
+
 
 def claims_table(findings: Findings) -> ShortTable:
     """What the papers say, beside what this run shows."""
@@ -108,14 +118,16 @@ def _found_cost(findings: Findings) -> str:
     if ALL_LAYERS not in summary.index:
         return f"{UNKNOWN}: no universal neurons with controls"
     row = summary.loc[[ALL_LAYERS]].iloc[0]
+    n = row["n_comparable"]
     text = (
         f"{number(row['universal'], 4)} against {number(row['control'], 4)} nats per token of "
-        f"matched controls"
+        f"matched controls: {COST[row['verdict']]}"
     )
-    if pd.isna(row["low"]):
-        return f"{text}; its uncertainty is not known"
-    if row["low"] <= 0 <= row["high"]:
-        text += ": not distinguishable from chance"
+    if n:
+        text += (
+            f"; above each of its control sets in {out_of(row['n_above_all'], n)} comparable "
+            f"{'seed' if n == 1 else 'seeds'}"
+        )
     ablation = findings.tables["ablation"]
     mine = ablation[
         (ablation["layer"] == ALL_LAYERS)
@@ -123,11 +135,6 @@ def _found_cost(findings: Findings) -> str:
         & (ablation["neuron_set"] == "universal")
         & (ablation["kind"] == row["kind"])
     ]
-    p = mine["permutation_p"].dropna()
-    if p.empty:
-        return text
-    few = int((p < 0.05).sum())
-    text += f"; permutation p < 0.05 in {out_of(few, len(p))} {'seed' if len(p) == 1 else 'seeds'}"
     share = float(mine["direct_delta_loss"].mean() / mine["delta_loss"].mean())
     # The ratio means nothing where the change itself is not clear.
     clear = row["universal"] > 2 * row["universal_se"]
@@ -139,11 +146,13 @@ def _found_costly_layer(findings: Findings) -> str:
     if findings.tables["ablation"].empty:
         return f"{UNKNOWN}: {NOT_ABLATED}"
     single = summary.drop(index=ALL_LAYERS, errors="ignore")
+    if len(single):
+        single = single[single["n_comparable"] > 0]
     if len(single) < 2:
-        return f"{UNKNOWN}: too few layers with universal neurons and controls"
+        return f"{UNKNOWN}: too few layers with universal neurons and comparable controls"
     row = single.sort_values("difference").iloc[-1]
     difference = number(row["difference"], 4)
     text = f"the difference to controls is largest in layer {row.name} ({difference})"
-    if pd.isna(row["low"]) or row["low"] <= 0 <= row["high"]:
-        text += ", but not distinguishable from chance"
+    if row["verdict"] not in ("more", "less"):
+        text += f", but {COST[row['verdict']]}"
     return text

@@ -11,13 +11,16 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from universal_neurons.report import summaries
+from universal_neurons.report import contrasts, summaries
 from universal_neurons.report.results import Tables
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Of 2401.12181: GPT-2 Small after 400,000 steps.
 PAPER_THRESHOLD = 0.5
+
+# What makes a comparison of universal neurons with their controls, beside the seed.
+ABLATED = ["step", "layer", "kind"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,15 +104,17 @@ class Findings:
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
-        """See `summaries.ablation_contrasts`."""
-        return summaries.ablation_contrasts(self.tables["ablation"])
+        """See `contrasts.contrasts`, of universal neurons; keys step, layer, kind."""
+        return contrasts.contrasts(self.tables["ablation"], ABLATED, "universal")
 
     @cached_property
     def ablation(self) -> pd.DataFrame:
-        """See `summaries.ablation_over_seeds`."""
-        return summaries.ablation_over_seeds(self.contrasts)
+        """See `contrasts.over_seeds`."""
+        return contrasts.over_seeds(self.contrasts, ABLATED)
 
     @cached_property
     def doses(self) -> pd.DataFrame:
-        """See `summaries.doses_over_seeds`."""
-        return summaries.doses_over_seeds(self.tables["doses"])
+        """The same of the top of all neurons, by dose, at the last step."""
+        doses = self.tables["doses"]
+        last = doses[doses["step"] == doses["step"].max()]
+        return contrasts.over_seeds(contrasts.contrasts(last, ["dose"], "top"), ["dose"])

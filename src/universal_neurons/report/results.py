@@ -14,6 +14,12 @@ from universal_neurons.store.tables import read_table
 
 Tables = Mapping[str, pd.DataFrame]
 
+# Of a set and its controls.
+CONTRAST = (
+    *("difference", "difference_se", "adjusted_difference", "adjusted_difference_se"),
+    *("energy_ratio", "overlap", "comparable"),
+)
+
 # The columns used here, by table: the others of a large run are not read.
 COLUMNS = {
     "matches": [
@@ -38,8 +44,8 @@ COLUMNS = {
     ],
     "ablation": [
         *("step", "seed", "layer", "kind", "neuron_set", "draw", "n_neurons"),
-        *("clean_loss", "ablated_loss", "delta_loss", "delta_loss_se", "kl"),
-        *("top1_change", "direct_delta_loss", "difference", "difference_se", "permutation_p"),
+        *("clean_loss", "clean_loss_later", "delta_loss", "delta_loss_se", "delta_loss_later"),
+        *("direct_delta_loss", "energy", "energy_later", *CONTRAST),
     ],
     "neurons": [
         *("step", "seed", "layer", "neuron", "dead", "escapes", "rounding_se"),
@@ -51,11 +57,11 @@ COLUMNS = {
     ],
     "doses": [
         *("step", "seed", "dose", "neuron_set", "draw", "n_neurons"),
-        *("delta_loss", "difference", "difference_se"),
+        *("delta_loss", "delta_loss_se", "delta_loss_later", "energy", *CONTRAST),
     ],
     "effects": [
         *("step", "seed", "layer", "excess_corr", "attributed_delta_loss"),
-        *("delta_loss", "sampled"),
+        *("perturbation", "sparsity", "delta_loss", "sampled"),
     ],
     "token_budget": [
         *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),

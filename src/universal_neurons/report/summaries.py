@@ -6,6 +6,7 @@ Tables can have millions of rows, so all of it is done by column.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -263,92 +264,6 @@ def consecutive(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[summary["from_step"].map(following) == summary["to_step"]]
 
 
-def ablation_contrasts(ablation: pd.DataFrame) -> pd.DataFrame:
-    """Compare the loss change of universal neurons with that of their control sets, model by model.
-
-    Parameters
-    ----------
-    ablation
-        Columns step, seed, layer, kind, neuron_set, n_neurons, delta_loss, delta_loss_se.
-
-    Returns
-    -------
-    DataFrame
-        One row per step, layer, kind and seed with universal neurons and at least one control set:
-        n_neurons; universal, universal_se (loss change and its standard error over sequences, nats
-        per token); control, control_se, control_sd, n_controls, control_neurons (mean over control
-        sets, mean of their standard errors, standard deviation over sets, number of sets, neurons
-        of the smallest set, below n_neurons where a layer has too few others); difference.
-    """
-    keys = ["step", "layer", "kind", "seed"]
-    measured = ablation[(ablation["n_neurons"] > 0) & ablation["delta_loss"].notna()]
-    universal = measured.loc[
-        measured["neuron_set"] == "universal",
-        [*keys, "n_neurons", "delta_loss", "delta_loss_se"],
-    ].rename(columns={"delta_loss": "universal", "delta_loss_se": "universal_se"})
-    control = (
-        measured[measured["neuron_set"] == "control"]
-        .groupby(keys, observed=True)
-        .agg(
-            control=("delta_loss", "mean"),
-            control_se=("delta_loss_se", "mean"),
-            control_sd=("delta_loss", "std"),
-            n_controls=("delta_loss", "size"),
-            control_neurons=("n_neurons", "min"),
-        )
-        .reset_index()
-    )
-    both = universal.merge(control, on=keys)
-    both["difference"] = both["universal"] - both["control"]
-    return both
-
-
-def ablation_over_seeds(contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Average `ablation_contrasts` over seeds, with an interval for the difference.
-
-    The interval (95 %) counts two sources of error. Over control sets: were the universal neurons
-    just another such set, their loss change would vary as the sets' do, and differ from the mean of
-    K sets with variance sd² (1 + 1/K), independently in each seed. Over held-out sequences: all
-    seeds see the same ones, so these errors do not average out over seeds.
-
-    Returns
-    -------
-    DataFrame
-        One row per step, layer and kind: n_seeds, n_neurons (mean), n_controls (fewest), universal,
-        universal_se, control, control_sd (of the mean over seeds), difference, low, high, ratio
-        (NaN where the control sets' change is not clearly above 0), n_seeds_above (seeds whose
-        difference is positive). low and high are NaN with fewer than two control sets.
-    """
-    rows = contrasts.assign(
-        draw_variance=contrasts["control_sd"] ** 2,
-        difference_variance=contrasts["control_sd"] ** 2 * (1 + 1 / contrasts["n_controls"]),
-        above=contrasts["difference"] > 0,
-    )
-    grouped = rows.groupby(["step", "layer", "kind"])
-    summary = grouped.agg(
-        n_seeds=("universal", "size"),
-        n_neurons=("n_neurons", "mean"),
-        n_controls=("n_controls", "min"),
-        universal=("universal", "mean"),
-        universal_se=("universal_se", "mean"),
-        control=("control", "mean"),
-        control_se=("control_se", "mean"),
-        difference=("difference", "mean"),
-        n_seeds_above=("above", "sum"),
-    )
-    n = summary["n_seeds"]
-    # A plain sum would make a seed with one control set (no spread) one without any uncertainty.
-    summary["control_sd"] = np.sqrt(grouped["draw_variance"].sum(min_count=1)) / n
-    variance = grouped["difference_variance"].sum() / n**2
-    variance = variance.where(summary["n_controls"] > 1)
-    error = np.sqrt(variance + summary["universal_se"] ** 2 + summary["control_se"] ** 2)
-    summary["low"] = summary["difference"] - 1.96 * error
-    summary["high"] = summary["difference"] + 1.96 * error
-    certain = summary["control"] > 2 * summary["control_se"]
-    summary["ratio"] = (summary["universal"] / summary["control"]).where(certain)
-    return summary.reset_index()
-
-
 def moves(trajectories: pd.DataFrame) -> pd.DataFrame:
     """Whether neurons are their own best match at the next step, universal ones and others.
 
@@ -396,33 +311,30 @@ def emerged(trajectories: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def doses_over_seeds(doses: pd.DataFrame) -> pd.DataFrame:
-    """Average the dose curves of the last step over seeds.
+def partial_rank_correlation(
+    table: pd.DataFrame, first: str, second: str, given: Sequence[str], within: str
+) -> float:
+    """Spearman's correlation of two columns given others: of what they leave of the ranks.
+
+    Parameters
+    ----------
+    first, second, given
+        Columns of numbers. All are ranked over the whole table.
+    within
+        A column of groups, which are also given: ranks are taken less their means by group.
 
     Returns
     -------
-    DataFrame
-        One row per dose: dose, n_neurons (mean), top, control (loss changes), control_sd (of
-        control sets, pooled over seeds), difference, low and high (95 %, from the paired standard
-        error over held-out sequences, which all seeds share, and the spread of the control sets,
-        independent between seeds).
+    float
+        Pearson's correlation of the residuals of the two columns' ranks after a linear regression
+        on those of `given`; NaN where one of the two is left without any variation.
     """
-    last = doses[doses["step"] == doses["step"].max()]
-    top = last[last["neuron_set"] == "top"].groupby("dose")
-    control = last[last["neuron_set"] == "control"]
-    spread = control.groupby(["dose", "seed"], observed=True)["delta_loss"].var()
-    table = pd.DataFrame(
-        {
-            "n_neurons": top["n_neurons"].mean(),
-            "top": top["delta_loss"].mean(),
-            "control": control.groupby("dose")["delta_loss"].mean(),
-            "control_sd": np.sqrt(spread.groupby("dose").mean()),
-            "difference": top["difference"].mean(),
-        }
-    )
-    draws = control.groupby("dose")["draw"].nunique()
-    variance = table["control_sd"] ** 2 * (1 + 1 / draws) / top.size()
-    error = np.sqrt(variance + top["difference_se"].mean() ** 2)
-    return table.assign(
-        low=table["difference"] - 1.96 * error, high=table["difference"] + 1.96 * error
-    ).reset_index()
+    ranks = table[[first, second, *given]].rank()
+    centred = ranks - ranks.groupby(table[within], observed=True).transform("mean")
+    known = centred[list(given)].to_numpy()
+    pair = centred[[first, second]].to_numpy()
+    residuals = pair - known @ np.linalg.lstsq(known, pair, rcond=None)[0]
+    # A regression leaves rounding errors of what it explains.
+    if (np.linalg.norm(residuals, axis=0) <= 1e-9 * np.linalg.norm(ranks, axis=0)[:2]).any():
+        return np.nan
+    return float(np.corrcoef(residuals.T)[0, 1])

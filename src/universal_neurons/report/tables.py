@@ -25,10 +25,10 @@ from universal_neurons.store.columns.declare import ALL_LAYERS
 # Groups that the report lists.
 MAX_GROUPS = 20
 
-# Columns of `ablation_over_seeds` that are losses.
+# Columns of `contrasts.over_seeds` that are losses.
 ABLATION_LOSSES = (
     *("universal", "universal_se", "control", "control_sd"),
-    *("difference", "low", "high"),
+    *("difference", "low", "high", "adjusted", "adjusted_low", "adjusted_high"),
 )
 
 
@@ -181,8 +181,11 @@ def _persistence_table(findings: Findings) -> ShortTable:
 def _ablation_table(findings: Findings) -> ShortTable:
     note = (
         "All layers at every step, and each layer at the last step with universal neurons. Loss "
-        "changes in 10⁻³ nats per token, mean over seeds, with the standard error over sequences "
-        "(universal) or the standard deviation over control sets (controls)."
+        "changes in 10⁻³ nats per token, mean over seeds, with the standard error (universal) or "
+        "the standard deviation over control sets (controls). Energy: squared length of the "
+        "change of what the MLPs write, of universal neurons and controls; per energy: loss change "
+        "divided by it. Differences are those of the comparable seeds, the second one at equal "
+        "energy, with 95 % intervals for the choice of seeds and sequences."
     )
     if findings.contrasts.empty:
         return ShortTable("Ablation", note, [])
@@ -193,6 +196,7 @@ def _ablation_table(findings: Findings) -> ShortTable:
     for row in shown.sort_values(["kind", "step", "layer"]).to_dict("records"):
         change = {c: number(1e3 * row[c], 3) for c in ABLATION_LOSSES}
         interval = f"{change['low']} to {change['high']}"
+        adjusted = f"{change['adjusted_low']} to {change['adjusted_high']}"
         rows.append(
             {
                 "kind": row["kind"],
@@ -202,8 +206,18 @@ def _ablation_table(findings: Findings) -> ShortTable:
                 "neurons": f"{row['n_neurons']:,.1f}",
                 "universal": f"{change['universal']} ± {change['universal_se']}",
                 "controls": f"{change['control']} ± {change['control_sd']}",
-                "difference": change["difference"],
+                "energy": f"{row['universal_energy']:.3g} / {row['control_energy']:.3g}",
+                "per energy": " / ".join(
+                    number(1e3 * row[name] / row[f"{name}_energy"], 3)
+                    if row[f"{name}_energy"] > 0
+                    else "–"
+                    for name in ("universal", "control")
+                ),
+                "comparable": f"{row['n_comparable']} of {row['n_seeds']}",
+                "difference": change["difference"] if row["n_comparable"] else "not comparable",
                 "95 % interval": "–" if pd.isna(row["low"]) else interval,
+                "at equal energy": change["adjusted"],
+                "its interval": "–" if pd.isna(row["adjusted_low"]) else adjusted,
                 "ratio": number(row["ratio"], 2),
             }
         )

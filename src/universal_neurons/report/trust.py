@@ -189,14 +189,20 @@ def _on_neurons(neurons: pd.DataFrame, config: Mapping[str, Any], scored_tokens:
 def _on_controls(contrasts: pd.DataFrame) -> list[str]:
     if contrasts.empty:
         return []
+    refused = int((~contrasts["comparable"].astype(bool)).sum())
     fewest, most = contrasts["n_controls"].min(), contrasts["n_controls"].max()
     number = f"{most}" if fewest == most else f"{fewest} to {most}"
     remarks = [
-        f"Each ablated set of universal neurons is held against {number} control sets. The "
-        "interval of the difference covers chance in drawing them (independent between seeds) and "
-        "in the held-out sequences (shared by all seeds); it says nothing about other seeds. "
-        "Intervals by layer are not corrected for the number of layers: of those without any "
-        "effect, about one in twenty would still exclude zero."
+        f"Each ablated set of universal neurons is held against {number} control sets, whose "
+        "neurons are matched one to one in the size of what their ablation changes and in "
+        "sparsity, not in all else that may matter. The interval of the difference covers the "
+        "choice of seeds (Student's t), with it the draw of controls, and that of held-out "
+        "sequences. Intervals by layer are not corrected for the number of layers: of those "
+        "without any effect, about one in twenty would still exclude zero.",
+        f"In {out_of(refused, len(contrasts))} comparisons (step, seed, layer) what is changed "
+        "differs too much for a verdict (`comparable` in ablation.parquet)."
+        if refused
+        else "All sets compared are changed by as much (`comparable` in ablation.parquet).",
     ]
     smaller = contrasts[contrasts["control_neurons"] < contrasts["n_neurons"]]
     if len(smaller):

@@ -89,15 +89,17 @@ def dose_curve(findings: Findings) -> Figure:
     table = findings.doses
     if table.empty:
         return message(NOT_ABLATED)
-    factor, unit = _loss_unit(table[["top", "control"]])
+    factor, unit = _loss_unit(table[["universal", "control"]])
     figure = Figure(figsize=(5.2, 3.1), layout="constrained")
     ax = figure.subplots()
     ax.axhline(0, color=BLACK, lw=0.8)
-    half = (table["high"] - table["low"]) / 2
-    spread = 2 * table["control_sd"].fillna(0)
-    for name, color, error in (("control", BLUE, spread), ("top", VERMILLION, half.fillna(0))):
-        values = factor * table[name]
-        ax.errorbar(table["dose"], values, factor * error, color=color, marker="o", ms=4, capsize=2)
+    for name, color, error in (
+        ("control", BLUE, table["control_sd"].fillna(0)),
+        ("universal", VERMILLION, table["universal_se"].fillna(0)),
+    ):
+        values, bars = factor * table[name], 2 * factor * error
+        ax.errorbar(table["dose"], values, bars, color=color, marker="o", ms=4, capsize=2)
+    _open_incomparable(ax, table, "dose", factor, 4)
     ax.set_xscale("log")
     ax.set_xticks(table["dose"], [f"{100 * dose:g} %" for dose in table["dose"]])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -172,6 +174,17 @@ def _loss_unit(changes: pd.DataFrame) -> tuple[float, str]:
     return (1e3, "10⁻³ nats per token") if largest < 0.1 else (1.0, "nats per token")
 
 
+def _open_incomparable(
+    ax: Axes, summary: pd.DataFrame, x: str, factor: float, size: float, shift: float = 0
+) -> None:
+    """Draw open what is changed too differently from its controls to be compared with them."""
+    rows = summary[summary["n_comparable"] == 0]
+    ax.plot(
+        rows[x] + shift, factor * rows["universal"], ls="", marker="o", ms=size, mfc="white",
+        mec=VERMILLION, zorder=5,
+    )  # fmt: skip
+
+
 def _ablation_by_step(
     ax: Axes, summary: pd.DataFrame, contrasts: pd.DataFrame, factor: float
 ) -> None:
@@ -203,6 +216,7 @@ def _ablation_by_step(
             ms=dot + 0.5,
             capsize=2,
         )
+    _open_incomparable(ax, summary, "step", factor, dot + 0.5)
 
 
 def _ablation_by_layer(
@@ -223,6 +237,7 @@ def _ablation_by_layer(
             ms=4,
             capsize=2,
         )
+    _open_incomparable(ax, summary, "layer", factor, 4, shift=-0.12)
     ax.set_xticks(layers[:: ceil(len(layers) / 12)])
     ax.set(xlim=(min(layers) - 0.6, max(layers) + 0.6), xlabel="layer")
     if summary.empty:

@@ -13,10 +13,65 @@ from universal_neurons.store.columns.declare import (
     Table,
 )
 
+# Sets are comparable if neurons with partners have this share of the universal neurons' squared
+# sizes, and if the energies as measured, in which neurons that go together count more than each
+# alone, differ by no more than this factor (conventions).
+LEAST_OVERLAP = 0.95
+MOST_ENERGY_RATIO = 1.5
+
 KIND = Column(
     *("kind", "text", ""),
     "What activations are replaced with: their `mean`, `zero`, or `resample` (their values at "
     "other held-out tokens).",
+)
+ENERGY = Column(
+    *("energy", "float64", "squared residual stream"),
+    "Squared length of the change of what the MLPs write, summed over layers, mean over held-out "
+    "tokens; what is changed is the clean model's; null for an empty set.",
+    nullable=True,
+)
+LATER = (
+    Column(
+        *("delta_loss_later", "float64", "nats per token"),
+        "`delta_loss` without the prediction that is made at position 0; null for an empty set, "
+        "and with sequences of two tokens.",
+        nullable=True,
+    ),
+    Column(
+        *("energy_later", "float64", "squared residual stream"),
+        "`energy` without position 0; null where `delta_loss_later` is.",
+        nullable=True,
+    ),
+)
+CONTRAST = (
+    Column(
+        *("energy_ratio", "float64", "ratio"),
+        "`energy` over the mean of the control sets'; null for control sets and without any.",
+        nullable=True,
+    ),
+    Column(
+        *("adjusted_difference", "float64", "nats per token"),
+        "`delta_loss` less `energy_ratio` times the mean of the control sets', that is, what these "
+        "would cost at the same energy if the loss is in proportion to it; null as `difference`.",
+        nullable=True,
+    ),
+    Column(
+        *("adjusted_difference_se", "float64", "nats per token"),
+        "Its standard error, as `difference_se`.",
+        nullable=True,
+    ),
+    Column(
+        *("overlap", "float64", "share"),
+        "How much of the neurons' summed squared `perturbation` is of those with a partner within "
+        "the calipers; of all layers the least of theirs; null for control sets and an empty set.",
+        nullable=True,
+    ),
+    Column(
+        *("comparable", "bool", ""),
+        f"Whether the set and its controls are changed by as much: `overlap` at least "
+        f"{LEAST_OVERLAP:g}, `energy_ratio` between 1/{MOST_ENERGY_RATIO:g} and "
+        f"{MOST_ENERGY_RATIO:g}. Where not, differences say nothing of what the neurons are.",
+    ),
 )
 CLEAN_LOSS = Column(
     "clean_loss", "float64", "nats per token", "Held-out loss of the model as it is."
@@ -80,11 +135,24 @@ ABLATION = Table(
             nullable=True,
         ),
         Column(
+            *("mean_perturbation", "float64", "residual stream"),
+            "Root mean square length of what ablating a neuron changes in that (`mean`: standard "
+            "deviation times norm of output weights), mean over the set; null for an empty one. "
+            "Control sets are matched on it and on sparsity.",
+            nullable=True,
+        ),
+        Column(
             *("mean_sparsity", "float64", "share"),
             "Tokens with an activation above 0, mean over the set; null for an empty one.",
             nullable=True,
         ),
         CLEAN_LOSS,
+        Column(
+            *("clean_loss_later", "float64", "nats per token"),
+            "`clean_loss` without the prediction that is made at position 0; null with sequences "
+            "of two tokens.",
+            nullable=True,
+        ),
         Column(
             *("ablated_loss", "float64", "nats per token"),
             "Held-out loss with the set replaced; null for an empty one.",
@@ -94,6 +162,8 @@ ABLATION = Table(
         DELTA_LOSS_SE,
         KL,
         TOP1_CHANGE,
+        ENERGY,
+        *LATER,
         Column(
             *("direct_delta_loss", "float64", "nats per token"),
             "`delta_loss` with all later blocks frozen: they see their clean input; of universal "
@@ -102,10 +172,12 @@ ABLATION = Table(
         ),
         DIFFERENCE,
         DIFFERENCE_SE,
+        *CONTRAST,
         Column(
             *("permutation_p", "float64", "probability"),
-            "(1 + control sets with as large or a larger `delta_loss`) / (1 + control sets); null "
-            "for control sets and without any.",
+            "(1 + distinct control sets with as large or a larger `delta_loss`) / (1 + distinct "
+            "control sets); a p-value as far as the sets are exchangeable. Null for control sets, "
+            "without any, and where not `comparable`.",
             nullable=True,
         ),
     ),
@@ -128,12 +200,21 @@ DOSES = Table(
         DELTA_LOSS_SE,
         KL,
         TOP1_CHANGE,
+        ENERGY,
+        *LATER,
         DIFFERENCE,
         DIFFERENCE_SE,
+        *CONTRAST,
     ),
 )
 
 OF_ONE = (
+    Column(
+        *("perturbation", "float64", "residual stream"),
+        "Root mean square length of what replacing the neuron by its mean changes in the residual "
+        "stream: standard deviation times norm of output weights.",
+    ),
+    Column(*("sparsity", "float64", "share"), "Scored tokens with an activation above 0."),
     Column("first_order", "float64", "nats per token", "First order of the estimate."),
     Column(
         *("second_order", "float64", "nats per token"),
