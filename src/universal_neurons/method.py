@@ -6,7 +6,7 @@ METHOD_VERSION = {
     "corpus": 2,
     "train": 1,
     "fetch": 1,
-    "capture": 3,
+    "capture": 4,
     "correlate": 2,
     "rotate": 2,
     "match": 3,

@@ -71,6 +71,7 @@ def captured(where, layers, *, encoding="int8", splits=(), seed=0):
             "corpus_sha256": "x",
             "sequences": [start, stop],
             "exclude": [],
+            "exclude_positions": [],
         }
         path = where / f"{shard}.zarr"
         with new_store(path, attributes) as group:

@@ -45,6 +45,7 @@ def test_defaults_are_filled_and_labels_made_uniform():
     assert config["universality"]["excess_threshold"] == 0.5
     assert config["ablation"] == {"kinds": ["mean"], "controls": 20, "seed": 0}
     assert config["corpus"]["exclude_token_ids"] == "auto"
+    assert config["corpus"]["exclude_positions"] == []
     assert resolve(config) == config
 
 
@@ -117,6 +118,8 @@ def test_the_shipped_configuration_names_every_key_there_is():
         ("corpus.context_length", 1, "corpus.context_length: 1 is wrong"),
         ("corpus.exclude_token_ids", "foo", "corpus.exclude_token_ids: 'foo' is wrong"),
         ("corpus.exclude_token_ids", [-1], "corpus.exclude_token_ids.0: -1 is wrong"),
+        ("corpus.exclude_positions", [-1], "corpus.exclude_positions.0: -1 is wrong"),
+        ("corpus.exclude_positions", [0, 128], "corpus.exclude_positions: 128 is no position of"),
         ("capture.encoding", "int4", "'int4' is wrong; expected int8, bfloat16 or float32"),
         ("capture.device", "tpu", "capture.device: 'tpu' is wrong; expected auto, cpu"),
         ("capture.keep", "yes please", "capture.keep: 'yes please' is wrong"),

@@ -33,7 +33,7 @@ THRESHOLD = 0.3
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 CONFIG = {
     "run": "demo <script>",
-    "corpus": {"tokens": 10_000, "heldout_tokens": 5000},
+    "corpus": {"tokens": 10_000, "heldout_tokens": 5000, "context_length": 64},
     "capture": {"encoding": "int8"},
     "baseline": {"draws": 5},
     "universality": {
@@ -486,9 +486,9 @@ def test_loss_is_told_from_first_to_last_step(demo, end, verb):
 
 def test_copies_are_flagged(demo):
     models = demo["models"].copy()
-    assert warnings(findings({**demo, "models": models})) == []
+    assert warnings(findings({**demo, "models": models}), CONFIG) == []
     models.loc[7, "duplicate_of"] = "0/300"
-    (warning,) = warnings(findings({**demo, "models": models}))
+    (warning,) = warnings(findings({**demo, "models": models}), CONFIG)
     assert "seed 1 step 300 (same as 0/300)" in warning
     remarks = trust(findings({**demo, "models": models}), CONFIG, SCORED)
     assert not any("No two models" in remark for remark in remarks)
@@ -552,12 +552,31 @@ def test_a_small_sample_and_wrong_certificates_are_warned_of(demo):
 
 def test_coarse_codes_are_warned_of(demo):
     neurons = demo["neurons"].copy()
-    assert warnings(findings({**demo, "neurons": neurons})) == []
+    assert warnings(findings({**demo, "neurons": neurons}), CONFIG) == []
     neurons.loc[7, "rounding_se"] = 0.02
-    (warning,) = warnings(findings({**demo, "neurons": neurons}))
+    (warning,) = warnings(findings({**demo, "neurons": neurons}), CONFIG)
     assert "The codes of 1 neuron are too coarse" in warning.replace("\u00a0", " ")
     assert "L0N7 of seed 0, step 50)" in warning
     assert "capture.calibration_tokens" in warning
+
+
+def test_variance_at_position_0_is_warned_of_by_layer(demo):
+    neurons = demo["neurons"].copy()
+    assert warnings(findings({**demo, "neurons": neurons}), CONFIG) == []
+    # Five neurons of every seed that are much larger than all others, on the first token.
+    sink = (neurons["step"] == 1000) & (neurons["layer"] == 1) & (neurons["neuron"] < 5)
+    neurons.loc[sink, "std"] = 50.0
+    neurons.loc[sink, "first_position_share"] = 0.9
+    (warning,) = warnings(findings({**demo, "neurons": neurons}), CONFIG)
+    warning = warning.replace("\u00a0", " ")
+    assert re.search(r"At the last step, 8\d\.\d % of the variance of layer 1's", warning)
+    assert "one in 64; so it is above 10.0 % in layer 1." in warning
+    assert "25 neurons of layer 1 in all seeds have more than half of theirs there" in warning
+    assert "corpus.exclude_positions: [0]" in warning
+    # Where one in eight tokens is a first one, an eighth of the variance is theirs.
+    short = {**CONFIG, "corpus": {**CONFIG["corpus"], "context_length": 8}}
+    even = neurons.assign(first_position_share=1 / 8)
+    assert warnings(findings({**demo, "neurons": even}), short) == []
 
 
 @pytest.mark.parametrize(

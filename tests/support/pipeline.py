@@ -67,6 +67,7 @@ def run_capture(
     exclude: Sequence[int] = EXCLUDED,
     batch_tokens: int = 128,
     sample: int = 200,
+    positions: Sequence[int] = (),
 ) -> list[Path]:
     """Capture all tokens in shards cut at `splits`; returns the shards' directories."""
     calibration = capture.calibrate(
@@ -77,9 +78,12 @@ def run_capture(
         batch_tokens=batch_tokens,
         exclude=exclude,
         encoding=encoding,
+        positions=positions,
     )
     write_calibration(where / "calibration.zarr", calibration, {})
-    encoder = capture.Encoder(seed, 3, calibration, encoding, exclude, batch_tokens)
+    encoder = capture.Encoder(
+        seed, 3, calibration, encoding, exclude, batch_tokens, positions=positions
+    )
     edges = [0, *splits, len(tokens)]
     shards = []
     for start, stop in pairwise(edges):

@@ -272,6 +272,7 @@ def _neurons(grid, rng):
         escapes=rng.integers(0, 2, len(grid)),
         effective_tokens=rng.integers(20, 5000, len(grid)),
         rounding_se=1e-4,
+        first_position_share=1 / 64,
     )
 
 
@@ -290,6 +291,7 @@ def _models(seeds, steps, n_layers, d_mlp):
                     "n_layers": n_layers,
                     "d_mlp": d_mlp,
                     "heldout_loss": 1.6 + 4.0 / (1 + step / 100) ** 0.7 + 0.02 * i,
+                    "heldout_loss_later": 1.5 + 4.0 / (1 + step / 100) ** 0.7 + 0.02 * i,
                 }
             )
     return pd.DataFrame(rows)

@@ -41,8 +41,10 @@ COLUMNS = {
     "reliability",
     "screening": "step seed other_seed n_tokens sampled_tokens rare undecided certified audited "
     "wrong wrong_upper baseline_shift baseline_error",
-    "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max",
-    "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss",
+    "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max "
+    "first_position_share",
+    "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss "
+    "heldout_loss_later",
 }
 
 
@@ -102,6 +104,11 @@ def test_heldout_loss_is_the_models_own_on_the_sequences_after_the_scored_ones(l
     for row in tables["models"].query("step == 20 and seed != '1'").itertuples():
         model = gpt2(100 * SEEDS.index(row.seed) + 20).module
         assert row.heldout_loss == pytest.approx(model(heldout, labels=heldout).loss.item(), 1e-5)
+        # A label of −100 is not counted: the second token is predicted at position 0.
+        labels = heldout.clone()
+        labels[:, 1] = -100
+        later = model(heldout, labels=labels).loss.item()
+        assert row.heldout_loss_later == pytest.approx(later, 1e-5)
 
 
 def test_equal_weights_under_two_names_are_flagged(local, tables):

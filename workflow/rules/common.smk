@@ -92,7 +92,7 @@ CAPTURE = {
     key: config["capture"][key]
     for key in ("encoding", "dtype", "device", "calibration_tokens", "headroom")
 }
-CAPTURE["exclude_token_ids"] = config["corpus"]["exclude_token_ids"]
+CAPTURE |= {key: config["corpus"][key] for key in ("exclude_token_ids", "exclude_positions")}
 # How models are loaded that are run without being captured.
 LOAD = {key: config["capture"][key] for key in ("dtype", "device")}
 

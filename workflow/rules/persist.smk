@@ -46,6 +46,7 @@ rule trace:
         sequences=GRID.trace_sequences(),
         next_step=next_step,
         exclude=config["corpus"]["exclude_token_ids"],
+        positions=config["corpus"]["exclude_positions"],
         load=LOAD,
         version=METHOD_VERSION["trace"],
     script:

@@ -11,6 +11,7 @@ with job(snakemake.log[0]):
     corpus = Corpus(given.tokens, given.about)
     sequences, exclude = corpus.sequences[: params.sequences], corpus.excluded(params.exclude)
     model, later = load(given.model[0], **params.load), load(given.later[0], **params.load)
-    rows = trace(model, later, sequences, exclude).assign(seed=names.seed, step=int(names.step))
+    rows = trace(model, later, sequences, exclude, params.positions)
+    rows = rows.assign(seed=names.seed, step=int(names.step))
     about = provenance(snakemake.config, "trace", weights=[model.digest(), later.digest()])
     write_table(snakemake.output[0], TRACE, rows, about)

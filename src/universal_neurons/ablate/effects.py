@@ -158,5 +158,6 @@ def effects(
             "delta_loss_se": exact[1],
             "sampled": sampled,
             "clean_loss": measured.clean.mean(),
+            "clean_loss_later": measured.clean_later.mean(),
         }
     )

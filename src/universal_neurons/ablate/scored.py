@@ -31,5 +31,6 @@ def with_scores(parts: Iterable[str | Path], universality: str | Path) -> pd.Dat
         return pd.DataFrame(columns=EFFECTS.names)
     keys = ["step", "seed", "layer", "neuron"]
     scores = read_table(universality, [*keys, "excess_corr"]).astype({"seed": str})
-    effects = pd.concat(tables, ignore_index=True).drop(columns="clean_loss")
+    effects = pd.concat(tables, ignore_index=True)
+    effects = effects.drop(columns=["clean_loss", "clean_loss_later"])
     return effects.merge(scores, on=keys, how="left", validate="one_to_one")

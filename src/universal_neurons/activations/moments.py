@@ -22,7 +22,8 @@ def merge(parts: Iterable[Sums]) -> dict[str, NDArray]:
     """Add the sums of shards.
 
     Each part maps ``n_tokens`` (scalar), ``centre``, ``scale``, ``powers`` (4, N), ``low``,
-    ``high``, ``positive``, ``escapes`` and ``code_sum`` (N,) to arrays over the N neurons of a
+    ``high``, ``positive``, ``escapes``, ``code_sum`` and ``first_tokens`` (N,) and ``first_powers``
+    (2, N), of the tokens at position 0, to arrays over the N neurons of a
     model; with the S subsets of a corpus also ``subset_tokens``, ``subset_positive`` (S, N) and
     ``subset_powers`` (2, S, N).
 
@@ -122,6 +123,20 @@ def moments(sums: Sums) -> dict[str, NDArray]:
 def effective_tokens(stores: Iterable[str | Path]) -> NDArray[np.float64]:
     """``effective_tokens`` of all models in some stores, one after the other as `read` has them."""
     return np.concatenate([moments(sums)["effective_tokens"] for _, sums in read(stores).values()])
+
+
+def first_position_share(sums: Sums) -> NDArray[np.float64]:
+    """Share of every neuron's variance that is of the tokens at position 0; 0 for a dead neuron.
+
+    That is Σ (x − mean)² over these tokens, divided by the sum over all scored ones.
+    """
+    mean = sums["powers"][0] / sums["n_tokens"]
+    first, second = sums["first_powers"]
+    # Squares about the mean from squares about the centre.
+    own = second - 2 * mean * first + sums["first_tokens"] * mean**2
+    total = sums["n_tokens"] * std(sums) ** 2
+    share = np.divide(own, total, out=np.zeros_like(total), where=total > 0)
+    return share.clip(0, 1)
 
 
 def rounding_se(sums: Sums, encoding: str) -> NDArray[np.float64]:

@@ -121,7 +121,8 @@ class Activations:
         UserError
             If the two were captured over different sequences, exclusions or encodings.
         """
-        for key in ("corpus_sha256", "sequences", "exclude", "encoding", "n_tokens"):
+        same = ("corpus_sha256", "sequences", "exclude", "exclude_positions", "encoding")
+        for key in (*same, "n_tokens"):
             mine, theirs = self.attributes[key], other.attributes[key]
             if mine != theirs:
                 raise UserError(

@@ -43,6 +43,7 @@ def calibrate(
     encoding: str,
     headroom: float,
     batch_tokens: int,
+    positions: Sequence[int] = (),
 ) -> list[Calibration]:
     """Fix every layer's codes from a sample of sequences.
 
@@ -58,13 +59,15 @@ def calibrate(
         See `encoding.ranges`.
     batch_tokens
         Tokens per forward pass.
+    positions
+        Positions that are not scored.
 
     Raises
     ------
     UserError
         If no token of the sample is scored, or an activation is not finite.
     """
-    n_tokens = int(scored(sequences, exclude).sum())
+    n_tokens = int(scored(sequences, exclude, positions).sum())
     if n_tokens == 0:
         raise UserError("corpus.exclude_token_ids: no token of the calibration sample is scored")
     sums = [SampleSums(d_mlp, n_tokens, model.device) for d_mlp in model.d_mlp]
@@ -75,7 +78,7 @@ def calibrate(
 
     with model.tap(on_layer):
         for batch in forward(model, sequences, batch_tokens):
-            mask = torch.from_numpy(scored(batch, exclude).ravel()).to(model.device)
+            mask = torch.from_numpy(scored(batch, exclude, positions).ravel()).to(model.device)
     samples = [layer.sample() for layer in sums]
     return [
         Calibration(enc.ranges(sample, encoding=encoding, headroom=headroom), sample.mean)
@@ -101,6 +104,8 @@ class Encoder:
         Tokens per forward pass.
     subsets
         Of the corpus, to take sums of each.
+    positions
+        Positions in a sequence that are not scored.
     """
 
     seed: str
@@ -110,6 +115,7 @@ class Encoder:
     exclude: Sequence[int]
     batch_tokens: int
     subsets: Subsets | None = None
+    positions: Sequence[int] = ()
 
     @property
     def name(self) -> str:
@@ -145,6 +151,7 @@ class Encoder:
             "step": self.step,
             "sequences": list(sequences),
             "exclude": list(self.exclude),
+            "exclude_positions": list(self.positions),
             "encoding": self.encoding,
             "n_tokens": n_tokens,
             "d_mlp": list(model.d_mlp),
@@ -186,7 +193,7 @@ class Encoder:
 
         def on_layer(layer: int, x: torch.Tensor) -> None:
             try:
-                taken = layers[layer].add(x.reshape(-1, x.shape[-1]), rows, index, labels)
+                taken = layers[layer].add(x.reshape(-1, x.shape[-1]), rows, index, labels, first)
             except OverflowError as error:
                 raise UserError(
                     f"{self.name}, layer {layer}: {error}; raise capture.calibration_tokens"
@@ -202,9 +209,10 @@ class Encoder:
             for batch in forward(model, tokens[slice(*sequences)], self.batch_tokens):
                 if done is not None:
                     yield done
-                keep = scored(batch, self.exclude)
+                keep = scored(batch, self.exclude, self.positions)
                 place = np.flatnonzero(keep)
                 rows = torch.from_numpy(place).to(model.device)
+                first = rows[rows % context == 0]
                 index = place + start * context
                 labels = None if self.subsets is None else self.subsets.labels.reshape(-1)[index]
                 start += len(batch)
@@ -250,7 +258,7 @@ def capture(
         vocabulary, or the calibration is of another model or of a sample unlike the shard.
     """
     parts = parts_of(tokens[slice(*sequences)])
-    n_tokens = sum(int(scored(part, encoder.exclude).sum()) for part in parts)
+    n_tokens = sum(int(scored(part, encoder.exclude, encoder.positions).sum()) for part in parts)
     attributes = {**attributes, **encoder.attributes(model, sequences, n_tokens)}
     layers = encoder.passes(model)
     with (

@@ -16,7 +16,7 @@ from universal_neurons.activations.calibration import Calibration
 from universal_neurons.activations.codes import Codes, Escapes, significant
 from universal_neurons.activations.encoding import LIMIT
 from universal_neurons.activations.rounding import MULTIPLIER, Dither, encode_int8, stored
-from universal_neurons.capture.power_sums import PowerSums, SubsetSums
+from universal_neurons.capture.power_sums import FirstSums, PowerSums, SubsetSums
 
 # Neurons that a thread works on at a time: their accumulators stay in the first-level cache.
 _NEURONS = 256
@@ -59,6 +59,7 @@ class LayerPass:
         self._offset = torch.from_numpy(calibration.ranges.offset).to(device)
         centre = torch.from_numpy(calibration.centre).to(device)
         self._sums = PowerSums(centre)
+        self._first = FirstSums(centre)
         self._subsets = SubsetSums(centre, n_subsets) if n_subsets else None
         d_mlp = len(calibration.centre)
         self._code_sum = torch.zeros(d_mlp, dtype=torch.float64, device=device)
@@ -72,6 +73,7 @@ class LayerPass:
         rows: torch.Tensor,
         token_index: NDArray[np.int64],
         labels: NDArray[np.integer] | None = None,
+        first: torch.Tensor | None = None,
     ) -> Codes | None:
         """Take a batch.
 
@@ -85,6 +87,8 @@ class LayerPass:
             Shape (scored,): their positions in the corpus.
         labels
             Shape (scored,): their subsets, if sums of these are taken.
+        first
+            Those of `rows` that are at position 0 of their sequences.
 
         Returns
         -------
@@ -97,6 +101,8 @@ class LayerPass:
         OverflowError
             If a code is.
         """
+        if first is not None:
+            self._first.update(x[first])
         if self._subsets is not None and labels is not None:
             self._subsets.update(x[rows], labels)
         if self._encoding == "int8" and x.device.type == "cpu":
@@ -172,6 +178,7 @@ class LayerPass:
         """The sums, for `moments.merge`."""
         return {
             **self._sums.arrays(),
+            **self._first.arrays(),
             **(self._subsets.arrays() if self._subsets is not None else {}),
             "scale": self._ranges.scale,
             "escapes": self._escapes,

@@ -110,6 +110,32 @@ class SampleSums:
         )
 
 
+class FirstSums:
+    """Accumulate one layer's sums over the tokens at position 0 of their sequences.
+
+    Parameters
+    ----------
+    centre
+        float64, shape (d_mlp,): the point the powers are taken about.
+    """
+
+    def __init__(self, centre: torch.Tensor) -> None:
+        self._centre = centre
+        self._powers = torch.zeros(2, len(centre), dtype=torch.float64, device=centre.device)
+        self._tokens = 0
+
+    def update(self, x: torch.Tensor) -> None:
+        """Add activations of shape (tokens, d_mlp)."""
+        d = x.double() - self._centre
+        self._powers += torch.stack([d.sum(0), (d * d).sum(0)])
+        self._tokens += len(x)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """``first_powers`` (2, d_mlp) and ``first_tokens`` (d_mlp,), the same for all neurons."""
+        tokens = np.full(len(self._centre), self._tokens, np.int64)
+        return {"first_powers": self._powers.cpu().numpy(), "first_tokens": tokens}
+
+
 class SubsetSums:
     """Accumulate one layer's sums over the tokens of every subset.
 

@@ -44,6 +44,7 @@ class CaptureOptions:
     headroom: float
     exclude_token_ids: Sequence[int] | str
     batch_tokens: int
+    exclude_positions: Sequence[int] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], options: Mapping[str, Any]) -> CaptureOptions:
@@ -160,6 +161,7 @@ class Cell:
             "corpus_sha256": self.corpus.facts["sha256"],
             "model_sha256": self.model.digest(),
             "exclude": self.exclude,
+            "exclude_positions": list(self.options.exclude_positions),
             "encoding": self.options.encoding,
         }
 
@@ -173,6 +175,7 @@ class Cell:
             self.exclude,
             self.options.batch_tokens,
             self.corpus.labels,
+            self.options.exclude_positions,
         )
 
 
@@ -202,6 +205,7 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
         encoding=cell.options.encoding,
         headroom=cell.options.headroom,
         batch_tokens=cell.options.batch_tokens,
+        positions=cell.options.exclude_positions,
     )
     write_calibration(calibration, layers, cell.attributes)
     about = {
@@ -220,12 +224,13 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
 def _check_scored(cell: Cell) -> None:
     found = 0
     for part in parts_of(cell.tokens[: cell.n_scored]):
-        found += int(scored(part, cell.exclude).sum())
+        found += int(scored(part, cell.exclude, cell.options.exclude_positions).sum())
         if found >= LEAST_TOKENS:
             return
     raise UserError(
         f"corpus.exclude_token_ids: only {found} tokens are scored, too few to correlate; exclude "
-        f"fewer, or raise corpus.tokens, until {LEAST_TOKENS} are left"
+        "fewer (and fewer of corpus.exclude_positions), or raise corpus.tokens, until "
+        f"{LEAST_TOKENS} are left"
     )
 
 

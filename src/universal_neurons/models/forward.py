@@ -44,9 +44,23 @@ def forward(
             model.module.base_model(input_ids=ids, use_cache=False)
 
 
-def scored(sequences: NDArray[np.integer], exclude: Sequence[int]) -> NDArray[np.bool_]:
-    """Which token positions count, shape (sequences, context length)."""
-    return ~np.isin(sequences, np.asarray(exclude, dtype=np.int64))
+def scored(
+    sequences: NDArray[np.integer], exclude: Sequence[int], positions: Sequence[int] = ()
+) -> NDArray[np.bool_]:
+    """Which token positions count, shape (sequences, context length).
+
+    Parameters
+    ----------
+    sequences
+        Token ids.
+    exclude
+        Token ids that don't.
+    positions
+        Positions in every sequence that don't, from 0.
+    """
+    counts = ~np.isin(sequences, np.asarray(exclude, dtype=np.int64))
+    counts[:, list(positions)] = False
+    return counts
 
 
 def parts_of(sequences: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:

@@ -21,7 +21,10 @@ BATCH_TOKENS = 4096
 
 
 def standardised_activations(
-    model: Model, sequences: NDArray[np.integer], exclude: Sequence[int]
+    model: Model,
+    sequences: NDArray[np.integer],
+    exclude: Sequence[int],
+    positions: Sequence[int] = (),
 ) -> list[torch.Tensor]:
     """Activations of the scored tokens, with mean 0 and sum of squares 1 per neuron.
 
@@ -29,8 +32,8 @@ def standardised_activations(
     ----------
     sequences
         Token ids, shape (sequences, context length).
-    exclude
-        Token ids that are not scored.
+    exclude, positions
+        Token ids and positions that are not scored.
 
     Returns
     -------
@@ -44,7 +47,7 @@ def standardised_activations(
 
     with model.tap(keep):
         for batch in forward(model, sequences, BATCH_TOKENS):
-            rows = torch.from_numpy(scored(batch, exclude).ravel()).to(model.device)
+            rows = torch.from_numpy(scored(batch, exclude, positions).ravel()).to(model.device)
     layers = []
     for part in parts:
         x = torch.cat(part)
@@ -60,7 +63,11 @@ def standardised_activations(
 
 
 def trace(
-    model: Model, later: Model, sequences: NDArray[np.integer], exclude: Sequence[int] = ()
+    model: Model,
+    later: Model,
+    sequences: NDArray[np.integer],
+    exclude: Sequence[int] = (),
+    positions: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Best match of every neuron of a model among those of the same seed at a later step.
 
@@ -68,7 +75,7 @@ def trace(
     ----------
     model, later
         The same seed at two steps.
-    sequences, exclude
+    sequences, exclude, positions
         See `standardised_activations`.
 
     Returns
@@ -81,9 +88,11 @@ def trace(
     UserError
         If no token is scored.
     """
-    if not scored(sequences, exclude).any():
+    if not scored(sequences, exclude, positions).any():
         raise UserError("persistence.trace_tokens: no token of the sample is scored; use more")
-    before, after = (standardised_activations(m, sequences, exclude) for m in (model, later))
+    before, after = (
+        standardised_activations(m, sequences, exclude, positions) for m in (model, later)
+    )
     tables = []
     for layer, x in enumerate(before):
         best = torch.full((x.shape[1],), -torch.inf, device=x.device)

@@ -153,6 +153,12 @@ def _lengths(corpus: Mapping[str, Any]) -> Iterator[str]:
             f"corpus.shards: {corpus['shards']} shards of {n_sequences} sequences of "
             f"{length} tokens; use fewer shards or more tokens"
         )
+    beyond = [position for position in corpus["exclude_positions"] if position >= length]
+    if beyond:
+        yield (
+            f"corpus.exclude_positions: {beyond[0]} is no position of a sequence, which has 0 to "
+            f"{length - 1} (corpus.context_length {length})"
+        )
     if corpus["heldout_tokens"] < length:
         yield (
             f"corpus.heldout_tokens: {corpus['heldout_tokens']} is less than one sequence "

@@ -64,6 +64,7 @@ class Corpus:
     heldout_tokens: int
     context_length: int
     exclude_token_ids: str | list[int]
+    exclude_positions: list[int]
     shards: int
     seed: int
 

@@ -80,7 +80,7 @@ def write_report(
     )
     page = environment.get_template("report.html.j2").render(
         run=config["run"],
-        warnings=warnings(findings),
+        warnings=warnings(findings, config),
         headlines=headlines(findings, config),
         introduction=_caption(Path(captions) / "workflow.rst"),
         trust=trust(findings, config, int(provenance["scored tokens"])),

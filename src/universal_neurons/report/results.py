@@ -49,7 +49,7 @@ COLUMNS = {
     ],
     "neurons": [
         *("step", "seed", "layer", "neuron", "dead", "escapes", "rounding_se"),
-        "effective_tokens",
+        *("effective_tokens", "std", "first_position_share"),
     ],
     "trajectories": [
         *("seed", "layer", "neuron", "step", "universal", "label", "emergence_step"),
@@ -71,7 +71,10 @@ COLUMNS = {
         *("step", "seed", "other_seed", "n_tokens", "sampled_tokens", "rare", "undecided"),
         *("certified", "audited", "wrong", "baseline_shift", "baseline_error"),
     ],
-    "models": ["seed", "step", "source", "revision", "sha256", "duplicate_of", "heldout_loss"],
+    "models": [
+        *("seed", "step", "source", "revision", "sha256", "duplicate_of"),
+        *("heldout_loss", "heldout_loss_later"),
+    ],
 }
 
 # Of one step, of one shard, of seeds that share nothing, with one rotation of untrained models, in

@@ -234,13 +234,14 @@ def _models_table(models: pd.DataFrame) -> ShortTable:
             "SHA-256": str(row["sha256"])[:12],
             "same weights as": "–" if pd.isna(row["duplicate_of"]) else str(row["duplicate_of"]),
             "held-out loss": number(row["heldout_loss"], 4),
+            "without position 0": number(row["heldout_loss_later"], 4),
         }
         for row in models.to_dict("records")
     ]
     return ShortTable(
         "Models",
         "Commit on the Hub and SHA-256 of the loaded weights, first 12 digits. Loss in nats per "
-        "token.",
+        "token, of all predictions and without those made at position 0 of a sequence.",
         rows,
         frozenset({"seed", "source", "commit", "SHA-256", "same weights as"}),
     )

@@ -10,7 +10,14 @@ import pandas as pd
 
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
 from universal_neurons.report.screening import screening_remarks, screening_warnings
-from universal_neurons.report.words import listed, named_neuron, out_of, percent, plural
+from universal_neurons.report.words import (
+    listed,
+    named_layers,
+    named_neuron,
+    out_of,
+    percent,
+    plural,
+)
 from universal_neurons.score.criterion import LEAST_EFFECTIVE
 
 # A rounding error of correlations that the report warns of, and effective tokens too few for a
@@ -18,14 +25,49 @@ from universal_neurons.score.criterion import LEAST_EFFECTIVE
 COARSE = 0.005
 FEW_TOKENS = 50
 
+# A layer's share of variance at position 0 that the report warns of, if it is also this many times
+# that of a position like all others (conventions).
+FIRST_SHARE = 0.1
+FIRST_TIMES = 5
 
-def warnings(findings: Findings) -> list[str]:
-    """What makes the results wrong rather than uncertain: same weights, coarse codes, a sample."""
-    tables = findings.tables
+
+def warnings(findings: Findings, config: Mapping[str, Any]) -> list[str]:
+    """What makes the results wrong rather than uncertain.
+
+    That is the same weights twice, coarse codes, a small sample, and activations that vary between the first token
+    and the others more than with the text; `config` with ``corpus.context_length``.
+    """
+    neurons = findings.tables["neurons"]
     return [
-        *_on_copies(tables["models"]),
-        *_on_rounding(tables["neurons"]),
-        *screening_warnings(tables["screening"]),
+        *_on_copies(findings.tables["models"]),
+        *_on_rounding(neurons),
+        *_on_first_position(neurons, config["corpus"]["context_length"]),
+        *screening_warnings(findings.tables["screening"]),
+    ]
+
+
+def _on_first_position(neurons: pd.DataFrame, context_length: int) -> list[str]:
+    last = neurons[neurons["step"] == neurons["step"].max()]
+    last = last.assign(
+        variance=last["std"] ** 2,
+        first=last["first_position_share"] * last["std"] ** 2,
+        mostly=last["first_position_share"] > 0.5,
+    )
+    by_model = last.groupby(["layer", "seed"], observed=True)[["variance", "first"]].sum()
+    shares = (by_model["first"] / by_model["variance"]).groupby("layer").mean()
+    much = shares.loc[lambda share: share > max(FIRST_SHARE, FIRST_TIMES / context_length)]
+    if much.empty:
+        return []
+    layer = much.idxmax()
+    mostly = int(last.loc[last["layer"] == layer, "mostly"].sum())
+    return [
+        f"At the last step, {percent(much[layer])} of the variance of layer {layer}'s activations "
+        f"(mean over seeds) is of the tokens at position 0 of their sequences, one in "
+        f"{context_length:,}; so it is above {percent(FIRST_SHARE)} in "
+        f"{named_layers(much.index.tolist())}. {plural(mostly, 'neuron', 'neurons')} of layer "
+        f"{layer} in all seeds {'has' if mostly == 1 else 'have'} more than half of theirs there: "
+        "such neurons correlate because they mark the first token, and their means are no typical "
+        "values. Compare with corpus.exclude_positions: [0]."
     ]
 
 

@@ -33,8 +33,11 @@ def neurons_table(stores: Iterable[str | Path]) -> pd.DataFrame:
     for (step, seed), (about, sums) in moments.read(stores).items():
         layer, neuron = layer_and_neuron(about["d_mlp"])
         names = {"step": step, "seed": seed, "layer": layer, "neuron": neuron}
-        error = moments.rounding_se(sums, about["encoding"])
-        frames.append(pd.DataFrame({**names, **moments.moments(sums), "rounding_se": error}))
+        about_codes = {"rounding_se": moments.rounding_se(sums, about["encoding"])}
+        about_places = {"first_position_share": moments.first_position_share(sums)}
+        frames.append(
+            pd.DataFrame({**names, **moments.moments(sums), **about_codes, **about_places})
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -88,7 +91,8 @@ def models_table(facts: Iterable[str | Path], losses: Iterable[str | Path]) -> p
     facts
         JSON files that `capture.run.fix_codes` makes, one per model, the seeds in their order.
     losses
-        Tables with ``seed, step, clean_loss``, of every model one, if they were measured.
+        Tables with ``seed, step, clean_loss, clean_loss_later``, of every model one, if they were
+        measured.
 
     Returns
     -------
@@ -110,12 +114,11 @@ def models_table(facts: Iterable[str | Path], losses: Iterable[str | Path]) -> p
     for model, original in zip(name, table["duplicate_of"], strict=True):
         if isinstance(original, str):
             logger.warning("models %s and %s have the same weights", model, original)
-    columns = ["seed", "step", "clean_loss"]
-    loss = {
-        f"{row.seed}/{row.step}": row.clean_loss
-        for path in losses
-        for row in read_table(path, columns)[:1].itertuples()
-    }
-    table["heldout_loss"] = name.map(loss).astype(float)
+    measured = {"heldout_loss": "clean_loss", "heldout_loss_later": "clean_loss_later"}
+    rows = [read_table(path, ["seed", "step", *measured.values()])[:1] for path in losses]
+    known = pd.concat(rows) if rows else pd.DataFrame(columns=["seed", "step", *measured.values()])
+    known.index = known["seed"].astype(str) + "/" + known["step"].astype(str)
+    for column, loss in measured.items():
+        table[column] = name.map(known[loss]).astype(float)
     # Models captured by a version without the Hub have no revision.
     return table.reindex(columns=MODELS.names)

@@ -122,9 +122,18 @@ def _run(
         encoding=options.encoding,
         headroom=options.headroom,
         batch_tokens=options.batch_tokens,
+        positions=options.exclude_positions,
     )
     write_calibration(where / "calibration.zarr", calibration, {})
-    encoder = Encoder(seed, 0, calibration, options.encoding, exclude, options.batch_tokens)
+    encoder = Encoder(
+        seed,
+        0,
+        calibration,
+        options.encoding,
+        exclude,
+        options.batch_tokens,
+        positions=options.exclude_positions,
+    )
     activations = where / "activations.zarr"
     capture(
         model,

@@ -27,8 +27,9 @@ def check_same_run(paths: Iterable[str | Path]) -> dict[str, Any]:
     Returns
     -------
     dict
-        To be recorded with what is made of them: ``corpus_sha256``, ``exclude``, ``encoding`` and
-        ``models``, the digest of the weights by ``seed/step``.
+        To be recorded with what is made of them: ``corpus_sha256``, ``exclude``,
+        ``exclude_positions``, ``encoding`` and ``models``, the digests of the weights by
+        ``seed/step``.
 
     Raises
     ------
@@ -39,7 +40,7 @@ def check_same_run(paths: Iterable[str | Path]) -> dict[str, Any]:
     ends: dict[Path, int] = {}
     for path in (str(path) for path in paths if str(path).endswith(".zarr")):
         attributes = attributes_of(path)
-        shared = ("corpus_sha256", "exclude", "encoding")
+        shared = ("corpus_sha256", "exclude", "exclude_positions", "encoding")
         facts = {key: attributes[key] for key in shared if key in attributes}
         models = dict(attributes.get("models", {}))
         if "model_sha256" in attributes and "seed" in attributes:

@@ -76,6 +76,12 @@ CONTRAST = (
 CLEAN_LOSS = Column(
     "clean_loss", "float64", "nats per token", "Held-out loss of the model as it is."
 )
+CLEAN_LOSS_LATER = Column(
+    *("clean_loss_later", "float64", "nats per token"),
+    "`clean_loss` without the prediction that is made at position 0; null with sequences of two "
+    "tokens.",
+    nullable=True,
+)
 DELTA_LOSS = Column(
     *("delta_loss", "float64", "nats per token"),
     "Change of the held-out loss; null for an empty set.",
@@ -147,12 +153,7 @@ ABLATION = Table(
             nullable=True,
         ),
         CLEAN_LOSS,
-        Column(
-            *("clean_loss_later", "float64", "nats per token"),
-            "`clean_loss` without the prediction that is made at position 0; null with sequences "
-            "of two tokens.",
-            nullable=True,
-        ),
+        CLEAN_LOSS_LATER,
         Column(
             *("ablated_loss", "float64", "nats per token"),
             "Held-out loss with the set replaced; null for an empty one.",
@@ -250,7 +251,7 @@ EFFECTS = Table(
 SINGLE = Table(
     "single",
     "What replacing a single neuron by its mean does to the loss: a part, joined into `effects`, "
-    "and into `models` its `clean_loss`.",
+    "and into `models` its clean losses.",
     (STEP, SEED, WIDE_LAYER, WIDE_NEURON),
-    (*OF_ONE, CLEAN_LOSS),
+    (*OF_ONE, CLEAN_LOSS, CLEAN_LOSS_LATER),
 )

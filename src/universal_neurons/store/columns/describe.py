@@ -38,6 +38,11 @@ NEURONS = Table(
             *("rounding_se", "float64", "correlation"),
             "Standard error that the rounding of its codes adds to its correlations.",
         ),
+        Column(
+            *("first_position_share", "float64", "share"),
+            "How much of its variance is of the tokens at position 0 of their sequences; 0 for a "
+            "dead neuron.",
+        ),
     ),
 )
 
@@ -80,6 +85,11 @@ MODELS = Table(
             *("heldout_loss", "float64", "nats per token"),
             "Cross-entropy over every next-token position of the held-out sequences; null if not "
             "measured.",
+            nullable=True,
+        ),
+        Column(
+            *("heldout_loss_later", "float64", "nats per token"),
+            "The same without the predictions made at position 0.",
             nullable=True,
         ),
     ),
