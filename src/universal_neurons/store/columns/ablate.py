@@ -57,7 +57,7 @@ CONTRAST = (
     ),
     Column(
         *("adjusted_difference_se", "float64", "nats per token"),
-        "Its standard error, as `difference_se`.",
+        "Its standard error, as `difference_se`; null where that is.",
         nullable=True,
     ),
     Column(

@@ -89,7 +89,7 @@ MODELS = Table(
         ),
         Column(
             *("heldout_loss_later", "float64", "nats per token"),
-            "The same without the predictions made at position 0.",
+            "The same without the predictions made at position 0; null if not measured.",
             nullable=True,
         ),
     ),
