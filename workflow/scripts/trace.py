@@ -9,9 +9,8 @@ from universal_neurons.store.tables import write_table
 with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
     corpus = Corpus(given.tokens, given.about)
-    sequences, exclude = corpus.sequences[: params.sequences], corpus.excluded(params.exclude)
     model, later = load(given.model[0], **params.load), load(given.later[0], **params.load)
-    rows = trace(model, later, sequences, exclude, params.positions)
-    rows = rows.assign(seed=names.seed, step=int(names.step))
+    asked = corpus.sequences[: params.sequences], corpus.excluded(params.exclude), params.positions
+    rows = trace(model, later, *asked).assign(seed=names.seed, step=int(names.step))
     about = provenance(snakemake.config, "trace", weights=[model.digest(), later.digest()])
     write_table(snakemake.output[0], TRACE, rows, about)

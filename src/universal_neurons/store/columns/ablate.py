@@ -177,7 +177,7 @@ ABLATION = Table(
         Column(
             *("permutation_p", "float64", "probability"),
             "(1 + distinct control sets with as large or a larger `delta_loss`) / (1 + distinct "
-            "control sets); a p-value as far as the sets are exchangeable. Null for control sets, "
+            "control sets); a p-value as far as the sets are exchangeable; null for control sets, "
             "without any, and where not `comparable`.",
             nullable=True,
         ),
