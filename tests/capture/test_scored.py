@@ -34,7 +34,7 @@ def fix(where, n_scored):
         corpus=Corpus(where / "tokens.npy", where / "corpus.json"),
         options=CaptureOptions("int8", "float32", "cpu", 100, 0.5, [0], 256),
         selection={"tokens": 40 * LENGTH, "heldout_tokens": 20 * LENGTH, "train": False},
-        provenance={},
+        provenance={"run": "r"},
     )
     fix_codes(cell, calibration=where / "calibration.zarr", facts=where / "facts.json")
 

@@ -533,7 +533,7 @@ def test_the_screened_mode_tells_its_sample_its_audit_and_what_is_estimated(demo
     assert "0 had a better match, so that at most 0.25 % of the certificates are wrong" in said
     assert "which over the audited neurons was -0.012 off on average" in said
     assert "root mean square error of 0.006 is left" in said
-    assert warnings(screened(demo)) == []
+    assert warnings(screened(demo), CONFIG) == []
     assert not any("screened" in remark for remark in trust(findings(demo), CONFIG, SCORED))
 
 
@@ -544,9 +544,9 @@ def test_without_certified_neurons_left_nothing_is_estimated(demo):
 
 
 def test_a_small_sample_and_wrong_certificates_are_warned_of(demo):
-    (small,) = warnings(screened(demo, sampled=3000))
+    (small,) = warnings(screened(demo, sampled=3000), CONFIG)
     assert small.startswith("Best matches were screened on 3,000 tokens. Below 20,000")
-    (wrong,) = warnings(screened(demo, wrong=1))
+    (wrong,) = warnings(screened(demo, wrong=1), CONFIG)
     assert wrong.startswith("12 of 1,200 audited certificates were wrong.")
 
 

@@ -34,8 +34,8 @@ FIRST_TIMES = 5
 def warnings(findings: Findings, config: Mapping[str, Any]) -> list[str]:
     """What makes the results wrong rather than uncertain.
 
-    That is the same weights twice, coarse codes, a small sample, and activations that vary between the first token
-    and the others more than with the text; `config` with ``corpus.context_length``.
+    That is the same weights twice, coarse codes, a small sample, and activations that vary between
+    the first token and the others more than with the text; `config` with ``corpus.context_length``.
     """
     neurons = findings.tables["neurons"]
     return [
