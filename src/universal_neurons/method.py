@@ -14,9 +14,9 @@ METHOD_VERSION = {
     "influence": 3,
     "permuted": 3,
     "untrained": 2,
-    "score": 8,
+    "score": 9,
     "ablate": 3,
     "persist": 2,
     "trace": 1,
-    "report": 6,
+    "report": 7,
 }

@@ -216,26 +216,28 @@ def budget(jaccard: float, reliability: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_enough_tokens_are_told_with_the_numbers_that_say_so(demo):
-    text = headline({**demo, "token_budget": budget(0.93, 0.98)}, "Enough tokens?")
+def test_small_token_noise_is_told_with_the_numbers_that_say_so_and_what_it_leaves_out(demo):
+    text = headline({**demo, "token_budget": budget(0.93, 0.98)}, "Token noise")
     assert (
         "Of 100 sampled neurons (of 2 seeds) at the last step, 12 are universal with all 1,000 "
         "tokens. With the first 500 of them the universal set has a Jaccard index of 0.93 with "
         "that of all, excess correlations have a rank correlation of 0.95, and the agreement of "
-        "two halves gives all tokens a reliability of 0.98: the tokens were enough" in text
+        "two halves gives all tokens a reliability of 0.98: token noise is small. Other seeds or "
+        "rotations, which all parts share, could change it all the same." in text
     )
+    assert "enough" not in text
 
 
 @pytest.mark.parametrize(("jaccard", "reliability"), [(0.8, 0.98), (0.93, 0.8)])
-def test_too_few_tokens_are_told_so(demo, jaccard, reliability):
-    text = headline({**demo, "token_budget": budget(jaccard, reliability)}, "Enough tokens?")
-    assert "the tokens were not enough (both should be 0.9 or more)" in text
+def test_token_noise_that_is_not_small_is_told_so(demo, jaccard, reliability):
+    text = headline({**demo, "token_budget": budget(jaccard, reliability)}, "Token noise")
+    assert "token noise is not small (both should be 0.9 or more), more tokens could" in text
 
 
-def test_without_a_reliability_nothing_is_said_of_the_tokens(demo):
-    text = headline({**demo, "token_budget": budget(0.93, np.nan)}, "Enough tokens?")
-    assert "whether the tokens were enough cannot be said" in text
-    assert "were not enough" not in text
+def test_without_a_reliability_nothing_is_said_of_token_noise(demo):
+    text = headline({**demo, "token_budget": budget(0.93, np.nan)}, "Token noise")
+    assert "whether token noise is small cannot be said" in text
+    assert "is not small" not in text
     assert "–" not in text
 
 
@@ -256,6 +258,15 @@ def test_errors_and_p_values_lack_more_sequences_where_activations_are_stored(de
             assert other not in text
 
 
+def test_two_seeds_have_no_interval_for_the_choice_of_seeds_and_it_is_told_so(demo):
+    fractions = demo["fractions"]
+    fractions = fractions[fractions["seed"].isin(["", "0", "1"])]
+    unknown = fractions.assign(se=fractions["se"].where(fractions["seed"] != ""))
+    text = headline({**demo, "fractions": unknown}, "Universal neurons")
+    assert "no interval for the choice of seeds: that takes 3 seeds or more" in text
+    assert "sequences" not in text
+
+
 @pytest.mark.parametrize(
     ("shares", "said"),
     [
@@ -270,14 +281,14 @@ def test_equal_layers_are_not_called_largest_and_smallest(shares, said):
 
 
 def test_reliability_alone_counts_where_no_sampled_neuron_is_universal(demo):
-    text = headline({**demo, "token_budget": budget(np.nan, 0.98)}, "Enough tokens?")
+    text = headline({**demo, "token_budget": budget(np.nan, 0.98)}, "Token noise")
     assert "none is either, so there are no sets to compare" in text
-    assert "the tokens were enough" in text
+    assert "token noise is small" in text
 
 
 def test_one_shard_has_nothing_to_compare_and_says_so(demo, drawn, tmp_path):
     tables = {**demo, "token_budget": demo["token_budget"].iloc[:0]}
-    assert "two shards or more (corpus.shards)" in headline(tables, "Enough tokens?")
+    assert "two shards or more (corpus.shards)" in headline(tables, "Token noise")
     assert "two shards or more" in page_of(tables, drawn, tmp_path)
 
 

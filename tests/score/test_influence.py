@@ -1,4 +1,4 @@
-"""Standard errors and intervals: against a recount without a group, and by coverage."""
+"""Standard errors of scores: against a recount without a group, and by coverage."""
 
 from __future__ import annotations
 
@@ -146,82 +146,6 @@ def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():
     assert 0.90 < np.mean(covered) < 0.99
     assert 0.90 < np.mean(covered_mean) < 0.99
     assert np.mean(naive) < 0.85, "tokens taken for independent would not do"
-
-
-@pytest.mark.parametrize("apart", [0.0, 0.05])
-@pytest.mark.parametrize(
-    ("runs", "least", "most"),
-    [(60, 0.87, 1), pytest.param(300, 0.90, 0.99, marks=pytest.mark.slow)],
-)
-def test_intervals_of_fractions_cover_the_planted_truth(apart, runs, least, most):
-    """Errors common to all neurons, partly to all seeds; seeds that differ in truth, or do not."""
-    rng = np.random.default_rng(1)
-    n, groups, threshold = 1000, 64, 0.5
-    truth = np.linspace(0, 1, n)
-    inside = {"0": [], "": []}
-    for _ in range(runs):
-        found, tables, expected = {}, [], {"": np.mean(truth > threshold)}
-        common = rng.normal(scale=0.004, size=(groups, 1))
-        for seed in "012":
-            own = rng.normal(scale=0.002, size=(groups, n))
-            parts = common + rng.normal(scale=0.004, size=(groups, 1)) + own
-            moved = truth + apart * rng.normal()
-            expected[seed] = np.mean(moved > threshold)
-            excess = moved + parts.sum(0)
-            found[seed] = parts - parts.mean(0)
-            columns = {"layer": np.arange(n) % 2, "excess_corr": excess}
-            columns |= {"threshold": threshold, "universal": excess > threshold}
-            tables.append(pd.DataFrame({"step": 1, "seed": seed, **columns}))
-        table = fractions.fractions_table(pd.concat(tables), found, draws=100)
-        rows = table[table["layer"] == -1].set_index("seed")
-        for seed, hits in inside.items():
-            hits.append(rows.loc[seed, "low"] <= expected[seed] <= rows.loc[seed, "high"])
-    assert table.groupby("seed").size().to_dict() == dict.fromkeys(["", "0", "1", "2"], 3)
-    for hits in inside.values():
-        assert least <= np.mean(hits) <= most
-
-
-def test_without_activations_fractions_have_no_interval():
-    table = pd.DataFrame(
-        {"step": 1, "seed": ["a", "b"], "layer": 0, "excess_corr": 0.2, "universal": [True, False]}
-    ).assign(threshold=0.1)
-    found = fractions.fractions_table(table, {})
-    assert found["fraction"].tolist() == [0.5, 0.5, 1, 1, 0, 0]
-    assert found[["se", "low", "high"]].isna().all().all()
-
-
-def test_fractions_are_what_was_counted_and_their_mean_stands_apart_where_widths_differ():
-    table = pd.DataFrame(
-        {"step": 1, "seed": ["a"] * 2 + ["b"] * 4, "layer": 0, "excess_corr": 0.2}
-    ).assign(threshold=0.1, universal=[True, False, True, True, True, True])
-    found = fractions.fractions_table(table, {})
-    assert (found["fraction"] == found["n_universal"] / found["n_neurons"]).all()
-    mean = found[found["seed"] == ""]
-    assert mean["fraction"].tolist() == [5 / 6] * 2
-    assert mean["mean_fraction"].tolist() == [0.75] * 2
-    own = found[found["seed"] != ""]
-    assert (own["fraction"] == own["mean_fraction"]).all()
-
-
-def test_every_neuron_is_held_to_its_own_threshold_in_the_bootstrap():
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"step": 1, "seed": "a", "layer": [0] * 50 + [1] * 50})
-    table = table.assign(excess_corr=0.5, threshold=[0.5] * 50 + [9.0] * 50, universal=False)
-    found = fractions.fractions_table(table, {"a": rng.normal(0, 0.1, (8, 100))})
-    errors = found[found["seed"] == "a"].set_index("layer")["se"]
-    assert errors[0] > 0
-    assert errors[1] == 0
-
-
-def test_a_layer_of_one_seed_alone_has_an_interval_of_that_seed_only():
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {"step": 1, "seed": ["a"] * 4 + ["b"] * 2, "layer": [0, 0, 1, 1, 0, 0]}
-    ).assign(excess_corr=0.1, threshold=0.1, universal=False)
-    found = {"a": rng.normal(size=(8, 4)), "b": rng.normal(size=(8, 2))}
-    errors = fractions.fractions_table(table, found).set_index(["seed", "layer"])["se"]
-    assert np.isnan(errors["", 1])
-    assert errors.drop(("", 1)).notna().all()
 
 
 def orthogonal(rng):

@@ -1,4 +1,4 @@
-"""Were the tokens enough? Scores of a sample of neurons from part of the shards.
+"""Token noise: scores of a sample of neurons from part of the shards.
 
 Partial sums add up shard by shard, so their running totals hold the sums of fewer tokens: of the
 first half of the shards, the first quarter and so on. The rest of the shards beside the first half

@@ -32,6 +32,7 @@ from universal_neurons.report.words import (
     share_range,
     times,
 )
+from universal_neurons.score.fractions import LEAST_SEEDS
 from universal_neurons.score.token_budget import ENOUGH
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
@@ -58,7 +59,7 @@ def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
     texts = {
         "Universal neurons": _on_emergence(findings, stored),
         "Against the nulls": _on_nulls(findings, stored),
-        "Enough tokens?": _on_budget(findings),
+        "Token noise": _on_budget(findings),
         "Groups": _on_groups(findings),
         "Persistence": _on_persistence(findings),
         "Courses of neurons": _on_courses(findings),
@@ -133,6 +134,11 @@ def _interval_of(fractions: pd.DataFrame, stored: bool) -> str:
     mean = mean.sort_values("step")
     now, then = mean.iloc[-1], mean.iloc[0]
     if np.isnan(now["se"]):
+        if fractions.loc[fractions["seed"] != "", "seed"].nunique() < LEAST_SEEDS:
+            return (
+                "The mean over seeds has no interval for the choice of seeds: that takes "
+                f"{LEAST_SEEDS} seeds or more."
+            )
         needed = "more sequences (corpus.tokens)" if stored else "activations (capture.store)"
         return f"Its standard error is not known: that takes {needed}."
     said = (
@@ -180,7 +186,7 @@ def _on_nulls(findings: Findings, stored: bool) -> str:
 
 
 def _on_budget(findings: Findings) -> str:
-    """Whether half the tokens would have said the same, and two halves of them agree."""
+    """Whether noise of the tokens is small: half of them say the same, and two halves agree."""
     if findings.tables["token_budget"].empty:
         return (
             "There are no scores of fewer tokens to compare: they take two shards or more "
@@ -203,18 +209,20 @@ def _on_budget(findings: Findings) -> str:
     if pd.isna(reliability):
         return (
             f"{text}. The excess correlations do not vary, so there is no reliability, and whether "
-            "the tokens were enough cannot be said."
+            "token noise is small cannot be said."
         )
     text += (
         f", excess correlations have a rank correlation of {number(half['rank_corr'], 2)}, and "
         f"the agreement of two halves gives all tokens a reliability of {number(reliability, 2)}"
     )
     if not half["jaccard"] < ENOUGH and reliability >= ENOUGH:
-        return f"{text}: the tokens were enough, more would change little."
-    return (
-        f"{text}: the tokens were not enough (both should be {ENOUGH:g} or more), more could "
-        "change which neurons are universal."
-    )
+        text += ": token noise is small."
+    else:
+        text += (
+            f": token noise is not small (both should be {ENOUGH:g} or more), more tokens could "
+            "change which neurons are universal."
+        )
+    return f"{text} Other seeds or rotations, which all parts share, could change it all the same."
 
 
 def _on_groups(findings: Findings) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,12 @@ from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Bootstrap draws of a fraction.
 DRAWS = 1000
+# Seeds whose mean has an interval: with one left out, the others must still have one another.
+LEAST_SEEDS = 3
+
+# Of a reference, and the seed left out of its matches if any: by layer, the universal fraction as
+# observed and in every bootstrap draw, shape (1 + draws,).
+Shares = Mapping[tuple[str, str | None], Mapping[int, NDArray[np.float64]]]
 
 
 def standard_error(influences: NDArray) -> NDArray[np.float64]:
@@ -36,7 +42,8 @@ def standard_error(influences: NDArray) -> NDArray[np.float64]:
 
 def fractions_table(
     universality: pd.DataFrame,
-    influences: Mapping[str, NDArray[np.float32]],
+    matches: pd.DataFrame,
+    influences: Mapping[tuple[str, str], NDArray[np.float32]],
     *,
     draws: int = DRAWS,
     seed: int = 0,
@@ -44,55 +51,45 @@ def fractions_table(
     """Universal fraction with 95 % intervals, per seed and over seeds, per layer and overall.
 
     Of one seed: groups of sequences are resampled (bootstrap), the excess of every neuron follows
-    from its influences, and se is the spread of the fraction above the thresholds. Over S seeds:
-    tokens and seeds vary together, as in the multi-bootstrap of 2106.16163, but by formula instead
-    of drawing seeds, which with few seeds makes intervals too narrow: se² = variance between
-    seeds / S + mean bootstrap covariance of two seeds (what the tokens that all share add), with
-    the quantile of Student's t by Welch and Satterthwaite.
+    from its influences, and se is the spread of the fraction above the thresholds. The other seeds
+    are taken as given.
+
+    Over S seeds, every one is a reference and a match of all others, so that their fractions are
+    not independent. se² = what a jackknife says that leaves out one seed after the other in both
+    roles + the part of the tokens' bootstrap variance that it can't see, as all seeds share the
+    tokens; with the quantile of Student's t by Welch and Satterthwaite.
 
     Parameters
     ----------
     universality
         Of one step, rows of every seed in the order of its neurons, with ``step, seed, layer,
-        excess_corr, threshold, universal``.
+        threshold, universal``.
+    matches
+        Of that step, rows of every pair in the order of the seed's neurons, with ``seed,
+        other_seed, best_corr, baseline_corr``.
     influences
-        By seed, on the mean over the other seeds, shape (groups, N); none where activations were
-        not stored.
+        By (seed, other seed), shape (groups, N); none where activations were not stored.
     draws, seed
         Of the bootstrap.
 
     Returns
     -------
     DataFrame
-        `columns.score.FRACTIONS`.
+        `columns.score.FRACTIONS`. Without influences, or with those of a single group, nothing has
+        an interval; with fewer seeds than `LEAST_SEEDS` the mean has none.
     """
-    rng = np.random.default_rng(seed)
-    n_groups = len(next(iter(influences.values()))) if influences else 1
-    weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), draws) - 1.0
+    shares = _resampled(universality, matches, influences, draws, seed)
     rows = []
-    resampled: dict[tuple[str, int], NDArray] = {}
     for name, own in universality.groupby("seed", observed=True):
-        layers = own["layer"].to_numpy()
-        excess, threshold = own["excess_corr"].to_numpy(), own["threshold"].to_numpy()
-        for layer in (ALL_LAYERS, *np.unique(layers)):
-            here = np.flatnonzero((layers == layer) | (layer == ALL_LAYERS))
-            found = own["universal"].to_numpy()[here]
-            if n_groups > 1:
-                resampled[str(name), layer] = np.array(
-                    [
-                        np.mean(excess[here] + w @ influences[str(name)][:, here] > threshold[here])
-                        for w in weights
-                    ]
-                )
-            rows.append((str(name), int(layer), len(here), int(found.sum())))
-    table = pd.DataFrame(rows, columns=["seed", "layer", "n_neurons", "n_universal"])
+        for layer in (ALL_LAYERS, *np.unique(own["layer"])):
+            found = own.loc[(own["layer"] == layer) | (layer == ALL_LAYERS), "universal"]
+            se = shares[str(name), None][layer][1:].std(ddof=1) if shares else np.nan
+            rows.append((str(name), int(layer), len(found), int(found.sum()), se))
+    table = pd.DataFrame(rows, columns=["seed", "layer", "n_neurons", "n_universal", "se"])
     table["mean_fraction"] = table["n_universal"] / table["n_neurons"]
-    table["se"] = [
-        resampled[key].std(ddof=1) if n_groups > 1 else np.nan
-        for key in zip(table["seed"], table["layer"], strict=True)
-    ]
     table["quantile"] = scipy.stats.norm.ppf(0.975)
-    pooled = [_over_seeds(own, resampled) for _, own in table.groupby("layer")]
+    seeds = list(table["seed"].unique())
+    pooled = [_over_seeds(own, seeds, shares) for _, own in table.groupby("layer")]
     table = pd.concat([pd.DataFrame(pooled), table], ignore_index=True)
     half = table.pop("quantile") * table["se"]
     table["low"] = (table["mean_fraction"] - half).clip(0, 1)
@@ -102,28 +99,87 @@ def fractions_table(
     return table
 
 
-def _over_seeds(
-    own: pd.DataFrame, resampled: Mapping[tuple[str, int], NDArray[np.float64]]
-) -> dict[str, object]:
-    """The row of the mean over seeds from the rows of every seed's layer, or of all layers.
+def _resampled(
+    universality: pd.DataFrame,
+    matches: pd.DataFrame,
+    influences: Mapping[tuple[str, str], NDArray[np.float32]],
+    draws: int,
+    seed: int,
+) -> Shares:
+    """Fractions of every reference, with all its matches and without each; none without groups."""
+    n_groups = len(next(iter(influences.values()))) if influences else 1
+    if n_groups == 1:
+        return {}
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), draws) - 1
+    # No weight moves in the first row: that is what was observed.
+    weights = np.vstack([np.zeros(n_groups), drawn]).astype(np.float32)
+    excess = matches["best_corr"] - matches["baseline_corr"]
+    by_pair = excess.groupby([matches["seed"], matches["other_seed"]], observed=True)
+    pairs = {(str(one), str(other)): own.to_numpy() for (one, other), own in by_pair}
+    found: dict[tuple[str, str | None], dict[int, NDArray[np.float64]]] = {}
+    for key, own in universality.groupby("seed", observed=True):
+        name, layers, threshold = str(key), own["layer"].to_numpy(), own["threshold"].to_numpy()
+        others = [other for one, other in pairs if one == name]
+        for without in (None, *others):
+            kept = [(name, other) for other in others if other != without]
+            if kept:
+                mean = np.mean([pairs[pair] for pair in kept], axis=0)
+                moved = np.mean([influences[pair] for pair in kept], axis=0)
+                found[name, without] = _shares(threshold - mean, moved, layers, weights)
+    return found
 
-    `resampled` are the fractions of bootstrap draws by (seed, layer), if there are any.
-    """
-    layer, n_seeds = int(own["layer"].iloc[0]), len(own)
-    between = own["mean_fraction"].var(ddof=1) / n_seeds
-    shared = np.nan
-    # A layer may be in one seed only, where models have different depths.
-    if resampled and n_seeds > 1:
-        together = np.cov([resampled[name, layer] for name in own["seed"]])
-        shared = max(0.0, together[~np.eye(n_seeds, dtype=bool)].mean())
-    # Welch and Satterthwaite: only the part between seeds rests on few numbers.
-    freedom = (n_seeds - 1) * (1 + shared / between) ** 2 if between > 0 else np.inf
-    return {
+
+def _shares(
+    missing: NDArray[np.float64],
+    influences: NDArray[np.float32],
+    layers: NDArray[np.int64],
+    weights: NDArray[np.float32],
+) -> dict[int, NDArray[np.float64]]:
+    """Share of neurons moved by more than what they are missing, by layer and over all."""
+    sizes, counts = {}, {}
+    for layer in np.unique(layers):
+        here = np.flatnonzero(layers == layer)
+        counts[int(layer)] = (weights @ influences[:, here] > missing[here]).sum(1)
+        sizes[int(layer)] = len(here)
+    shares = {layer: counts[layer] / sizes[layer] for layer in counts}
+    return {ALL_LAYERS: sum(counts.values()) / len(layers), **shares}
+
+
+def _over_seeds(own: pd.DataFrame, seeds: Sequence[str], shares: Shares) -> dict[str, object]:
+    """The row of the mean over seeds from the rows of every seed's layer, or of all layers."""
+    layer, references = int(own["layer"].iloc[0]), list(own["seed"])
+    row = {
         "seed": "",
         "layer": layer,
         "n_neurons": own["n_neurons"].sum(),
         "n_universal": own["n_universal"].sum(),
         "mean_fraction": own["mean_fraction"].mean(),
+        "se": np.nan,
+        "quantile": np.nan,
+    }
+    # A layer may be in one seed only, where models have different depths.
+    if not shares or len(seeds) < LEAST_SEEDS or len(references) < 2:
+        return row
+    mean = np.mean([shares[name, None][layer] for name in references], axis=0)
+    without = np.array(
+        [
+            np.mean([shares[name, left][layer] for name in references if name != left], axis=0)
+            for left in seeds
+        ]
+    )
+    between = _jackknife_variance(without[:, 0])
+    # Tokens also make the seeds differ from each other: that the jackknife has seen already.
+    noise = without[:, 1:] - without[:, 1:].mean(1, keepdims=True)
+    shared = max(0.0, mean[1:].var(ddof=1) - _jackknife_variance(noise).mean())
+    # Welch and Satterthwaite: only the part between seeds rests on few numbers.
+    freedom = (len(references) - 1) * (1 + shared / between) ** 2 if between > 0 else np.inf
+    return row | {
         "se": np.sqrt(between + shared),
         "quantile": scipy.stats.t.ppf(0.975, freedom),
     }
+
+
+def _jackknife_variance(without: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(S − 1) / S Σ_s (θ₍₋s₎ − their mean)², along the first axis."""
+    return (len(without) - 1) * without.var(0)

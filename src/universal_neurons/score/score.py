@@ -81,7 +81,7 @@ def score_step(
     return {
         "matches": matches,
         "universality": scores,
-        "fractions": fractions_table(scores, means),
+        "fractions": fractions_table(scores, matches, influences),
         "groups": groups,
         "nulls": nulls.histograms(chance, step),
         "token_budget": budget_table(step_matches.budgets, step, thresholds),

@@ -1,4 +1,4 @@
-"""Were the tokens enough? How scores of fewer tokens, and of two halves of them, agree."""
+"""Token noise: how scores of fewer tokens, and of two halves of them, agree."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from universal_neurons.correlate.budget import BudgetPoints, sampled
 from universal_neurons.score.universality import mean_over_others
 from universal_neurons.store.columns.score import TOKEN_BUDGET
 
-# A convention: the Jaccard index of half the tokens with all, and the reliability, that say that
-# more tokens would change little.
+# A convention: the Jaccard index of half the tokens with all, and the reliability, from which on
+# token noise is called small.
 ENOUGH = 0.9
 
 

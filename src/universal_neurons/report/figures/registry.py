@@ -37,7 +37,7 @@ FIGURES = {
         "Universal neurons at every threshold", "universality", ("universality", "nulls")
     ),
     "best_match_layers": Spec("Layer of the best match", "universality", ("matches",)),
-    "token_budget": Spec("Enough tokens?", "universality", ("token_budget",)),
+    "token_budget": Spec("Token noise", "universality", ("token_budget",)),
     "persistence": Spec("Persistence between steps", "persistence", ("persistence",)),
     "persistence_layers": Spec("Persistence by layer", "persistence", ("persistence",)),
     "survival": Spec("Survival of universal neurons", "persistence", ("trajectories",)),

@@ -181,7 +181,7 @@ FRACTIONS = Table(
         Column(
             *("se", "float64", "share"),
             "Standard error of `mean_fraction`; null where activations were not stored, and of the "
-            "mean with one seed.",
+            "mean with fewer than three seeds or of a layer that one seed has.",
             nullable=True,
         ),
         Column(
