@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 
 from universal_neurons.score.fractions import fractions_table
 
@@ -93,6 +94,26 @@ def test_intervals_cover_the_truth_where_seeds_are_references_and_matches(
     of_mean, of_seeds = coverage(world, n_seeds, runs, noise)
     assert of_mean >= 0.90
     assert of_seeds >= 0.87
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_seeds", "share"), [(3, 0.8), (4, 0.2), (5, 0.5)])
+def test_all_or_nothing_matches_are_covered_less_but_no_worse_than_the_method_says(n_seeds, share):
+    """Other seeds offer a match to a share of the neurons: thresholds ask for a number of seeds."""
+    rng = np.random.default_rng(0)
+    pairs = [(a, m) for a in range(n_seeds) for m in range(n_seeds) if a != m]
+    nothing = {(str(a), str(m)): np.zeros((8, N), np.float32) for a, m in pairs}
+    rows = []
+    for _ in range(100):
+        shares = special.expit(special.logit(share) + 0.4 * rng.normal(size=n_seeds))
+        excess = {
+            (str(a), str(m)): 0.8 * (rng.random(N) < shares[m]) + 0.05 * rng.normal(size=N)
+            for a, m in pairs
+        }
+        rows.append(fractions_table(*tables(excess, nothing), draws=10).iloc[0])
+    found = pd.DataFrame(rows)
+    truth = found["mean_fraction"].mean()
+    assert ((found["low"] <= truth) & (truth <= found["high"])).mean() >= 0.75
 
 
 @pytest.mark.parametrize("n_seeds", [3, 4, 7])
