@@ -16,7 +16,7 @@ METHOD_VERSION = {
     "untrained": 2,
     "score": 9,
     "ablate": 3,
-    "persist": 2,
+    "persist": 3,
     "trace": 1,
     "report": 7,
 }

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import hypergeom
+from scipy.stats import hypergeom, norm
 
-from universal_neurons.persist.persistence import persistence
+from universal_neurons.persist import persistence as stage
+from universal_neurons.persist.persistence import overlap_by_chance
+from universal_neurons.persist.trajectories import trajectories
 from universal_neurons.store.columns.persist import PERSISTENCE
 
 COLUMNS = {column.name: column.type.replace("seed", "str") for column in PERSISTENCE.columns}
@@ -27,6 +29,13 @@ def universality(sets, widths, seed="0"):
         ],
         columns=["seed", "step", "layer", "neuron", "universal"],
     )
+
+
+def persistence(table, exit_threshold=None):
+    """Of a table from `universality`, whose neurons may be traced and have scores, or not."""
+    given = {"self_corr": np.nan, "excess_corr": 0.0, "excess_se": np.nan, "threshold": 0.5}
+    whole = table.assign(**{k: v for k, v in given.items() if k not in table})
+    return stage.persistence(whole, whole[stage.SCORES], exit_threshold)
 
 
 def upper_tail(n_both, n, n_from, n_to):
@@ -211,3 +220,141 @@ def test_q_values_are_those_of_benjamini_and_hochberg_over_layers_seeds_and_step
     raw = single["p_value"].to_numpy() * n / np.arange(1, n + 1)
     expected = np.minimum.accumulate(raw[::-1])[::-1].clip(max=1)
     np.testing.assert_allclose(single["q_value"], expected)
+
+
+def measured(rng, n, steps=(1, 2), seeds="abcd", layers=2, noise=1.0):
+    """Neurons whose true scores never change, measured anew at every step, and the truth."""
+    index = pd.MultiIndex.from_product([list(seeds), range(layers), range(n)]).to_frame(index=False)
+    index.columns = ["seed", "layer", "neuron"]
+    true = rng.gamma(2, 0.1, len(index)) * (1 + 0.3 * index["layer"])
+    error = noise * 0.03 * np.exp(rng.normal(0, 0.5, len(index)))
+    parts = [
+        index.assign(
+            step=step, excess_corr=true + error * rng.normal(size=len(index)), excess_se=error
+        )
+        for step in steps
+    ]
+    table = pd.concat(parts, ignore_index=True).assign(threshold=0.5)
+    return table.assign(universal=table["excess_corr"] > table["threshold"])
+
+
+@pytest.mark.parametrize("noise", [0.1, 1, 2])
+def test_the_ceiling_is_how_many_a_second_measurement_finds_again(noise):
+    table = measured(np.random.default_rng(0), 2000, noise=noise)
+    result = persistence(table).set_index("layer")
+    for layer in (-1, 0, 1):
+        rows = result.loc[layer]
+        # Of the same true scores, so that noise is all that loses a neuron.
+        found = rows["n_both"].sum() / rows["n_from"].sum()
+        expected = (rows["ceiling"] * rows["n_from"]).sum() / rows["n_from"].sum()
+        assert expected == pytest.approx(found, abs=0.02)
+    assert (result["ceiling"] < 1).all()
+
+
+def test_the_ceiling_allows_for_scores_found_high_being_too_high():
+    table = measured(np.random.default_rng(0), 4000, noise=2)
+    found = table[table["universal"]]
+    near = (found["excess_corr"] - found["threshold"]) / found["excess_se"]
+    as_if_unselected = norm.cdf(near / np.sqrt(2)).mean()
+    again = persistence(table).query("layer == -1")["persistence"].mean()
+    ceiling = persistence(table).query("layer == -1")["ceiling"].mean()
+    assert abs(ceiling - again) < 0.02 < as_if_unselected - again
+
+
+def test_without_noise_all_are_found_again_and_without_errors_nothing_is_known():
+    table = measured(np.random.default_rng(0), 200, noise=0)
+    np.testing.assert_allclose(persistence(table).query("n_from > 0")["ceiling"], 1)
+    assert persistence(table.assign(excess_se=np.nan))["ceiling"].isna().all()
+
+
+def test_hysteresis_raises_persistence_and_its_ceiling_alike():
+    table = measured(np.random.default_rng(0), 2000, steps=(1, 2, 3))
+    nothing = table.iloc[:0].assign(next_layer=0, next_neuron=0, next_corr=0.0, self_corr=0.0)
+    single = persistence(table).query("layer == -1")
+    kept = trajectories(table, nothing, exit_threshold=0.42)
+    result = stage.persistence(kept, table, 0.42).query("layer == -1")
+    pair = "from_step == 1 and to_step == 2"
+    found = result.query(pair)["persistence"].mean()
+    assert found > single.query(pair)["persistence"].mean() + 0.05
+    assert result.query(pair)["ceiling"].mean() == pytest.approx(found, abs=0.02)
+
+
+def test_neurons_of_few_tokens_take_no_part_in_the_ceiling():
+    table = measured(np.random.default_rng(0), 500)
+    few = table["neuron"] < 250
+    table = table.assign(threshold=np.where(few, np.inf, 0.5), universal=table["universal"] & ~few)
+    result = persistence(table, exit_threshold=0.4).query("layer == -1")
+    assert result["ceiling"].between(0.7, 1).all()
+
+
+def traced(rng, keeps, n=2000, steps=2):
+    """Neurons that are universal as often as they change little; of some, universality stays."""
+    self_corr = rng.random(n)
+    likely = self_corr**3
+    sets = [rng.random(n) < likely]
+    for _ in range(steps - 1):
+        again = rng.random(n) < likely
+        sets.append(np.where(rng.random(n) < keeps, sets[-1], again))
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "seed": "a",
+                "step": t,
+                "layer": 0,
+                "neuron": np.arange(n),
+                "universal": universal,
+                "self_corr": self_corr,
+            }
+        )
+        for t, universal in enumerate(sets)
+    )
+
+
+def test_persistence_that_stability_explains_is_no_more_than_that_of_neurons_alike():
+    rng = np.random.default_rng(0)
+    rows = pd.concat(persistence(traced(rng, 0)).query("layer == 0") for _ in range(100))
+    # Against an unrelated set it looks like persistence, and is not.
+    assert (rows["p_value"] < 1e-6).all()
+    assert (rows["persistence"] > 1.5 * rows["chance"]).all()
+    assert rows["matched_chance"].mean() == pytest.approx(rows["persistence"].mean(), abs=0.01)
+    for p in (0.05, 0.2, 0.5):
+        assert (rows["matched_p_value"] <= p).mean() <= p + 3 * np.sqrt(p * (1 - p) / len(rows))
+
+
+def test_persistence_beyond_neurons_alike_is_found():
+    row = persistence(traced(np.random.default_rng(0), 0.5)).query("layer == 0").iloc[0]
+    assert row["persistence"] > 1.2 * row["matched_chance"]
+    assert row["matched_p_value"] < 1e-6
+
+
+def test_over_several_steps_neurons_are_alike_by_the_product_of_their_correlations():
+    table = traced(np.random.default_rng(0), 0, n=400, steps=3)
+    rng = np.random.default_rng(1)
+    table["self_corr"] = rng.uniform(-0.2, 1, len(table))
+    row = persistence(table).query("layer == 0 and from_step == 0 and to_step == 2").iloc[0]
+    by_step = [table[table["step"] == t] for t in (0, 1, 2)]
+    product = by_step[0]["self_corr"].clip(lower=0) * by_step[1]["self_corr"].clip(lower=0)
+    order = np.argsort(product.to_numpy(), kind="stable")
+    first, last = (part["universal"].to_numpy()[order].reshape(20, 20) for part in by_step[::2])
+    expected = (first.sum(1) * last.mean(1)).sum() / first.sum()
+    assert row["matched_chance"] == pytest.approx(expected)
+
+
+def test_overlap_by_chance_agrees_with_draws():
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 5, 120)
+    first, second = rng.random((2, 120)) < 0.3
+    expected, p_value = overlap_by_chance(first, second, group)
+    overlaps = []
+    for _ in range(4000):
+        drawn = second.copy()
+        for g in range(5):
+            drawn[group == g] = rng.permutation(second[group == g])
+        overlaps.append((first & drawn).sum())
+    assert np.mean(overlaps) == pytest.approx(expected, abs=0.15)
+    assert np.mean(np.array(overlaps) >= (first & second).sum()) == pytest.approx(p_value, abs=0.03)
+
+
+def test_neurons_that_were_not_traced_have_no_neurons_alike():
+    result = persistence(measured(np.random.default_rng(0), 50))
+    assert result[["matched_chance", "matched_p_value"]].isna().all(axis=None)

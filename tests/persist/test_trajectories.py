@@ -9,7 +9,13 @@ from pipeline import gpt2, random_tokens
 from universal_neurons.errors import UserError
 from universal_neurons.models.load import Model
 from universal_neurons.persist.trace import trace
-from universal_neurons.persist.trajectories import NEXT, label, survival, trajectories
+from universal_neurons.persist.trajectories import (
+    NEXT,
+    label,
+    survival,
+    trajectories,
+    with_hysteresis,
+)
 
 COURSES = {
     "000": "never",
@@ -56,6 +62,43 @@ def test_there_is_a_row_per_neuron_and_step_with_its_emergence():
     assert first["label"].tolist() == list(COURSES.values())
     assert (table[["next_layer", "next_neuron"]] == -1).all(axis=None)
     assert table[["next_corr", "self_corr"]].isna().all(axis=None)
+
+
+def wilson(k, n, z=1.959964):
+    centre, half = (k + z**2 / 2) / (n + z**2), z / (n + z**2)
+    half *= np.sqrt(k * (n - k) / n + z**2 / 4)
+    return centre - half, centre + half
+
+
+def test_survival_is_a_proportion_with_an_interval_also_where_none_or_all_are_left():
+    courses = ["111"] * 5 + ["010"] * 3 + ["011"] * 4
+    curves = survival(trajectories(universality(courses), NOTHING)).set_index(
+        ["emergence_step", "step"]
+    )
+    for key, k, n in (((10, 20), 5, 5), ((10, 30), 5, 5), ((20, 30), 4, 7)):
+        row = curves.loc[key]
+        assert row["survival"] == k / n
+        np.testing.assert_allclose(row[["low", "high"]], np.clip(wilson(k, n), 0, 1), atol=1e-6)
+
+
+def test_a_neuron_stays_universal_until_it_falls_below_the_exit_threshold():
+    excess = np.array([[0.6, 0.45, 0.6, 0.45], [0.45, 0.45, 0.3, 0.6], [0.42, 0.6, 0.45, 0.39]]).T
+    threshold = np.full(excess.shape, 0.5)
+    expected = [[1, 1, 1, 1], [0, 0, 0, 1], [0, 1, 1, 0]]
+    np.testing.assert_array_equal(with_hysteresis(excess, threshold, 0.4), np.array(expected).T)
+    np.testing.assert_array_equal(with_hysteresis(excess, threshold, 0.5), excess > 0.5)
+    threshold[2] = np.inf  # of few tokens at the third step
+    assert not with_hysteresis(excess, threshold, 0.4)[2].any()
+
+
+def test_courses_follow_the_exit_threshold():
+    table = universality(["1011", "0100", "0010"]).assign(threshold=0.5)
+    noisy = np.array([[0.6, 0.47, 0.6, 0.6], [0.4, 0.6, 0.3, 0.4], [0.4, 0.4, 0.6, 0.45]])
+    table = table.assign(excess_corr=noisy.ravel())
+    plain = trajectories(table, NOTHING).drop_duplicates("neuron")
+    assert plain["label"].tolist() == ["transient", "transient", "transient"]
+    kept = trajectories(table, NOTHING, exit_threshold=0.44).drop_duplicates("neuron")
+    assert kept["label"].tolist() == ["maintained", "transient", "maintained"]
 
 
 def test_survival_is_the_product_of_kaplan_and_meier():

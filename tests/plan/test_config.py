@@ -145,7 +145,7 @@ def test_no_number_of_the_schema_is_unbounded_or_may_be_no_number():
             yield path, rules
 
     found = dict(numbers(yaml.safe_load(SCHEMA.read_text())))
-    assert len(found) == 31
+    assert len(found) == 32
     for path, rule in found.items():
         for bound in ("inimum", "aximum"):
             assert any(key.endswith(bound) for key in rule), path
@@ -270,6 +270,16 @@ def test_universal_by_q_value_takes_two_rotations():
     config["baseline"] = {"draws": 1}
     with pytest.raises(UserError, match="universality.criterion: q_value .* baseline.draws of 2"):
         resolve(config)
+
+
+def test_an_exit_threshold_is_at_most_that_of_excess_and_goes_with_no_other_criterion():
+    assert resolve(changed("persistence", {}))["persistence"]["exit_threshold"] is None
+    config = changed("persistence.exit_threshold", 0.45)
+    assert resolve(config)["persistence"]["exit_threshold"] == 0.45
+    with pytest.raises(UserError, match="exit_threshold: 0.45 is above .*excess_threshold .0.4"):
+        resolve({**config, "universality": {"excess_threshold": 0.4}})
+    with pytest.raises(UserError, match="exit_threshold: .* universality.criterion: q_value"):
+        resolve({**config, "universality": {"criterion": "q_value"}})
 
 
 def test_all_mistakes_are_listed_at_once():

@@ -188,6 +188,7 @@ def test_best_match_map_counts_the_last_step_without_dead_neurons():
 
 def test_persistence_map_is_the_mean_over_seeds_that_have_universal_neurons():
     row = {"layer": -1, "from_step": 1, "to_step": 2, "n_to": 4, "jaccard": 0.1, "p_value": 0.5}
+    row |= {"ceiling": 0.9, "matched_chance": np.nan, "matched_p_value": np.nan}
     table = pd.DataFrame(
         [
             {**row, "seed": "a", "n_from": 4, "n_both": 1, "persistence": 0.25, "chance": 0.1},
@@ -199,6 +200,23 @@ def test_persistence_map_is_the_mean_over_seeds_that_have_universal_neurons():
     observed, chance = (ax.images[0].get_array() for ax in panels)
     np.testing.assert_allclose(observed, [[0.625]])
     np.testing.assert_allclose(chance, [[0.15]])
+
+
+def test_persistence_is_drawn_beside_neurons_that_changed_as_much_and_its_ceiling(demo):
+    figure = drawn("persistence", demo)
+    titles = [ax.get_title() for ax in figure.axes[:3]]
+    assert titles == ["Observed", "Neurons that changed as much", "Ceiling: measured anew"]
+    np.testing.assert_allclose(figure.axes[2].images[0].get_array().compressed(), 0.9)
+    by_layer = drawn("persistence_layers", demo)
+    lines = [line.get_ydata() for line in by_layer.axes[0].lines]
+    assert any(len(y) and np.allclose(y, 0.9) for y in lines)
+    unknown = {
+        **demo,
+        "persistence": demo["persistence"].assign(ceiling=np.nan, matched_chance=np.nan),
+    }
+    assert [ax.get_title() for ax in drawn("persistence", unknown).axes[:2]] == [
+        *("Observed", "All neurons")
+    ]
 
 
 def test_ablation_panels_show_universal_and_controls(demo):

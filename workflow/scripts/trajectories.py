@@ -5,8 +5,10 @@ from universal_neurons.store.provenance import provenance
 from universal_neurons.store.tables import read_table, write_table
 
 with job(snakemake.log[0]):
-    columns = ["seed", "step", "layer", "neuron", "universal"]
-    universality = read_table(snakemake.input.universality, columns)
-    table = trajectories(universality, read_traces(snakemake.input.traces, snakemake.input.facts))
+    columns = ["seed", "step", "layer", "neuron", "universal", "excess_corr", "threshold"]
+    given, params = snakemake.input, snakemake.params
+    universality = read_table(given.universality, columns)
+    traces = read_traces(given.traces, given.facts)
+    table = trajectories(universality, traces, params.exit_threshold)
     about = provenance(snakemake.config, "persist")
-    write_table(snakemake.output[0], TRAJECTORIES, table, about, snakemake.params.seeds)
+    write_table(snakemake.output[0], TRAJECTORIES, table, about, params.seeds)

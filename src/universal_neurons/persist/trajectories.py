@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import CensoredData, ecdf
+from scipy.stats import binomtest
 
 from universal_neurons.errors import UserError
 from universal_neurons.models.facts import read_facts
@@ -20,6 +19,48 @@ from universal_neurons.store.tables import attributes_of, read_part
 LABELS = ("never", "emergent", "maintained", "transient", "lost")
 KEYS = ["seed", "layer", "neuron", "step"]
 NEXT = ("next_layer", "next_neuron", "next_corr", "self_corr")
+
+
+def leaving_threshold(
+    threshold: NDArray[np.float64], exit_threshold: float | None
+) -> NDArray[np.float64]:
+    """Excess correlation above which a neuron that is universal stays so.
+
+    The exit threshold, or the threshold itself without one; where the threshold is infinite nothing
+    is universal, and stays so.
+    """
+    if exit_threshold is None:
+        return threshold
+    return np.where(np.isinf(threshold), threshold, exit_threshold)
+
+
+def with_hysteresis(
+    excess: NDArray[np.float64], threshold: NDArray[np.float64], exit_threshold: float
+) -> NDArray[np.bool_]:
+    """Which neurons are universal when leaving takes more than falling below the threshold.
+
+    A neuron turns universal when its excess correlation is above the threshold, and is so until
+    the excess is not above the exit threshold: noise about a single threshold no longer counts as
+    loss and return.
+
+    Parameters
+    ----------
+    excess, threshold
+        Shape (steps, neurons), steps in order.
+    exit_threshold
+        At most the threshold.
+
+    Returns
+    -------
+    array
+        Shape (steps, neurons).
+    """
+    enters, stays = excess > threshold, excess > leaving_threshold(threshold, exit_threshold)
+    universal = np.empty(excess.shape, bool)
+    before = np.zeros(excess.shape[1], bool)
+    for t in range(len(excess)):
+        before = universal[t] = enters[t] | (stays[t] & before)
+    return universal
 
 
 def label(universal: NDArray[np.bool_]) -> NDArray[np.str_]:
@@ -58,29 +99,38 @@ def label(universal: NDArray[np.bool_]) -> NDArray[np.str_]:
     )
 
 
-def trajectories(universality: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+def trajectories(
+    universality: pd.DataFrame, traces: pd.DataFrame, exit_threshold: float | None = None
+) -> pd.DataFrame:
     """One row per seed, layer, neuron and step.
 
     Parameters
     ----------
     universality
-        Columns ``seed, step, layer, neuron, universal``; each seed has the same steps and neurons.
+        Columns ``seed, step, layer, neuron, universal``, with an exit threshold also
+        ``excess_corr, threshold``; each seed has the same steps and neurons.
     traces
         As `trace.trace` makes them, of any steps.
+    exit_threshold
+        Of `with_hysteresis`, if a neuron universal at a step is to stay so until then.
 
     Returns
     -------
     DataFrame
         `columns.persist.TRAJECTORIES`, sorted by seed, layer, neuron and step.
     """
-    table = universality[[*KEYS, "universal"]].sort_values(KEYS, ignore_index=True)
+    table = universality.sort_values(KEYS, ignore_index=True)
     parts = []
     for _, own in table.groupby("seed", sort=False, observed=True):
         steps = np.sort(own["step"].unique())
-        universal = own["universal"].to_numpy(bool).reshape(-1, len(steps)).T
+        universal = _by_step(own["universal"], steps).astype(bool)
+        if exit_threshold is not None:
+            excess, threshold = (_by_step(own[k], steps) for k in ("excess_corr", "threshold"))
+            universal = with_hysteresis(excess, threshold, exit_threshold)
         emergence = np.where(universal.any(0), steps[universal.argmax(0)], -1)
         parts.append(
-            own.assign(
+            own[KEYS].assign(
+                universal=universal.T.ravel(),
                 label=np.repeat(label(universal), len(steps)),
                 emergence_step=np.repeat(emergence, len(steps)),
             )
@@ -92,6 +142,11 @@ def trajectories(universality: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFra
     )
     places = {name: joined[name].fillna(-1).astype("int64") for name in NEXT[:2]}
     return joined.assign(**places)
+
+
+def _by_step(column: pd.Series, steps: NDArray[np.int64]) -> NDArray:
+    """A column sorted by neuron, then step, as an array of shape (steps, neurons)."""
+    return column.to_numpy().reshape(-1, len(steps)).T
 
 
 def read_traces(paths: Iterable[str | Path], facts: Iterable[str | Path] = ()) -> pd.DataFrame:
@@ -126,11 +181,11 @@ def read_traces(paths: Iterable[str | Path], facts: Iterable[str | Path] = ()) -
 
 
 def survival(trajectories: pd.DataFrame) -> pd.DataFrame:
-    """Kaplan–Meier curves of staying universal, by emergence step.
+    """Share of the neurons that emerged at a step and have been universal ever since.
 
-    The event is the first step at which a neuron that has emerged is no longer universal, whether
-    it comes back or not; a neuron universal throughout is censored at the last step. All seeds and
-    layers are pooled. Times are the saved steps: when between two of them it happens is not known.
+    All seeds and layers are pooled. Every neuron is followed to the last step, so the share is a
+    plain proportion, which Kaplan and Meier's estimate equals here. Times are the saved steps: when
+    between two of them a neuron is lost is not known.
 
     Parameters
     ----------
@@ -141,10 +196,9 @@ def survival(trajectories: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row per ``emergence_step`` before the last and ``step`` from it on: ``n`` (neurons of
-        the cohort), ``survival``, ``low``, ``high`` (95 %, Greenwood's variance on the log-log
-        scale, NaN where all or none are left; they treat neurons as independent) and
-        ``chance``: the survival expected if at every later step as many neurons of each seed and
-        layer as are universal were drawn at random.
+        the cohort), ``survival``, ``low``, ``high`` (95 %, Wilson 1927; they treat neurons as
+        independent) and ``chance``: the survival expected if at every later step as many neurons
+        of each seed and layer as are universal were drawn at random.
     """
     steps = np.sort(trajectories["step"].unique())
     columns = ["emergence_step", "step", "n", "survival", "low", "high", "chance"]
@@ -156,18 +210,13 @@ def survival(trajectories: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for i, start in enumerate(steps[:-1]):
         cohort = emergence == start
-        if not cohort.any():
+        n = int(cohort.sum())
+        if not n:
             continue
-        after = universal[cohort, i + 1 :]
-        ended = ~after.all(1)
-        time = np.where(ended, (~after).argmax(1) + 1, after.shape[1])
-        data = CensoredData(uncensored=time[ended], right=time[~ended])
-        curve = ecdf(data).sf
-        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-            band = curve.confidence_interval(method="log-log")  # NaN where all or none are left
+        lasting_to = np.logical_and.accumulate(universal[cohort, i + 1 :], 1).sum(0)
         by_chance = share[cohort, i + 1 :].cumprod(1).mean(0)
-        rows.append((start, start, cohort.sum(), 1.0, 1.0, 1.0, 1.0))
-        for k in range(1, after.shape[1] + 1):
-            values = [float(f.evaluate(k)) for f in (curve, band.low, band.high)]
-            rows.append((start, steps[i + k], cohort.sum(), *values, by_chance[k - 1]))
+        rows.append((start, start, n, 1.0, 1.0, 1.0, 1.0))
+        for step, k, chance in zip(steps[i + 1 :], lasting_to.tolist(), by_chance, strict=True):
+            band = binomtest(k, n).proportion_ci(method="wilson")
+            rows.append((start, step, n, k / n, band.low, band.high, chance))
     return pd.DataFrame(rows, columns=columns)

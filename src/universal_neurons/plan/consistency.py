@@ -37,6 +37,24 @@ def problems(config: Mapping[str, Any]) -> Iterator[str]:
             "universality.criterion: q_value holds rotations against each other and needs "
             "baseline.draws of 2 or more"
         )
+    yield from _leaving(config["persistence"]["exit_threshold"], config["universality"])
+
+
+def _leaving(exit_threshold: float | None, universality: Mapping[str, Any]) -> Iterator[str]:
+    if exit_threshold is None:
+        return
+    if universality["criterion"] != "excess":
+        yield (
+            "persistence.exit_threshold: is an excess correlation and can't be used with "
+            f"universality.criterion: {universality['criterion']}, whose thresholds follow from "
+            "the null of each step, seed and layer; use null, or criterion: excess"
+        )
+    elif exit_threshold > universality["excess_threshold"]:
+        yield (
+            f"persistence.exit_threshold: {exit_threshold:g} is above "
+            f"universality.excess_threshold ({universality['excess_threshold']:g}); a neuron would "
+            "leave before it enters"
+        )
 
 
 def _models(models: Mapping[str, Any]) -> Iterator[str]:

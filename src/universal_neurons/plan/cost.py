@@ -120,7 +120,7 @@ FIXED = {
     "corpus": Fixed(4000, 240, 2),
     "selection": Fixed(1000, 5),
     "score": Fixed(4000, 60),
-    "persistence": Fixed(4000, 30),
+    "persistence": Fixed(8000, 60),
     "trajectories": Fixed(8000, 30),
     "concatenate": Fixed(4000, 30),
     "concatenate_ablation": Fixed(2000, 30),

@@ -122,6 +122,7 @@ class Persistence:
     """Section ``persistence``."""
 
     trace_tokens: int
+    exit_threshold: float | None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.summaries import consecutive
+from universal_neurons.report.lasting import consecutive
 from universal_neurons.report.words import NOT_ABLATED, ShortTable, number, out_of, percent, plural
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
@@ -61,24 +61,23 @@ def _found_rise(findings: Findings) -> str:
 
 
 def _found_persistence(findings: Findings) -> str:
-    persistence = findings.tables["persistence"]
-    if persistence.empty:
+    if findings.tables["persistence"].empty:
         return f"{UNKNOWN}: one step only"
-    single = persistence["q_value"].dropna()
     judged = consecutive(findings.overlaps)[lambda table: table["n_from"] > 0]
     if judged.empty:
         return f"{UNKNOWN}: no neuron is universal before the last step"
     row = judged.iloc[-1]
     text = (
         f"{percent(row['pooled'])} from step {int(row['from_step']):,} to "
-        f"{int(row['to_step']):,}, {percent(row['pooled_chance'])} by chance"
+        f"{int(row['to_step']):,} (ceiling {percent(row['pooled_ceiling'])}), "
+        f"{percent(row['pooled_chance'])} by chance"
     )
+    if not row["matched"]:
+        return f"{text}, of any neurons: none were traced"
+    found = f"p < 0.05 in {out_of(row['n_significant'], row['n_seeds'])} seeds"
     if row["n_significant"] == 0:
-        text += ": not distinguishable from chance"
-    if len(single):
-        passing = int((single < 0.05).sum())
-        text += f"; {out_of(passing, len(single))} overlaps of single layers have q < 0.05"
-    return text
+        found = "not distinguishable from chance"
+    return f"{text} among neurons that changed as much: {found}"
 
 
 def _found_persistent_layers(findings: Findings) -> str:

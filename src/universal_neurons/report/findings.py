@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from universal_neurons.report import contrasts, summaries
+from universal_neurons.report import contrasts, lasting, summaries
 from universal_neurons.report.results import Tables
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.store.columns.declare import ALL_LAYERS
@@ -87,20 +87,20 @@ class Findings:
 
     @cached_property
     def persistence(self) -> pd.DataFrame:
-        """See `summaries.persistence_over_seeds`."""
-        return summaries.persistence_over_seeds(self.tables["persistence"])
+        """See `lasting.persistence_over_seeds`."""
+        return lasting.persistence_over_seeds(self.tables["persistence"])
 
     @cached_property
     def overlaps(self) -> pd.DataFrame:
         """The persistence of all layers together."""
         table = self.tables["persistence"]
         # Of their own rows: among those of other layers pandas adds up a group to another last bit.
-        return summaries.persistence_over_seeds(table[table["layer"] == ALL_LAYERS])
+        return lasting.persistence_over_seeds(table[table["layer"] == ALL_LAYERS])
 
     @cached_property
     def moves(self) -> pd.DataFrame:
-        """See `summaries.moves`."""
-        return summaries.moves(self.tables["trajectories"])
+        """See `lasting.moves`."""
+        return lasting.moves(self.tables["trajectories"])
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from universal_neurons.persist.trajectories import LABELS
 from universal_neurons.report.ablation import on_interventions
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
-from universal_neurons.report.summaries import consecutive
+from universal_neurons.report.persistence import on_courses, on_persistence
 from universal_neurons.report.words import (
-    NOT_TRACED,
     NULLS,
     count_seeds,
     criterion_met,
@@ -25,12 +23,9 @@ from universal_neurons.report.words import (
     listed,
     number,
     out_of,
-    p_value,
     percent,
     plural,
     pooled_over,
-    share_range,
-    times,
 )
 from universal_neurons.score.fractions import LEAST_SEEDS
 from universal_neurons.score.token_budget import ENOUGH
@@ -61,8 +56,8 @@ def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
         "Against the nulls": _on_nulls(findings, stored),
         "Token noise": _on_budget(findings),
         "Groups": _on_groups(findings),
-        "Persistence": _on_persistence(findings),
-        "Courses of neurons": _on_courses(findings),
+        "Persistence": on_persistence(findings, config),
+        "Courses of neurons": on_courses(findings),
         **on_interventions(findings),
         "Held-out loss": _on_loss(findings),
     }
@@ -259,80 +254,6 @@ def _on_groups(findings: Findings) -> str:
             f"{percent(share)} of the {int(cases.sum()):,} cases."
         )
     return text
-
-
-def _on_persistence(findings: Findings) -> str:
-    if findings.tables["persistence"].empty:
-        return "Persistence needs at least two steps; this run has one."
-    overall = findings.overlaps
-    judged = overall[overall["n_from"] > 0]
-    if judged.empty:
-        return "There is no persistence to judge: no neuron is universal before the last step."
-    step_by_step = consecutive(overall)
-    recent = step_by_step[step_by_step["n_from"] > 0]
-    sentences = [_overlap(recent.iloc[-1])] if len(recent) else []
-    longest = judged[judged["to_step"] == judged["to_step"].max()].iloc[0]
-    if recent.empty or longest["from_step"] != recent.iloc[-1]["from_step"]:
-        sentences.append(_overlap(longest))
-    return " ".join(sentences)
-
-
-def _overlap(row: pd.Series) -> str:
-    n, significant = int(row["n_seeds"]), int(row["n_significant"])
-    seeds = pooled_over(n, row["lowest"], row["highest"])
-    text = (
-        f"Of the neurons universal at step {int(row['from_step']):,}, {percent(row['pooled'])} "
-        f"({out_of(row['n_both'], row['n_from'])}, {seeds}) are universal at step "
-        f"{int(row['to_step']):,}; {percent(row['pooled_chance'])} would be by chance"
-    )
-    few = " These are few neurons." if row["n_from"] < 20 else ""
-    if row["pooled"] <= row["pooled_chance"]:
-        return f"{text}, so they persist no more than chance would have it.{few}"
-    text += f", so they persist {times(row['pooled'] / row['pooled_chance'])} as often.{few}"
-    if significant == n:
-        where = f" in each of {n} seeds" if n > 1 else ""
-        return (
-            f"{text} An overlap as large or larger would be unlikely by chance{where} "
-            f"(hypergeometric test, {'largest ' if n > 1 else ''}p {p_value(row['p_max'])})."
-        )
-    return (
-        f"{text} Seed by seed, so large an overlap would be unlikely by chance (p < 0.05, "
-        f"hypergeometric test) in {significant} of {n}."
-    )
-
-
-def _on_courses(findings: Findings) -> str:
-    """What becomes of neurons, and whether their functions stay at their index."""
-    trajectories = findings.tables["trajectories"]
-    if trajectories["step"].nunique() == 1:
-        return "Courses need at least two steps; this run has one."
-    neurons = trajectories[trajectories["step"] == trajectories["step"].max()]
-    counts = neurons["label"].value_counts().reindex(LABELS, fill_value=0)
-    named = [f"{counts[name]:,} {name}" for name in LABELS[1:]]
-    ever = len(neurons) - counts["never"]
-    sentences = [
-        f"{out_of(ever, len(neurons))} neurons ({percent(ever / len(neurons))}) are universal at "
-        f"some step: {listed(named)}."
-    ]
-    table = findings.moves
-    if table.empty:
-        sentences.append(f"{NOT_TRACED}.")
-    last = table[table["step"] == table["step"].max()].set_index("universal")
-    if True in last.index:
-        own = last.loc[True]
-        sentences.append(
-            f"Of the neurons universal at step {int(own['step']):,}, {percent(own['stayed'])} "
-            f"({share_range(own['lowest'], own['highest'])} in single seeds) are their own best "
-            f"match in the same seed at the next step, against {percent(own['chance'])} by chance; "
-            f"their median correlation with themselves is {number(own['self_corr'], 2)}."
-        )
-    if {True, False} <= set(last.index):
-        other = last.loc[False]
-        sentences.append(
-            f"Of the other neurons it is {percent(other['stayed'])}, with a median of "
-            f"{number(other['self_corr'], 2)}."
-        )
-    return " ".join(sentences)
 
 
 def _on_loss(findings: Findings) -> str:

@@ -40,7 +40,8 @@ COLUMNS = {
     "fractions": ["step", "seed", "layer", "mean_fraction", "se", "low", "high"],
     "persistence": [
         *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
-        *("persistence", "jaccard", "chance", "p_value", "odds_ratio", "q_value"),
+        *("persistence", "jaccard", "ceiling", "chance", "p_value", "odds_ratio", "q_value"),
+        *("matched_chance", "matched_p_value"),
     ],
     "ablation": [
         *("step", "seed", "layer", "kind", "neuron_set", "draw", "n_neurons"),

@@ -9,7 +9,8 @@ import pandas as pd
 
 from universal_neurons.report.claims import claims_table
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.summaries import agreement, chance_curve, consecutive
+from universal_neurons.report.lasting import consecutive
+from universal_neurons.report.summaries import agreement, chance_curve
 from universal_neurons.report.top import top_table
 from universal_neurons.report.words import (
     NULLS,
@@ -155,7 +156,8 @@ def _persistence_table(findings: Findings) -> ShortTable:
     title = "Persistence, all layers"
     note = (
         "Each step to the next, and to the last; pooled over seeds with universal neurons at the "
-        "earlier step."
+        "earlier step. Ceiling: expected at that step itself if it were measured anew. By chance: "
+        "among neurons of the same layer that changed as much, where neurons were traced."
     )
     if findings.tables["persistence"].empty:
         return ShortTable(title, note, [])
@@ -170,6 +172,7 @@ def _persistence_table(findings: Findings) -> ShortTable:
             "universal before": f"{row['n_from']:,}",
             "at both": f"{row['n_both']:,}",
             "persistence": percent(row["pooled"]),
+            "ceiling": percent(row["pooled_ceiling"]),
             "by chance": percent(row["pooled_chance"]),
             "largest p": "–" if pd.isna(row["p_max"]) else p_number(row["p_max"]),
         }

@@ -29,24 +29,28 @@ from universal_neurons.report.figures.style import (
     step_label,
 )
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.summaries import consecutive, emerged
+from universal_neurons.report.lasting import consecutive, emerged
 from universal_neurons.report.words import NOT_TRACED
 
 
 def persistence(findings: Findings) -> Figure:
-    """Share of the universal neurons of one step that still are at a later one, next to chance."""
+    """Share of a step's universal neurons that are so at a later one, with ceiling and chance."""
     summary = findings.overlaps
     if not summary["n_from"].sum():
         return message(_no_persistence(summary))
     steps = np.unique(summary[["from_step", "to_step"]].to_numpy(dtype="int64")).tolist()
     n = len(steps)
     side = min(4.6, max(2.3, 1.1 + 0.42 * n))
-    figure = Figure(figsize=(2 * side + 1.4, side + 0.3), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    # One colour scale for both, or the eye would compare unlike colours.
-    for ax, column, title in zip(
-        axes, ("persistence", "chance"), ("Observed", "Expected by chance"), strict=True
-    ):
+    panels = {
+        "persistence": "Observed",
+        "chance": "Neurons that changed as much" if summary["matched"].all() else "All neurons",
+    }
+    if summary["ceiling"].notna().any():
+        panels["ceiling"] = "Ceiling: measured anew"
+    figure = Figure(figsize=(len(panels) * side + 1.4, side + 0.3), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True)
+    # One colour scale for all, or the eye would compare unlike colours.
+    for ax, (column, title) in zip(axes, panels.items(), strict=True):
         grid = summary.pivot(index="from_step", columns="to_step", values=column)
         grid = grid.reindex(index=steps[:-1], columns=steps[1:])
         absent = np.subtract.outer(np.arange(n - 1), np.arange(n - 1)) > 0
@@ -60,12 +64,12 @@ def persistence(findings: Findings) -> Figure:
         )
         ax.set(title=title, xlabel="to step")
     axes[0].set_ylabel("from step")
-    percent_bar(figure, image, axes, "still universal")
+    percent_bar(figure, image, axes, "universal at the later step")
     return figure
 
 
 def persistence_layers(findings: Findings) -> Figure:
-    """Persistence from each step to the next against chance, per layer."""
+    """Persistence from each step to the next against its ceiling and chance, per layer."""
     summary = consecutive(findings.persistence)
     if not summary["n_from"].sum():
         return message(_no_persistence(summary))
@@ -77,6 +81,7 @@ def persistence_layers(findings: Findings) -> Figure:
             rows["to_step"], rows["lowest"], rows["highest"], color=VERMILLION, alpha=0.18, lw=0
         )
         ax.plot(rows["to_step"], rows["persistence"], color=VERMILLION, marker="o", ms=3)
+        ax.plot(rows["to_step"], rows["ceiling"], color=BLACK, ls=":", lw=1.2, marker=".", ms=4)
         ax.plot(rows["to_step"], rows["chance"], color=BLUE, ls="--", lw=1.2, marker=".", ms=4)
         ax.set_ylim(-0.03, 1.03)
         step_axis(ax, steps, label=None)
@@ -84,12 +89,13 @@ def persistence_layers(findings: Findings) -> Figure:
         if not rows["n_from"].sum():
             say(ax, "none universal")
     common_labels(figure, "to step (from the step before)", "still universal")
-    figure_key(figure, {"observed": (VERMILLION, "-"), "expected by chance": (BLUE, "--")})
+    lines = {"observed": (VERMILLION, "-"), "ceiling": (BLACK, ":")}
+    figure_key(figure, {**lines, "expected by chance": (BLUE, "--")})
     return figure
 
 
 def survival(findings: Findings) -> Figure:
-    """Kaplan–Meier curves of staying universal, one per emergence step, beside chance."""
+    """Curves of staying universal, one per emergence step, beside chance."""
     trajectories = findings.tables["trajectories"]
     curves = survival_curves(trajectories)
     if curves.empty:

@@ -8,7 +8,6 @@ from universal_neurons.store.columns.declare import (
     NEURON,
     SEED,
     STEP,
-    UNIVERSAL,
     WIDE_LAYER,
     WIDE_NEURON,
     Column,
@@ -40,6 +39,13 @@ PERSISTENCE = Table(
             nullable=True,
         ),
         Column(
+            *("ceiling", "float64", "share"),
+            "Of the universal neurons at the earlier step, those expected to be so again if that "
+            "step were measured anew with the noise of `excess_se`; null if `n_from` is 0 or "
+            "activations were not stored.",
+            nullable=True,
+        ),
+        Column(
             *("chance", "float64", "share"),
             "`n_to` of all neurons: the persistence expected of a random set.",
         ),
@@ -59,6 +65,19 @@ PERSISTENCE = Table(
             *("q_value", "float64", "probability"),
             "`p_value` as a false discovery rate (Benjamini–Hochberg) over all single layers of "
             "the table; null for all layers, and where `p_value` is.",
+            nullable=True,
+        ),
+        Column(
+            *("matched_chance", "float64", "share"),
+            "The persistence expected if the neurons universal at the later step were drawn at "
+            "random among neurons of the same layer that changed as much (groups of about 20 by "
+            "`self_corr`); null if `n_from` is 0 or neurons were not traced.",
+            nullable=True,
+        ),
+        Column(
+            *("matched_p_value", "float64", "probability"),
+            "Of such draws, those with as large an overlap (exact); null where `matched_chance` "
+            "is.",
             nullable=True,
         ),
     ),
@@ -93,7 +112,11 @@ TRAJECTORIES = Table(
     "What becomes of every neuron over the steps.",
     (SEED, LAYER, NEURON, STEP),
     (
-        UNIVERSAL,
+        Column(
+            *("universal", "bool", ""),
+            "As in `universality`; with `persistence.exit_threshold`, a neuron once universal "
+            "stays so until its excess correlation is not above that.",
+        ),
         Column(
             *("label", "text", ""),
             "Course over all steps: `never` universal; `emergent` at the last step only; "
