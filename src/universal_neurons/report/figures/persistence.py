@@ -64,7 +64,7 @@ def persistence(findings: Findings) -> Figure:
         )
         ax.set(title=title, xlabel="to step")
     axes[0].set_ylabel("from step")
-    percent_bar(figure, image, axes, "universal at the later step")
+    percent_bar(figure, image, axes, "universal")
     return figure
 
 
