@@ -29,7 +29,7 @@ def calibrated(tmp_path):
     def codes(ids, calibration_tokens):
         np.save(tmp_path / "tokens.npy", ids)
         about = describe(tmp_path / "tokens.npy", None, "tokens")
-        (tmp_path / "corpus.json").write_text(json.dumps({**about, "subsets": []}))
+        (tmp_path / "corpus.json").write_text(json.dumps({**about, "subsets": [], "edges": None}))
         sizes = {"tokens": SCORED * CONTEXT, "heldout_tokens": HELD_OUT * CONTEXT}
         config = resolve(
             {

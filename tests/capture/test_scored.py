@@ -23,7 +23,7 @@ def fix(where, n_scored):
     # Held-out ones do not count.
     tokens[40:] = 5
     np.save(where / "tokens.npy", tokens)
-    about = describe(where / "tokens.npy", None, "tokens") | {"subsets": []}
+    about = describe(where / "tokens.npy", None, "tokens") | {"subsets": [], "edges": None}
     (where / "corpus.json").write_text(json.dumps(about))
     gpt2(0).module.save_pretrained(where / "model")
     cell = Cell(

@@ -89,7 +89,9 @@ def test_the_bundled_text_without_its_package_names_the_extra(monkeypatch):
 def tokenised(tmp_path, tokenizer, texts, length=4, seed=0):
     out = tmp_path / f"{seed}.npy"
     documents = map(text_module.Document, texts)
-    assert not tokens_module.tokenise({None: documents}, tokenizer, length, seed=seed, out=out)
+    files = {"out": out, "clusters": tmp_path / "clusters.npy"}
+    names, _ = tokens_module.tokenise({None: documents}, tokenizer, length, seed=seed, **files)
+    assert not names
     ids = np.load(out)
     assert ids.shape[1] == length
     return ids
@@ -97,10 +99,14 @@ def tokenised(tmp_path, tokenizer, texts, length=4, seed=0):
 
 def test_documents_are_joined_and_cut_without_padding(tmp_path, gpt2_tokenizer):
     texts = TEXTS * 100
-    stream = []
+    expected, stream = [], []
     for text in texts:
         stream += [*gpt2_tokenizer.encode(text), 50256]
-    expected = np.array(stream[: len(stream) // 4 * 4]).reshape(-1, 4)
+        # Short documents are joined to 8 sequences or more; what is left of these is dropped.
+        if len(stream) >= 8 * 4:
+            expected += [stream[i : i + 4] for i in range(0, len(stream) - 3, 4)]
+            stream = []
+    expected = np.array(expected + [stream[i : i + 4] for i in range(0, len(stream) - 3, 4)])
     found = tokenised(tmp_path, gpt2_tokenizer, texts)
     assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
     assert not np.array_equal(found, expected), "the sequences are shuffled"
@@ -130,9 +136,12 @@ def test_no_more_documents_are_read_than_enough(tmp_path, gpt2_tokenizer):
     out = tmp_path / "ids.npy"
     # A document has 7 tokens with its end; they are tokenised by the batch.
     enough = 7 * tokens_module.BATCH + 1
-    tokens_module.tokenise({None: endless()}, gpt2_tokenizer, 10, seed=0, out=out, enough=enough)
+    files = {"out": out, "clusters": tmp_path / "clusters.npy"}
+    tokens_module.tokenise({None: endless()}, gpt2_tokenizer, 10, seed=0, enough=enough, **files)
     assert len(read) == 2 * tokens_module.BATCH
-    assert len(np.load(out)) == 2 * 7 * tokens_module.BATCH // 10
+    # Twelve documents of 84 tokens fill 8 sequences.
+    clusters, rest = divmod(2 * tokens_module.BATCH, 12)
+    assert len(np.load(out)) == clusters * 8 + rest * 7 // 10
 
 
 def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
@@ -154,7 +163,7 @@ def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
 
 
 def about(n, length=10, source="text"):
-    return {"n_sequences": n, "context_length": length, "source": source}
+    return {"n_sequences": n, "context_length": length, "source": source, "edges": None}
 
 
 @given(

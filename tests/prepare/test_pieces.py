@@ -118,7 +118,7 @@ def test_a_file_in_parts_is_the_corpus_of_its_whole_text(tokenizers, tmp_path, m
         monkeypatch.setattr(text_module, "PART", part)
         made.append(tmp_path / f"{name}.npy")
         given = {None: documents([tmp_path / name])}
-        tokenise(given, tokenizers["GPT-2"], 32, seed=0, out=made[-1])
+        tokenise(given, tokenizers["GPT-2"], 32, seed=0, out=made[-1], clusters=tmp_path / "c.npy")
     np.testing.assert_array_equal(*map(np.load, made))
 
 
@@ -141,7 +141,8 @@ where, name = Path(sys.argv[1]), sys.argv[2]
 tokenizer = load_tokenizer(where)
 def make(name):
     documents = text.documents([where / name])
-    tokens.tokenise({None: documents}, tokenizer, 64, seed=0, out=where / "ids.npy")
+    files = {"out": where / "ids.npy", "clusters": where / "clusters.npy"}
+    tokens.tokenise({None: documents}, tokenizer, 64, seed=0, **files)
 make("small.txt")
 """
 

@@ -39,7 +39,7 @@ def read_activations(stores):
 
 def test_the_influence_of_a_group_is_what_the_correlation_changes_without_it(pair):
     stores, about, matches = pair
-    found = influence.influence(stores, about, matches, 16)
+    found = influence.influence(stores, about, matches, np.arange(96), 16)
     sequence = np.concatenate([s.token_index() for s in stores["a"]]) // 16
     group = influence.deal(sequence, influence.GROUPS)
     values = {seed: read_activations(own) for seed, own in stores.items()}
@@ -59,17 +59,35 @@ def test_a_dead_neuron_has_no_influence(pair):
     dead = deepcopy(dead)
     dead.clear(np.arange(80) == 0)
     about["a"].factor[0] = 0
-    found = influence.influence(stores, about, {("a", "b"): dead}, 16)["a", "b"]
+    found = influence.influence(stores, about, {("a", "b"): dead}, np.arange(96), 16)["a", "b"]
     assert (found[:, 0] == 0).all()
     assert (found[:, 1:].std(0) > 0).all()
 
 
-def test_a_sequence_is_never_split_between_groups_and_groups_are_about_equal():
-    sequence = np.repeat(np.arange(200), 16)
-    group = influence.deal(sequence, 64)
-    assert (group.reshape(200, 16) == group.reshape(200, 16)[:, :1]).all()
-    assert set(np.bincount(group[::16])) == {3, 4}
-    assert influence.deal(np.repeat([5, 9], 3), 64).max() == 1, "fewer sequences than groups"
+def test_a_document_is_never_split_between_groups_and_groups_are_about_equal():
+    cluster = np.random.default_rng(0).permutation(np.repeat(np.arange(200), 5)).repeat(16)
+    group = influence.deal(cluster, 64)
+    assert all(len(set(group[cluster == c])) == 1 for c in range(200))
+    assert set(np.bincount(group) // 80) == {3, 4}
+    assert influence.deal(np.repeat([5, 9], 3), 64).max() == 1, "fewer documents than groups"
+
+
+def test_groups_of_a_corpus_are_groups_of_its_documents(pair):
+    """Influences by document are sums of those by sequence."""
+    stores, about, matches = pair
+    cluster = np.random.default_rng(0).permutation(np.repeat(np.arange(12), 8))
+    found = influence.influence(stores, about, matches, cluster, 16)["a", "b"]
+    sequence = np.concatenate([s.token_index() for s in stores["a"]]) // 16
+    one = matches["a", "b"]
+    z, other = (
+        (x - x.mean(0)) / x.std(0) for x in (read_activations(stores[seed]) for seed in "ab")
+    )
+    other = other[:, one.index]
+    parts = (z * other - one.best * (z**2 + other**2) / 2) / len(z)
+    by_document = np.stack([parts[cluster[sequence] == c].sum(0) for c in range(12)])
+    by_document -= by_document.mean(0)
+    group = influence.deal(np.arange(12), 64)
+    np.testing.assert_allclose(found[group], by_document, atol=1e-3)
 
 
 class Stored:
@@ -116,7 +134,7 @@ def planted(rng, seeds=2):
     return [np.sqrt(TRUE) * shared + np.sqrt(1 - TRUE) * slow(shape) for _ in range(seeds)]
 
 
-def found_in(models):
+def found_in(models, clusters=range(SEQUENCES)):
     """Matches of every neuron with its own counterpart, and their influences."""
     names = [str(i) for i in range(len(models))]
     stores = {n: [Stored(m, CONTEXT)] for n, m in zip(names, models, strict=True)}
@@ -129,7 +147,7 @@ def found_in(models):
                 corr = np.array([np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(N)])
                 matches[a, b] = Matches.nothing(N, 1)
                 matches[a, b].take_pairs(index, index, corr)
-    return matches, influence.influence(stores, about, matches, CONTEXT)
+    return matches, influence.influence(stores, about, matches, np.asarray(clusters), CONTEXT)
 
 
 def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():
@@ -146,6 +164,29 @@ def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():
     assert 0.90 < np.mean(covered) < 0.99
     assert 0.90 < np.mean(covered_mean) < 0.99
     assert np.mean(naive) < 0.85, "tokens taken for independent would not do"
+
+
+@pytest.mark.parametrize("runs", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_intervals_cover_the_planted_truth_by_documents_but_not_by_sequences(runs):
+    """Half of every variance is a document's: its eight sequences, apart in the order, are alike."""
+    rng = np.random.default_rng(3)
+    covered = {"documents": [], "sequences": []}
+    for _ in range(runs):
+        document = rng.permutation(np.arange(2 * SEQUENCES) // 8)
+
+        def part(document=document):
+            of_documents = rng.normal(size=(2 * SEQUENCES // 8, N))[document.repeat(CONTEXT)]
+            tokens = rng.normal(size=(2 * SEQUENCES * CONTEXT, N))
+            return np.sqrt(0.5) * (of_documents + tokens)
+
+        shared = part()
+        models = [np.sqrt(TRUE) * shared + np.sqrt(1 - TRUE) * part() for _ in range(2)]
+        for groups, clusters in (("documents", document), ("sequences", range(2 * SEQUENCES))):
+            matches, found = found_in(models, clusters)
+            se = fractions.standard_error(found["0", "1"])
+            covered[groups].append(abs(matches["0", "1"].best - TRUE) < 1.96 * se)
+    assert 0.93 <= np.mean(covered["documents"]) <= 0.97
+    assert np.mean(covered["sequences"]) < 0.9
 
 
 def orthogonal(rng):

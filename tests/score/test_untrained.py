@@ -41,7 +41,7 @@ def scores(model, room, tokens):
     rotations = room / "any/rotations.zarr"
     np.save(room / "tokens.npy", tokens)
     about = describe(room / "tokens.npy", None, "tokens")
-    write_json(room / "corpus.json", {**about, "subsets": []})
+    write_json(room / "corpus.json", {**about, "subsets": [], "edges": None})
     return untrained.untrained_scores(
         model,
         Corpus(room / "tokens.npy", room / "corpus.json"),

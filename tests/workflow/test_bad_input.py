@@ -274,8 +274,9 @@ def test_a_parquet_file_without_the_column_is_named(tmp_path):
 def test_an_empty_corpus_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("")
     texts = {None: text_module.documents([tmp_path / "a.txt"])}
+    files = {"out": tmp_path / "tokens.npy", "clusters": tmp_path / "clusters.npy"}
     with pytest.raises(UserError, match="corpus.path: the corpus has 1 tokens, fewer than one"):
-        tokens_module.tokenise(texts, tokenizer(["a"]), 16, seed=0, out=tmp_path / "tokens.npy")
+        tokens_module.tokenise(texts, tokenizer(["a"]), 16, seed=0, **files)
     with pytest.raises(UserError, match="corpus.path: no file matches"):
         text_module.text_files("text", str(tmp_path / "none/*.txt"))
 

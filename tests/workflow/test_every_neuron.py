@@ -234,9 +234,9 @@ def test_permuted_correlations_stay_correlations(shards):
 def test_influences_see_escapes(shards, matches, activations):
     """Over all groups they add up to nothing, and their size is that of float64's."""
     captured = {name: stores(shards, name) for name in NAMES}
-    found = influence.influence(
-        captured, {name: neurons(shards[name]) for name in NAMES}, matches, planted.CONTEXT
-    )
+    statistics = {name: neurons(shards[name]) for name in NAMES}
+    sequences = np.arange(planted.N_TOKENS // planted.CONTEXT + 1)
+    found = influence.influence(captured, statistics, matches, sequences, planted.CONTEXT)
     z, other = (standardised(activations[name]) for name in NAMES)
     other = other[:, matches[NAMES].index]
     contributions = z * other - matches[NAMES].best * (z**2 + other**2) / 2

@@ -91,6 +91,7 @@ rule corpus:
     output:
         **CORPUS_SUBSETS,
         tokens=f"{CORPUS}/tokens.npy",
+        clusters=f"{CORPUS}/clusters.npy",
         about=f"{CORPUS}/corpus.json",
     log:
         log_of("corpus"),

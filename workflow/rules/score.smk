@@ -10,6 +10,7 @@ rule influence:
             MOMENTS, shard=GRID.shards, seed=GRID.by_name, step=wildcards.step
         ),
         calibration=expand(CALIBRATION, seed=GRID.by_name, allow_missing=True),
+        clusters=f"{CORPUS}/clusters.npy",
     output:
         directory(INFLUENCE),
     log:

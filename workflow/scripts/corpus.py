@@ -8,5 +8,6 @@ from universal_neurons.store.files import write_json
 with job(snakemake.log[0]):
     directory = Path(*snakemake.input.tokenizer or [tokenizer_directory(snakemake.config)])
     made = snakemake.output
-    about = corpus.make(snakemake.params.corpus, directory, made.tokens, made.get("subsets"))
+    files = made.tokens, made.clusters, made.get("subsets")
+    about = corpus.make(snakemake.params.corpus, directory, *files)
     write_json(made.about, about)

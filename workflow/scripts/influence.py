@@ -7,4 +7,5 @@ with job(snakemake.log[0]):
     given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
     models = Captured.of_seeds(params.seeds, given.moments, given.calibration, given.activations)
     about = provenance(snakemake.config, "influence")
-    influence_of_step(models, given.matches, params.context_length, path=path, attributes=about)
+    corpus = given.clusters, params.context_length
+    influence_of_step(models, given.matches, *corpus, path=path, attributes=about)

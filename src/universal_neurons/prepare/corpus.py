@@ -1,9 +1,10 @@
 """From text to token sequences: read, tokenise, cut, shuffle, and choose what is scored.
 
 Documents are joined with the end-of-text token and cut into whole sequences, so no position is
-padding. One seeded permutation of all sequences makes the choice nested: the scored sequences are
-taken from the front and the held-out ones from the back, so asking for more tokens keeps the
-earlier ones.
+padding. One seeded order of all sequences makes the choice nested: the scored sequences are taken
+from the front and the held-out ones from the back, so asking for more tokens keeps the earlier
+ones. The order has places that no document lies on both sides of, and one of them parts scored and
+held-out sequences.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import datasets
+from universal_neurons.prepare.clusters import TRAINING_SHARE, write_clusters
 from universal_neurons.prepare.records import subset_of
 from universal_neurons.prepare.text import (
     Document,
@@ -25,10 +29,6 @@ from universal_neurons.prepare.text import (
 )
 from universal_neurons.prepare.tokenizer import load_tokenizer, require_tokenizer
 from universal_neurons.prepare.tokens import copy_token_ids, describe, load_token_ids, tokenise
-
-# Training (models.source: train) sees the first sequences of the shuffled corpus only, whatever
-# the configuration asks to score, so that held-out sequences, taken from the back, are unseen.
-TRAINING_SHARE = 0.9
 
 # Correlations over fewer scored tokens say nothing: their baseline is as large as they are.
 LEAST_TOKENS = 100
@@ -117,7 +117,8 @@ def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["source"] != "hub":
         return {key: config[key] for key in keys}
     keys += ["dataset", "name", "revision", "split", "shuffle_buffer"]
-    enough = config["stream_tokens"] or config["tokens"] + config["heldout_tokens"]
+    # A quarter more: documents of which some text is held out are not scored.
+    enough = config["stream_tokens"] or 5 * (config["tokens"] + config["heldout_tokens"]) // 4
     return {**{key: config[key] for key in keys}, "stream_tokens": enough}
 
 
@@ -125,6 +126,7 @@ def make(
     options: Mapping[str, Any],
     directory: Path,
     out: str | Path,
+    clusters: str | Path,
     subsets: str | Path | None = None,
 ) -> dict[str, Any]:
     """Make the token sequences of a run, from any source.
@@ -137,14 +139,18 @@ def make(
         Where the models' tokenizer is; token ids need none.
     out
         .npy file to write.
+    clusters
+        .npy file to write the sequences' clusters to, see `tokenise`; of token ids every sequence is
+        one of its own.
     subsets
         .npy file to write the tokens' subsets to, if the corpus has any; see `tokenise`.
 
     Returns
     -------
     dict
-        See `describe`; with ``dataset_commit`` for data sets of the Hub, and ``subsets``, the names
-        of the corpus's subsets.
+        See `describe`; with ``dataset_commit`` for data sets of the Hub, ``subsets``, the names of
+        the corpus's subsets, and ``edges``: places in the order with different clusters on either
+        side, None where all places are.
 
     Raises
     ------
@@ -157,8 +163,8 @@ def make(
         require_tokenizer(directory)
     tokenizer = load_tokenizer(directory)
     if source == "tokens":
-        copy_token_ids(options["path"], length, out)
-        return {**describe(out, tokenizer, source), "subsets": []}
+        write_clusters(clusters, np.arange(copy_token_ids(options["path"], length, out)))
+        return {**describe(out, tokenizer, source), "subsets": [], "edges": None}
     parts: dict[str | None, Iterable[Document]] = {}
     if source == "hub":
         for name, dataset in by_name(options["dataset"]).items():
@@ -174,16 +180,17 @@ def make(
         for name, path in by_name(options["path"]).items():
             parts[name] = documents(text_files(source, path), *keys)
     enough = options.get("stream_tokens")
-    names = tokenise(
+    names, edges = tokenise(
         parts,
         tokenizer,
         length,
         seed=options["seed"],
         out=out,
+        clusters=clusters,
         subsets=subsets,
         enough=enough,
     )
-    return {**describe(out, tokenizer, source), **origin, "subsets": names}
+    return {**describe(out, tokenizer, source), **origin, "subsets": names, "edges": edges}
 
 
 def selection_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,7 +210,7 @@ def select(
     Parameters
     ----------
     corpus
-        As `describe` returns it.
+        As `make` returns it.
     tokens, heldout_tokens
         Token positions asked for; whole sequences that fit are taken.
     train
@@ -220,7 +227,7 @@ def select(
     UserError
         If the corpus is too short.
     """
-    total, length = corpus["n_sequences"], corpus["context_length"]
+    total, length, edges = (corpus[key] for key in ("n_sequences", "context_length", "edges"))
     n_scored, n_heldout = tokens // length, heldout_tokens // length
     if n_scored + n_heldout > total:
         raise UserError(
@@ -228,13 +235,21 @@ def select(
             f"(corpus.tokens + corpus.heldout_tokens), the corpus has {total}; ask for at most "
             f"{total * length} tokens in all, or give more text"
         )
-    n_train = int(total * TRAINING_SHARE)
+    n_train = edges[-1] if edges else int(total * TRAINING_SHARE)
     # A token file is used in file order; a shuffled corpus gives its last sequences.
     start = n_scored if corpus["source"] == "tokens" else total - n_heldout
     if train and start < n_train:
         raise UserError(
             f"corpus.heldout_tokens: the models are trained on the first {TRAINING_SHARE:.0%} of "
             f"the corpus, which leaves {(total - n_train) * length} tokens to hold out"
+        )
+    # Clusters that are held out in part are not scored.
+    most = max((edge for edge in edges if edge <= start), default=0) if edges else start
+    if n_scored > most:
+        raise UserError(
+            f"corpus.tokens: {tokens} are asked for, but beside {heldout_tokens} held-out tokens "
+            f"{most * length} are of other documents, of {total * length} in all; ask for fewer "
+            "(corpus.heldout_tokens for less than half), or give more text"
         )
     return {
         "n_scored": n_scored,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
+from universal_neurons.prepare.clusters import LEAST_SEQUENCES, arrange, split_large, write_clusters
 from universal_neurons.prepare.pieces import Splits, pieces
 from universal_neurons.prepare.text import Document
 from universal_neurons.prepare.tokenizer import encode, identity, special_token_ids
@@ -42,6 +43,7 @@ FACTS = {
     "tokenizer": dict | None,
     "special_token_ids": list,
     "subsets": list,
+    "edges": list | None,
 }
 
 
@@ -52,9 +54,10 @@ def tokenise(
     *,
     seed: int,
     out: str | Path,
+    clusters: str | Path,
     subsets: str | Path | None = None,
     enough: int | None = None,
-) -> list[str]:
+) -> tuple[list[str], list[int]]:
     """Tokenise documents into a shuffled .npy file of whole sequences.
 
     Parameters
@@ -65,11 +68,13 @@ def tokenise(
     tokenizer
         A Hugging Face tokenizer with an end-of-text (EOS) token.
     context_length
-        Tokens per sequence. What is left at the end of the corpus is dropped.
+        Tokens per sequence. What is left at the end of a cluster of documents is dropped.
     seed
-        Of the permutation of the sequences.
+        Of the order of the sequences, see `clusters.arrange`.
     out
         File to write: int32, shape (sequences, context_length).
+    clusters
+        File to write every sequence's cluster to: int64, shape (sequences,).
     subsets
         File to write each token's subset to: int16, indices into what is returned, same shape.
     enough
@@ -77,8 +82,9 @@ def tokenise(
 
     Returns
     -------
-    list
-        Names of the subsets; empty if no document has one.
+    subsets, edges
+        Names of the subsets, none if no document has one; and places that have different clusters
+        on either side, see `clusters.arrange`.
 
     Raises
     ------
@@ -98,27 +104,29 @@ def tokenise(
         tempfile.TemporaryFile(dir=out.parent) as raw,
         tempfile.TemporaryFile(dir=out.parent) as labels,
     ):
+        cut = _Clusters(context_length, raw, labels)
         for corpus, texts in parts.items():
             # Bytes; what a batch was too long by is not at the expense of the next corpus.
             limit = None if enough is None else raw.tell() + 4 * enough / len(parts)
             named = (document._replace(subset=_subset(corpus, document)) for document in texts)
             for batch in _batches(pieces(progress(named, "texts"), _splits(tokenizer))):
-                _append(batch, tokenizer, names, raw, labels)
+                _append(batch, tokenizer, names, cut)
                 if limit is not None and raw.tell() >= limit and batch[-1].ends:
                     break
-        n_sequences = raw.tell() // 4 // context_length
-        if n_sequences == 0:
+        n_left = cut.close()
+        if not cut.sizes:
             raise UserError(
-                f"corpus.path: the corpus has {raw.tell() // 4} tokens, fewer than one sequence of "
+                f"corpus.path: the corpus has {n_left} tokens, fewer than one sequence of "
                 f"{context_length}"
             )
-        order = np.random.default_rng(seed).permutation(n_sequences)
-        shape = (n_sequences, context_length)
+        order, cluster, edges = arrange(split_large(cut.sizes), seed)
+        shape = (len(order), context_length)
         _write_in_order(raw, np.dtype(np.int32), shape, order, out)
         if subsets is not None:
             _write_in_order(labels, np.dtype(np.int16), shape, order, Path(subsets))
+        write_clusters(clusters, cluster)
     logger.info("%d sequences of %d tokens", *shape)
-    return list(names)
+    return list(names), edges
 
 
 def _subset(corpus: str | None, document: Document) -> str | None:
@@ -151,21 +159,49 @@ def _splits(tokenizer: Any) -> Splits:
     return splits
 
 
+class _Clusters:
+    """Tokens of documents in clusters, each of whole sequences, and the labels of their subsets."""
+
+    def __init__(self, context_length: int, raw: IO[bytes], labels: IO[bytes]) -> None:
+        self._length, self._raw, self._labels = context_length, raw, labels
+        self._start = 0
+        self.sizes: list[int] = []
+
+    def append(self, tokens: NDArray[np.int32], label: int | None, ends: bool) -> None:
+        """Write tokens of a document, which they may end."""
+        tokens.tofile(self._raw)
+        if label is not None:
+            np.full(len(tokens), label, np.int16).tofile(self._labels)
+        if ends and self._n_tokens >= LEAST_SEQUENCES * self._length:
+            self.close()
+
+    @property
+    def _n_tokens(self) -> int:
+        """Of the cluster that is not closed."""
+        return self._raw.tell() // 4 - self._start
+
+    def close(self) -> int:
+        """End a cluster and drop what fills no sequence; returns how many tokens those are."""
+        n_sequences, left = divmod(self._n_tokens, self._length)
+        if n_sequences:
+            self.sizes.append(n_sequences)
+        self._start += n_sequences * self._length
+        for file, size in ((self._raw, 4), (self._labels, 2)):
+            if file.tell():
+                file.seek(self._start * size)
+                file.truncate()
+        return left
+
+
 def _append(
-    batch: Sequence[Document],
-    tokenizer: Any,
-    names: dict[str, int],
-    raw: IO[bytes],
-    labels: IO[bytes],
+    batch: Sequence[Document], tokenizer: Any, names: dict[str, int], cut: _Clusters
 ) -> None:
     """Write the tokens of documents and the labels of their subsets, which `names` counts."""
     for document, ids in zip(batch, encode(tokenizer, [d.text for d in batch]), strict=True):
         end = [tokenizer.eos_token_id] if document.ends else []
-        tokens = np.asarray([*ids, *end], np.int32)
-        tokens.tofile(raw)
-        if document.subset is not None:
-            label = names.setdefault(document.subset, len(names))
-            np.full(len(tokens), label, np.int16).tofile(labels)
+        subset = document.subset
+        label = None if subset is None else names.setdefault(subset, len(names))
+        cut.append(np.asarray([*ids, *end], np.int32), label, document.ends)
     if len(names) > MOST_SUBSETS:
         raise UserError(
             f"corpus.subset_key: more than {MOST_SUBSETS} subsets ({document.subset!r}, …): is it "

@@ -1,6 +1,6 @@
-"""Standard errors from one pass over the best matches: what every group of sequences contributed.
+"""Standard errors from one pass over the best matches: what every group of documents contributed.
 
-Tokens of a sequence are correlated, so whole sequences are dealt into groups, and the groups are
+Tokens of a document are correlated, so whole documents are dealt into groups, and the groups are
 resampled. The influence function of a correlation makes that cheap: with group g weighted w_g the
 correlation becomes ρ + Σ_g (w_g − 1) I_g to first order, so jackknife and bootstrap need the I_g
 only, and no pass over the data.
@@ -20,25 +20,26 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.matches import Matches, StepMatches
 from universal_neurons.correlate.neurons import Captured, Neurons
 from universal_neurons.jobs import progress
+from universal_neurons.prepare.clusters import read_clusters
 from universal_neurons.store.arrays import write_by_pair
 from universal_neurons.store.same_run import check_same_run
 
-# Groups that the sequences are dealt into.
+# Groups that the documents are dealt into.
 GROUPS = 64
 # Tokens read at a time, and more of small models: a read decodes whole chunks.
 BLOCK_TOKENS = 2048
 BLOCK_VALUES = 1 << 23
 
 
-def deal(sequence: NDArray[np.int64], n_groups: int, seed: int = 0) -> NDArray[np.int64]:
-    """Deal whole sequences into groups at random.
+def deal(cluster: NDArray[np.int64], n_groups: int, seed: int = 0) -> NDArray[np.int64]:
+    """Deal whole clusters into groups at random.
 
     Parameters
     ----------
-    sequence
-        Number of every token's sequence, shape (tokens,).
+    cluster
+        Number of every token's cluster, shape (tokens,), see `prepare.clusters`.
     n_groups
-        Number of groups; fewer are used where there are fewer sequences.
+        Number of groups; fewer are used where there are fewer clusters.
     seed
         Of the dealing.
 
@@ -47,7 +48,7 @@ def deal(sequence: NDArray[np.int64], n_groups: int, seed: int = 0) -> NDArray[n
     NDArray
         Group of every token, int64, shape (tokens,).
     """
-    known, place = np.unique(sequence, return_inverse=True)
+    known, place = np.unique(cluster, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(known))
     return order[place] % min(n_groups, len(known))
 
@@ -77,9 +78,10 @@ def influence(
     stores: Mapping[str, Sequence[Activations]],
     neurons: Mapping[str, Neurons],
     matches: Mapping[tuple[str, str], Matches],
+    clusters: NDArray[np.int64],
     context_length: int,
 ) -> dict[tuple[str, str], NDArray[np.float32]]:
-    """Influence of every group of sequences on the correlations of all pairs' best matches.
+    """Influence of every group of documents on the correlations of all pairs' best matches.
 
     I_g = Σ_{t in g} [z_t z'_t − ρ (z_t² + z'_t²) / 2] / n, with z and z' the standardised
     activations of a neuron and its match: the influence function of Pearson's correlation (Devlin,
@@ -95,6 +97,8 @@ def influence(
         Statistics over all tokens, by seed.
     matches
         By (seed, other seed), see `matches.StepMatches`.
+    clusters
+        Cluster of every sequence of the corpus, see `prepare.clusters`.
     context_length
         Tokens per sequence of the corpus.
 
@@ -105,7 +109,7 @@ def influence(
     """
     first = next(iter(stores.values()))
     tokens = [store.token_index() for store in first]
-    group = deal(np.concatenate(tokens) // context_length, GROUPS)
+    group = deal(clusters[np.concatenate(tokens) // context_length], GROUPS)
     sizes = np.bincount(group)
     sums = {key: np.zeros((len(found.best), len(sizes), 5)) for key, found in matches.items()}
     widest = max(len(own.std) for own in neurons.values())
@@ -161,6 +165,7 @@ def _influences(
 def influence_of_step(
     models: Mapping[str, Captured],
     matches: Sequence[str | Path],
+    clusters: str | Path,
     context_length: int,
     *,
     path: str | Path,
@@ -174,6 +179,8 @@ def influence_of_step(
         By seed, with the activations to measure on.
     matches
         Stores of all pairs, see `matches.StepMatches.read`.
+    clusters
+        File with the cluster of every sequence of the corpus.
     context_length
         Tokens per sequence of the corpus.
     path
@@ -191,6 +198,7 @@ def influence_of_step(
         {seed: list(map(Activations, own.activations)) for seed, own in models.items()},
         {seed: Neurons.read(own.moments, own.calibration) for seed, own in models.items()},
         StepMatches.read(matches).found,
+        read_clusters(clusters),
         context_length,
     )
     write_by_pair(path, found, {**attributes, **same})
