@@ -118,7 +118,7 @@ def test_asking_for_more_keeps_what_was_chosen_and_clusters_apart(
 
 def test_a_book_is_taken_in_parts_with_a_warning(tokenizer, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        about, sequences, cluster = make(tmp_path, tokenizer, [20_000])
+        about, _, cluster = make(tmp_path, tokenizer, [20_000])
     assert "1 of 1 documents, or runs of short ones, are more than 5 % of the corpus" in caplog.text
     assert len(np.unique(cluster)) > 100
     chosen = corpus.select(about, tokens=10_000, heldout_tokens=1000, train=True)

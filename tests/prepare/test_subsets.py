@@ -91,8 +91,8 @@ def test_a_document_without_a_subset_is_named(tmp_path, line, message):
 
 def test_a_field_of_unique_values_is_refused_as_subset(tmp_path, gpt2_tokenizer):
     documents = (text_module.Document("a", str(i)) for i in range(1000))
+    files = {"out": tmp_path / "tokens.npy", "clusters": tmp_path / "clusters.npy"}
     with pytest.raises(UserError, match="corpus.subset_key: more than 256 subsets"):
-        files = {"out": tmp_path / "tokens.npy", "clusters": tmp_path / "clusters.npy"}
         tokens_module.tokenise({None: documents}, gpt2_tokenizer, 8, seed=0, **files)
 
 

@@ -55,8 +55,7 @@ def test_the_influence_of_a_group_is_what_the_correlation_changes_without_it(pai
 
 def test_a_dead_neuron_has_no_influence(pair):
     stores, about, matches = pair
-    dead = matches["a", "b"]
-    dead = deepcopy(dead)
+    dead, about = deepcopy(matches["a", "b"]), deepcopy(about)
     dead.clear(np.arange(80) == 0)
     about["a"].factor[0] = 0
     found = influence.influence(stores, about, {("a", "b"): dead}, np.arange(96), 16)["a", "b"]
@@ -168,7 +167,7 @@ def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():
 
 @pytest.mark.parametrize("runs", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_intervals_cover_the_planted_truth_by_documents_but_not_by_sequences(runs):
-    """Half of every variance is a document's: its eight sequences, apart in the order, are alike."""
+    """Half of every variance is a document's: its eight sequences are alike."""
     rng = np.random.default_rng(3)
     covered = {"documents": [], "sequences": []}
     for _ in range(runs):

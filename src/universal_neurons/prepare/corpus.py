@@ -140,8 +140,8 @@ def make(
     out
         .npy file to write.
     clusters
-        .npy file to write the sequences' clusters to, see `tokenise`; of token ids every sequence is
-        one of its own.
+        .npy file to write the sequences' clusters to, see `tokenise`; every sequence of token ids
+        is one of its own.
     subsets
         .npy file to write the tokens' subsets to, if the corpus has any; see `tokenise`.
 
