@@ -34,7 +34,11 @@ def make(where, tokenizer, lengths):
     files = {"out": where / "tokens.npy", "clusters": where / "clusters.npy"}
     subsets, edges = tokenise({None: texts}, tokenizer, LENGTH, seed=0, **files)
     about = describe(files["out"], tokenizer, "text") | {"subsets": subsets, "edges": edges}
-    return about, np.load(files["out"]), clusters.read_clusters(files["clusters"])
+    return (
+        about,
+        np.load(files["out"]),
+        clusters.read_clusters(files["clusters"], about["n_sequences"]),
+    )
 
 
 def documents_of(sequences):
@@ -145,11 +149,11 @@ def test_a_quarter_more_than_asked_for_is_enough(tokens, heldout, size):
     corpus.select(about, tokens=tokens, heldout_tokens=heldout, train=False)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((2, 2), int), np.zeros(0, int), np.array([-1])])
+@pytest.mark.parametrize("wrong", [np.zeros((2, 2), int), np.zeros(3, int), np.array([0, -1])])
 def test_a_file_that_holds_no_clusters_is_refused(wrong, tmp_path):
     np.save(tmp_path / "clusters.npy", wrong)
     with pytest.raises(UserError, match=r"clusters.npy: damaged, .*rm -r"):
-        clusters.read_clusters(tmp_path / "clusters.npy")
+        clusters.read_clusters(tmp_path / "clusters.npy", 2)
     (tmp_path / "clusters.npy").write_bytes(b"x")
     with pytest.raises(UserError, match=r"clusters.npy: can't be read .*rm -r"):
-        clusters.read_clusters(tmp_path / "clusters.npy")
+        clusters.read_clusters(tmp_path / "clusters.npy", 2)

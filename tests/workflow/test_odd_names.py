@@ -38,5 +38,5 @@ def test_models_and_texts_of_odd_names_are_planned_and_read(tmp_path):
     made = "results/tiny/calibration/seed8/step200.json"
     tiny.finish(tmp_path, made, HOME=str(home))
     about = json.loads((tmp_path / "results/tiny/corpus/corpus.json").read_text())
-    assert about["n_sequences"] == 2 * 1501 // tiny.CONTEXT
+    assert about["n_sequences"] == 2 * (1501 // tiny.CONTEXT)
     assert "Nothing to be done" in tiny.finish(tmp_path, made, HOME=str(home)).stdout

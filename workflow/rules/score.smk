@@ -11,6 +11,7 @@ rule influence:
         ),
         calibration=expand(CALIBRATION, seed=GRID.by_name, allow_missing=True),
         clusters=f"{CORPUS}/clusters.npy",
+        about=f"{CORPUS}/corpus.json",
     output:
         directory(INFLUENCE),
     log:
@@ -24,7 +25,6 @@ rule influence:
         **asks("influence"),
     params:
         seeds=GRID.by_name,
-        context_length=config["corpus"]["context_length"],
         version=METHOD_VERSION["influence"],
     script:
         "../scripts/influence.py"

@@ -6,6 +6,5 @@ from universal_neurons.store.provenance import provenance
 with job(snakemake.log[0]):
     given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
     models = Captured.of_seeds(params.seeds, given.moments, given.calibration, given.activations)
-    about = provenance(snakemake.config, "influence")
-    corpus = given.clusters, params.context_length
-    influence_of_step(models, given.matches, *corpus, path=path, attributes=about)
+    made = {"path": path, "attributes": provenance(snakemake.config, "influence")}
+    influence_of_step(models, given.matches, given.clusters, given.about, **made)

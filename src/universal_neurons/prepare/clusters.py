@@ -109,7 +109,7 @@ def write_clusters(path: str | Path, cluster: NDArray[np.int64]) -> None:
         np.save(file, cluster.astype(np.int64))
 
 
-def read_clusters(path: str | Path) -> NDArray[np.int64]:
+def read_clusters(path: str | Path, n_sequences: int) -> NDArray[np.int64]:
     """Read the cluster of every sequence, int64, shape (sequences,).
 
     Raises
@@ -121,6 +121,6 @@ def read_clusters(path: str | Path) -> NDArray[np.int64]:
         cluster = np.load(path, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: can't be read ({error}); {again(path)}") from error
-    if cluster.ndim != 1 or cluster.dtype != np.int64 or not len(cluster) or cluster.min() < 0:
-        raise UserError(f"{path}: damaged, or not the clusters of a corpus; {again(path)}")
+    if cluster.shape != (n_sequences,) or cluster.dtype != np.int64 or cluster.min() < 0:
+        raise UserError(f"{path}: damaged, or of another corpus; {again(path)}")
     return cluster

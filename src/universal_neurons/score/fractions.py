@@ -50,7 +50,7 @@ def fractions_table(
 ) -> pd.DataFrame:
     """Universal fraction with 95 % intervals, per seed and over seeds, per layer and overall.
 
-    Of one seed: groups of sequences are resampled (bootstrap), the excess of every neuron follows
+    Of one seed: groups of documents are resampled (bootstrap), the excess of every neuron follows
     from its influences, and se is the spread of the fraction above the thresholds. The other seeds
     are taken as given.
 

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.matches import Matches, StepMatches
 from universal_neurons.correlate.neurons import Captured, Neurons
+from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
 from universal_neurons.prepare.clusters import read_clusters
+from universal_neurons.prepare.tokens import read_facts
 from universal_neurons.store.arrays import write_by_pair
+from universal_neurons.store.files import again
 from universal_neurons.store.same_run import check_same_run
 
 # Groups that the documents are dealt into.
@@ -166,7 +169,7 @@ def influence_of_step(
     models: Mapping[str, Captured],
     matches: Sequence[str | Path],
     clusters: str | Path,
-    context_length: int,
+    about: str | Path,
     *,
     path: str | Path,
     attributes: Mapping[str, Any],
@@ -181,8 +184,8 @@ def influence_of_step(
         Stores of all pairs, see `matches.StepMatches.read`.
     clusters
         File with the cluster of every sequence of the corpus.
-    context_length
-        Tokens per sequence of the corpus.
+    about
+        What is known of the corpus (``corpus.json``).
     path
         Store to make, see `store.write_by_pair`.
     attributes
@@ -191,14 +194,20 @@ def influence_of_step(
     Raises
     ------
     UserError
-        If the stores are not of one run.
+        If the stores are not of one run, or of another corpus.
     """
     same = check_same_run([*matches, *(path for own in models.values() for path in own.paths())])
+    corpus = read_facts(about)
+    if same["corpus_sha256"] != corpus["sha256"]:
+        raise UserError(
+            f"{about}: not of the corpus that {matches[0]} was made of; the older one: "
+            f"{again(about)}"
+        )
     found = influence(
         {seed: list(map(Activations, own.activations)) for seed, own in models.items()},
         {seed: Neurons.read(own.moments, own.calibration) for seed, own in models.items()},
         StepMatches.read(matches).found,
-        read_clusters(clusters),
-        context_length,
+        read_clusters(clusters, corpus["n_sequences"]),
+        corpus["context_length"],
     )
     write_by_pair(path, found, {**attributes, **same})

@@ -31,7 +31,7 @@ MATCHES = Table(
         ),
         Column(
             *("best_corr_se", "float64", "correlation"),
-            "Its standard error over groups of sequences, of the match found; null where "
+            "Its standard error over groups of documents, of the match found; null where "
             "activations were not stored.",
             nullable=True,
         ),
