@@ -34,11 +34,8 @@ def make(where, tokenizer, lengths):
     files = {"out": where / "tokens.npy", "clusters": where / "clusters.npy"}
     subsets, edges = tokenise({None: texts}, tokenizer, LENGTH, seed=0, **files)
     about = describe(files["out"], tokenizer, "text") | {"subsets": subsets, "edges": edges}
-    return (
-        about,
-        np.load(files["out"]),
-        clusters.read_clusters(files["clusters"], about["n_sequences"]),
-    )
+    cluster = clusters.read_clusters(files["clusters"], about["n_sequences"])
+    return about, np.load(files["out"]), cluster
 
 
 def documents_of(sequences):

@@ -12,8 +12,13 @@ from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
 from universal_neurons.activations.codes import Codes
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.matches import Matches, StepMatches
+from universal_neurons.errors import UserError
+from universal_neurons.prepare.clusters import write_clusters
+from universal_neurons.prepare.tokens import describe
 from universal_neurons.score import fractions, influence, universality
 from universal_neurons.score.universality import mean_over_others
+from universal_neurons.store.arrays import write_by_pair
+from universal_neurons.store.files import write_json
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,21 @@ def test_the_influence_of_a_group_is_what_the_correlation_changes_without_it(pai
             assert np.corrcoef(found[seed, other][:, neuron], whole - without)[0, 1] > 0.99
             assert np.allclose(found[seed, other][:, neuron], whole - without, atol=2e-3)
     assert abs(found["a", "b"].sum(0)).max() < 1e-5
+
+
+def test_documents_of_another_corpus_are_refused(tmp_path):
+    """Their groups would be any sequences'."""
+    store = tmp_path / "pair.zarr"
+    pairs = {("a", "b"): np.zeros((2, 3), np.float32)}
+    write_by_pair(store, pairs, {"corpus_sha256": "one"})
+    np.save(tmp_path / "tokens.npy", np.ones((2, 4), np.int32))
+    facts = describe(tmp_path / "tokens.npy", None, "text") | {"subsets": [], "edges": [0]}
+    write_json(tmp_path / "corpus.json", facts)
+    write_clusters(tmp_path / "clusters.npy", np.arange(2))
+    files = tmp_path / "clusters.npy", tmp_path / "corpus.json"
+    made = {"path": tmp_path / "influence.zarr", "attributes": {}}
+    with pytest.raises(UserError, match=r"corpus.json: not of the corpus that .*pair.zarr was"):
+        influence.influence_of_step({}, [store], *files, **made)
 
 
 def test_a_dead_neuron_has_no_influence(pair):
