@@ -41,6 +41,7 @@ from universal_neurons.correlate.match import match
 from universal_neurons.correlate.neurons import Neurons
 from universal_neurons.correlate.rotations import (
     Baseline,
+    Rotating,
     rotation,
     write_rotated_std,
     write_rotations,
@@ -244,7 +245,7 @@ class Pair:
                 within=[within],
                 calibration=run["where"] / "calibration.zarr",
                 rotations=rotations,
-                draws=DRAWS,
+                rotating=Rotating(DRAWS),
                 attributes={},
             )
             self.neurons.append(neurons)

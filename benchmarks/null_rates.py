@@ -20,6 +20,7 @@ import pandas as pd
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.correlate.neurons import Captured
 from universal_neurons.correlate.permuted import permuted_pair
+from universal_neurons.correlate.rotations import Rotating
 from universal_neurons.score import nulls
 from universal_neurons.score.universality import (
     matches_table,
@@ -42,7 +43,7 @@ def captured(results: Path, seed: str, step: int, shard: int) -> Captured:
 def permuted_scores(results: Path, seeds: list[str], step: int, shard: int) -> pd.DataFrame:
     """Scores of models that read other sequences of a shard."""
     context = np.load(results / "corpus/tokens.npy", mmap_mode="r").shape[1]
-    options = {"rotations": results / "rotations.zarr", "draws": 5, "kernel": "auto"}
+    options = {"rotations": results / "rotations.zarr", "rotating": Rotating(5), "kernel": "auto"}
     with TemporaryDirectory() as name:
         paths = []
         for a, b in combinations(seeds, 2):

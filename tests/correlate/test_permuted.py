@@ -11,7 +11,7 @@ from universal_neurons.activations.moments import effective_tokens
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate import permuted
 from universal_neurons.correlate.matches import StepMatches
-from universal_neurons.correlate.rotations import rotation, rotation_name
+from universal_neurons.correlate.rotations import Rotating, rotation, rotation_name
 from universal_neurons.score import nulls, universality
 
 CONTEXT, DRAWS = 16, 2
@@ -38,12 +38,13 @@ def drawn(kinds):
     }
 
 
-def matches_of(shards, pairings):
+def matches_of(shards, pairings, *, standardise=False):
     """Both ways, of models of two layers of 40 neurons."""
     a, b = (
         paired(own, kept) for own, kept in zip(shards, zip(*pairings, strict=True), strict=True)
     )
-    return permuted.permuted_matches(a, b, drawn([(40, 0), (40, 1)]), DRAWS)
+    rotating = Rotating(DRAWS, standardise)
+    return permuted.permuted_matches(a, b, drawn([(40, 0), (40, 1)]), rotating)
 
 
 def sample(shards, n_tokens=10**6, block=64):
@@ -83,11 +84,16 @@ def test_the_sample_is_the_first_sequences_and_one_sequence_has_no_partner():
     assert permuted.pair_sequences(index[:CONTEXT], CONTEXT, 10**6, 64) == []
 
 
-@pytest.mark.parametrize("encoding", ["float32", "bfloat16", "int8"])
-def test_permuted_matches_and_their_baseline_equal_a_plain_float64_computation(tmp_path, encoding):
+@pytest.mark.parametrize(
+    ("encoding", "standardise"),
+    [("float32", False), ("float32", True), ("bfloat16", False), ("int8", False)],
+)
+def test_permuted_matches_and_their_baseline_equal_a_plain_float64_computation(
+    tmp_path, encoding, standardise
+):
     shards = captured(tmp_path, random_tokens(40, CONTEXT), encoding=encoding)
     pairings = sample(shards["a"])
-    ways = matches_of(shards.values(), pairings)
+    ways = matches_of(shards.values(), pairings, standardise=standardise)
     stores = {name: Activations(own[0] / "activations.zarr") for name, own in shards.items()}
     index = stores["a"].token_index()
     rows = [np.searchsorted(index, tokens) for tokens in pairs_of(pairings, index)]
@@ -100,7 +106,8 @@ def test_permuted_matches_and_their_baseline_equal_a_plain_float64_computation(t
         np.testing.assert_allclose(found.best, between.max(1), atol=1e-5)
         np.testing.assert_array_equal(found.index, between.argmax(1))
         for draw in range(DRAWS):
-            rotated = [y @ rotation(0, i, draw, 40).T for i, y in enumerate(theirs)]
+            amplitudes = [y / y.std(0) if standardise else y for y in theirs]
+            rotated = [y @ rotation(0, i, draw, 40).T for i, y in enumerate(amplitudes)]
             expected = corr(np.hstack(mine), np.hstack(rotated)).max(1)
             np.testing.assert_allclose(found.baseline[draw], expected, atol=1e-4)
 
@@ -200,7 +207,7 @@ def test_sequences_with_fewer_scored_tokens_are_paired_with_fuller_ones(tmp_path
 def test_without_a_second_sequence_all_neurons_are_dead_and_make_no_null(tmp_path):
     shards = captured(tmp_path, random_tokens(40, CONTEXT))
     stores = [paired(own, []) for own in shards.values()]
-    ways = permuted.permuted_matches(*stores, drawn([(40, 0), (40, 1)]), DRAWS)
+    ways = permuted.permuted_matches(*stores, drawn([(40, 0), (40, 1)]), Rotating(DRAWS))
     noise = noise_of(ways, shards)
     scores = scores_by(shards, tmp_path)
     assert nulls.permuted_null(noise, scores).empty

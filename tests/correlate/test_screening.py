@@ -47,7 +47,7 @@ class Captured:
     baseline: Baseline
 
 
-def captured(where, layers, *, encoding="int8", splits=(), seed=0):
+def captured(where, layers, *, encoding="int8", splits=(), seed=0, standardise=False):
     """Store activations, one array of shape (tokens, d_mlp) per layer, as `capture` would."""
     rng = np.random.default_rng(seed)
     x = np.hstack(layers)
@@ -110,14 +110,18 @@ def captured(where, layers, *, encoding="int8", splits=(), seed=0):
         [
             np.concatenate(
                 [
-                    (layer @ rotations[rotation_name(d, i, draw)].T).std(0)
+                    (
+                        (layer / layer.std(0) if standardise else layer)
+                        @ rotations[rotation_name(d, i, draw)].T
+                    ).std(0)
                     for i, (d, layer) in enumerate(zip(d_mlp, layers, strict=True))
                 ]
             )
             for draw in range(2)
         ]
     ).astype(np.float32)
-    return Captured(stores, neurons, Baseline(neurons, rotations, spread))
+    baseline = Baseline(neurons, rotations, spread, standardise=standardise)
+    return Captured(stores, neurons, baseline)
 
 
 def features(rng, n_sequences, n):

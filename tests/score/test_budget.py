@@ -46,8 +46,10 @@ def captured(tokens, tmp_path):
     return models, stores
 
 
-def best_and_baseline(mine, theirs, spread, chosen):
+def best_and_baseline(mine, theirs, spread, chosen, *, standardise):
     """Of chosen neurons of every layer, from activations; rotations weigh neurons by `spread`."""
+    if standardise:
+        spread = [whole / whole.std(0) for whole in spread]
     own = np.hstack([x[:, chosen] for x in mine])
     full = corr(own, np.hstack(theirs))
     rotated, start = [], 0
@@ -87,11 +89,13 @@ def test_running_totals_are_the_sums_of_the_first_stores(tmp_path):
     np.testing.assert_array_equal(added["x"], parts.sum(0))
 
 
+@pytest.mark.parametrize("standardise", [False, True])
 def test_every_point_equals_a_plain_float64_computation_on_its_tokens(
-    few, captured, tokens, tmp_path
+    few, captured, tokens, tmp_path, standardise
 ):
     models, stores = captured
-    parts = [read_arrays(p) for p in run_match(*stores.values(), tmp_path, blocks=[(0,), (1,)])]
+    how = {"blocks": [(0,), (1,)], "standardise": standardise}
+    parts = [read_arrays(part) for part in run_match(*stores.values(), tmp_path, **how)]
     edges = [0, *SPLITS, len(tokens)]
     whole = {seed: module_activations(model, tokens) for seed, model in models.items()}
     for point, (start, stop) in enumerate([(0, 1), (0, 2), (0, 5), (2, 5)]):
@@ -99,7 +103,7 @@ def test_every_point_equals_a_plain_float64_computation_on_its_tokens(
         truth = {seed: module_activations(model, some) for seed, model in models.items()}
         for way, a, b in (("forward", "a", "b"), ("backward", "b", "a")):
             found = np.max([part[f"{way}_budget"][:, point] for part in parts], axis=0)
-            expected = best_and_baseline(truth[a], truth[b], whole[b], few)
+            expected = best_and_baseline(truth[a], truth[b], whole[b], few, standardise=standardise)
             np.testing.assert_allclose(found, expected, atol=2e-5)
 
 

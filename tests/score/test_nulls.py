@@ -23,7 +23,7 @@ def scored(rng, planted=0):
     scores["excess_corr"] = draws[:, 0].mean(0) - scores["baseline_corr"]
     matches = {
         ("0", f"other {i}"): Matches(
-            np.zeros((N, 1), int), best[:, None], best, rest, np.zeros(N, bool)
+            np.zeros((N, 1), int), best[:, None], best, rest, rest[:0], np.zeros(N, bool)
         )
         for i, (best, *rest) in enumerate(draws)
         for rest in [np.array(rest)]
@@ -136,7 +136,11 @@ def test_a_null_says_nothing_of_layers_that_it_lacks(scores):
 def test_one_rotation_and_no_untrained_model_give_no_p_value(scores):
     matches = {
         ("0", "1"): Matches(
-            *[np.zeros((4, 1))] * 2, np.zeros(4), np.full((1, 4), 0.1), np.zeros(4, bool)
+            *[np.zeros((4, 1))] * 2,
+            np.zeros(4),
+            np.full((1, 4), 0.1),
+            np.zeros((0, 4)),
+            np.zeros(4, bool),
         )
     }
     null = nulls.rotated_null(matches, scores)

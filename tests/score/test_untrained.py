@@ -10,6 +10,7 @@ from pipeline import baseline, gpt2, random_tokens, run_capture, run_match
 
 from universal_neurons.capture.run import CaptureOptions
 from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.correlate.rotations import Rotating
 from universal_neurons.models import load as models
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokens import describe
@@ -34,7 +35,7 @@ def saved(tmp_path):
     return tmp_path / "model"
 
 
-def scores(model, room, tokens):
+def scores(model, room, tokens, *, standardise=False):
     room.mkdir(exist_ok=True)
     shards = run_capture(gpt2(5), tokens, room / "any", seed="any")
     baseline(shards, 2)  # leaves the run's rotations
@@ -47,22 +48,23 @@ def scores(model, room, tokens):
         Corpus(room / "tokens.npy", room / "corpus.json"),
         CaptureOptions(**OPTIONS),
         rotations=rotations,
-        draws=2,
+        rotating=Rotating(2, standardise),
         kernel="auto",
         room=room,
     )
 
 
-def test_untrained_models_are_scored_as_those_of_a_run(saved, tmp_path):
+@pytest.mark.parametrize("standardise", [False, True])
+def test_untrained_models_are_scored_as_those_of_a_run(saved, tmp_path, standardise):
     tokens = random_tokens(64, 16)
-    found = scores(saved, tmp_path / "room", tokens)
+    found = scores(saved, tmp_path / "room", tokens, standardise=standardise)
     one, two = (
         run_capture(
             models.untrained(saved, i), tokens, tmp_path / name, seed=name, encoding="float32"
         )
         for i, name in enumerate(untrained.SEEDS)
     )
-    parts = run_match(one, two, tmp_path)
+    parts = run_match(one, two, tmp_path, standardise=standardise)
     expected = universality_table(matches_table(StepMatches.read(parts), 0))
     pd.testing.assert_frame_equal(found, expected)
     null = nulls.untrained_null(found)

@@ -19,7 +19,7 @@ from universal_neurons.capture import capture
 from universal_neurons.correlate import rotations
 from universal_neurons.correlate.match import match_pair
 from universal_neurons.correlate.neurons import Captured, Neurons
-from universal_neurons.correlate.rotations import Baseline
+from universal_neurons.correlate.rotations import Baseline, Rotating
 from universal_neurons.models import load as models
 from universal_neurons.store.arrays import write_arrays
 
@@ -121,7 +121,9 @@ def write_rotations(path: Path, models: Sequence[Sequence[Path]], draws: int) ->
     rotations.write_rotations(path, kinds, draws=draws, seed=0, attributes={})
 
 
-def write_rotated(path: Path, shards: Sequence[Path], rotations_path: Path, draws: int) -> None:
+def write_rotated(
+    path: Path, shards: Sequence[Path], rotations_path: Path, rotating: Rotating
+) -> None:
     """Store a captured model's spread under rotations."""
     rotations.write_rotated_std(
         path,
@@ -129,7 +131,7 @@ def write_rotated(path: Path, shards: Sequence[Path], rotations_path: Path, draw
         within=[shard / "within.zarr" for shard in shards],
         calibration=shards[0].parent / "calibration.zarr",
         rotations=rotations_path,
-        draws=draws,
+        rotating=rotating,
         attributes={},
     )
 
@@ -138,7 +140,7 @@ def baseline(shards: Sequence[Path], draws: int) -> Baseline:
     """The rotations of a captured model, made from seed 0."""
     where = shards[0].parent
     write_rotations(where / "rotations.zarr", [shards], draws)
-    write_rotated(where / "rotated.zarr", shards, where / "rotations.zarr", draws)
+    write_rotated(where / "rotated.zarr", shards, where / "rotations.zarr", Rotating(draws))
     return Baseline.read(neurons(shards), where / "rotations.zarr", where / "rotated.zarr")
 
 
@@ -149,6 +151,7 @@ def run_match(
     *,
     blocks: Sequence[Sequence[int]] = ((0, 1),),
     draws: int = 2,
+    standardise: bool = False,
     kernel: str = "auto",
 ) -> list[Path]:
     """Partial sums, merge and matches of a pair; returns the stores of every block of layers."""
@@ -156,7 +159,7 @@ def run_match(
     models = []
     for name, shards in (("a", a), ("b", b)):
         rotated = where / f"rotated_{name}.zarr"
-        write_rotated(rotated, shards, where / "rotations.zarr", draws)
+        write_rotated(rotated, shards, where / "rotations.zarr", Rotating(draws, standardise))
         moments = [shard / "moments.zarr" for shard in shards]
         models.append(Captured(moments, shards[0].parent / "calibration.zarr", rotated=rotated))
     stores = []

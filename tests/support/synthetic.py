@@ -98,6 +98,8 @@ def _universality(grid, steps, threshold, universal, rng):
         baseline_corr=baseline,
         excess_corr=excess,
         excess_se=0.01,
+        first_rotation_excess=excess + 0.01,
+        other_choice_excess=excess - 0.02,
         threshold=threshold,
         universal=excess > threshold,
         p_value=np.where(excess > 0.05, 1e-4, 0.5),

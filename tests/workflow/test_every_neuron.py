@@ -20,7 +20,7 @@ from universal_neurons.capture.direct import direct_sums
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.correlate.permuted import Paired, permuted_matches, sample_of
 from universal_neurons.correlate.refine import refine
-from universal_neurons.correlate.rotations import rotation, rotation_name
+from universal_neurons.correlate.rotations import Rotating, rotation, rotation_name
 from universal_neurons.correlate.screen import Sampling, Side, screen
 from universal_neurons.errors import UserError
 from universal_neurons.score import influence
@@ -226,7 +226,7 @@ def test_permuted_correlations_stay_correlations(shards):
         rotation_name(d_mlp, layer, 0): rotation(0, layer, 0, d_mlp)
         for layer, d_mlp in enumerate(a.d_mlp)
     }
-    for found in permuted_matches(*paired, rotations, 1):
+    for found in permuted_matches(*paired, rotations, Rotating(1)):
         assert found.best.max() <= 1 + 1e-12
         assert found.baseline.max() <= 1 + 1e-5
 

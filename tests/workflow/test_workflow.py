@@ -187,6 +187,10 @@ CHANGES = {
         {"corpus": {"heldout_tokens": 10 * 16}},
         {"selection": 1, "effects": 6, "join_effects": 1, "models": 1, **ABLATED},
     ),
+    "a baseline of standardised neurons": (
+        {"baseline": {"standardise": True}},
+        {"rotated_std": 6, "match": 6, "influence": 2, "permuted": 6, "untrained": 1, **SCORED},
+    ),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
     "universal by q-value": ({"universality": {"criterion": "q_value"}}, SCORED),
     "more controls": (

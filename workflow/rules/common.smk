@@ -93,6 +93,8 @@ CAPTURE = {
     for key in ("encoding", "dtype", "device", "calibration_tokens", "headroom")
 }
 CAPTURE |= {key: config["corpus"][key] for key in ("exclude_token_ids", "exclude_positions")}
+# How the baseline rotates neurons, besides the rotations themselves.
+ROTATING = {key: config["baseline"][key] for key in ("draws", "standardise")}
 # How models are loaded that are run without being captured.
 LOAD = {key: config["capture"][key] for key in ("dtype", "device")}
 

@@ -16,7 +16,7 @@ rule rotations:
         **asks("rotations"),
     params:
         layers=GRID.layer_kinds,
-        baseline=config["baseline"],
+        baseline={key: config["baseline"][key] for key in ("draws", "seed")},
         version=METHOD_VERSION["rotate"],
     script:
         "../scripts/rotations.py"
@@ -40,7 +40,7 @@ rule rotated_std:
     resources:
         **asks("rotated_std"),
     params:
-        draws=config["baseline"]["draws"],
+        rotating=ROTATING,
         version=METHOD_VERSION["rotate"],
     script:
         "../scripts/rotated_std.py"

@@ -53,7 +53,7 @@ rule permuted:
         **asks("permuted"),
     params:
         context_length=config["corpus"]["context_length"],
-        draws=config["baseline"]["draws"],
+        rotating=ROTATING,
         kernel=config["correlate"]["kernel"],
         version=METHOD_VERSION["permuted"],
     script:
@@ -80,7 +80,7 @@ rule untrained:
         **asks("untrained"),
     params:
         capture=CAPTURE,
-        draws=config["baseline"]["draws"],
+        rotating=ROTATING,
         kernel=config["correlate"]["kernel"],
         version=METHOD_VERSION["untrained"],
     script:

@@ -39,7 +39,7 @@ def match(
     The baseline of neuron i of one model rotates the neurons of the other within each layer:
     corr(i, (R m)_j) = (C Rᵀ)_ij / (σ_i √((R S Rᵀ)_jj)), with C the cross-covariance and S the
     other model's covariance within the layer (2401.12181, section 3, made with a random
-    orthogonal R).
+    orthogonal R). `Rotating` says what standardised neurons change.
 
     Parameters
     ----------
@@ -63,14 +63,16 @@ def match(
         the results of all layers.
     """
     starts = np.cumsum([0, *(a.d_mlp[i] for i in layers)])
-    forward = Matches.nothing(int(starts[-1]), baseline_b.draws)
-    backward = Matches.nothing(len(b.std), baseline_a.draws)
-    rotated_a = [baseline_a.matrices(i) for i in layers]
+    forward, backward = (
+        Matches.nothing(n, baseline.draws, compared=baseline.other is not None)
+        for n, baseline in ((int(starts[-1]), baseline_b), (len(b.std), baseline_a))
+    )
+    rotated_a = [_with_other(baseline_a, i) for i in layers]
     # Fresh memory for every tile would cost more than what is done with it.
     widest = max(a.d_mlp), max(b.d_mlp)
     double, single, product = (np.empty(widest, t) for t in (np.float64, np.float32, np.float32))
     for j, b_slice in enumerate(progress(b.layers, "layers of the other seed")):
-        rotated_b = baseline_b.matrices(j)
+        rotated_b = _with_other(baseline_b, j)
         for place, i in enumerate(layers):
             a_slice = a.layers[i]
             shape = a.d_mlp[i], b.d_mlp[j]
@@ -89,10 +91,16 @@ def match(
             forward.take(corr, mine - a_slice.start + rows.start, theirs)
             backward.take(corr.T, theirs, mine)
             for found, where, of_tile in ((forward, rows, ahead), (backward, b_slice, back)):
-                np.maximum(found.baseline[:, where], of_tile, out=found.baseline[:, where])
+                found.take_baseline(of_tile, where)
     for found, neurons, own in ((forward, a, layers), (backward, b, range(len(b.d_mlp)))):
         found.clear(np.concatenate([neurons.std[neurons.layers[i]] for i in own]) == 0)
     return forward, backward
+
+
+def _with_other(baseline: Baseline, layer: int) -> list[NDArray[np.float32]]:
+    """A layer's rotations, and last the one of the other choice where there is one."""
+    other = baseline.other.matrices(layer) if baseline.other else []
+    return [*baseline.matrices(layer), *other]
 
 
 def match_pair(

@@ -19,7 +19,7 @@ from universal_neurons.store.arrays import attributes_of, read_arrays, write_arr
 CANDIDATES = 8
 
 # The arrays of `Matches`, by which a store has them.
-FIELDS = ("candidates", "candidate_corr", "lowest", "baseline", "certified")
+FIELDS = ("candidates", "candidate_corr", "lowest", "baseline", "other_baseline", "certified")
 
 
 @dataclass
@@ -38,6 +38,10 @@ class Matches:
         Smallest correlation found, float64, shape (n,).
     baseline
         Largest correlation with rotated neurons per draw, float64, shape (draws, n).
+    other_baseline
+        The same by `rotations.Rotating.other`: with the first rotation, of neurons standardised
+        where the baseline's are not and the reverse. Shape (1, n), or (0, n) where it wasn't asked
+        for.
     certified
         Whether the best match rests on a certificate (`refine`) instead of a comparison with all
         neurons, bool, shape (n,).
@@ -47,16 +51,18 @@ class Matches:
     candidate_corr: NDArray[np.float64]
     lowest: NDArray[np.float64]
     baseline: NDArray[np.float64]
+    other_baseline: NDArray[np.float64]
     certified: NDArray[np.bool_]
 
     @classmethod
-    def nothing(cls, n: int, draws: int) -> Matches:
-        """The neutral element of `update`."""
+    def nothing(cls, n: int, draws: int, *, compared: bool = False) -> Matches:
+        """The neutral element of `update`; `compared`: with the other choice of the baseline."""
         return cls(
             np.full((n, CANDIDATES), -1, np.int64),
             np.full((n, CANDIDATES), -np.inf),
             np.full(n, np.inf),
             np.full((draws, n), -np.inf),
+            np.full((int(compared), n), -np.inf),
             np.zeros(n, bool),
         )
 
@@ -90,6 +96,20 @@ class Matches:
         """Take in correlations of single pairs of neurons, three arrays of the same length."""
         take_pairs(rows, others, corr, self.candidates, self.candidate_corr, self.lowest)
 
+    def take_baseline(self, found: NDArray[np.float64], rows: slice) -> None:
+        """Take in largest correlations of the neurons `rows` with rotated neurons.
+
+        Parameters
+        ----------
+        found
+            Per draw, those of `other_baseline` last; shape (draws + others, rows).
+        rows
+            The neurons.
+        """
+        draws = len(self.baseline)
+        for kept, new in ((self.baseline, found[:draws]), (self.other_baseline, found[draws:])):
+            np.maximum(kept[:, rows], new, out=kept[:, rows])
+
     def update(self, other: Matches, rows: slice = slice(None)) -> None:
         """Take in matches of the neurons `rows` among further neurons of the other model."""
         better = other.best > self.best[rows]
@@ -105,7 +125,7 @@ class Matches:
         best, none = self.candidate_corr[rows], (self.candidates[rows] < 0) & ~known
         np.maximum(best, other.candidate_corr, out=best, where=none)
         self.lowest[rows] = np.minimum(self.lowest[rows], other.lowest)
-        self.baseline[:, rows] = np.maximum(self.baseline[:, rows], other.baseline)
+        self.take_baseline(np.vstack([other.baseline, other.other_baseline]), rows)
 
     def clear(self, dead: NDArray[np.bool_]) -> None:
         """Leave neurons without a match: correlation 0, number −1."""
@@ -260,6 +280,10 @@ class StepMatches:
                 ((a, b), part.forward, here),
                 ((b, a), part.backward, slice(None)),
             ):
-                nothing = Matches.nothing(sum(d_mlp[key[0]]), len(matches.baseline))
+                nothing = Matches.nothing(
+                    sum(d_mlp[key[0]]),
+                    len(matches.baseline),
+                    compared=len(matches.other_baseline) > 0,
+                )
                 found.setdefault(key, nothing).update(matches, where)
         return cls(dict(sorted(found.items())), d_mlp, dict(sorted(screenings.items())), budgets)

@@ -29,7 +29,7 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.match import match
 from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons
-from universal_neurons.correlate.rotations import Baseline, Rotations, rotated_std
+from universal_neurons.correlate.rotations import Baseline, Rotating, Rotations, rotated_std
 from universal_neurons.correlate.sample import code_sums
 from universal_neurons.store.arrays import Added, attributes_of
 from universal_neurons.store.same_run import check_same_run
@@ -109,7 +109,7 @@ def pair_sequences(
 
 
 def permuted_matches(
-    a: Paired, b: Paired, rotations: Rotations, draws: int, kernel: str = "auto"
+    a: Paired, b: Paired, rotations: Rotations, rotating: Rotating, kernel: str = "auto"
 ) -> tuple[Matches, Matches]:
     """Best matches, and their rotated baseline, of two models that read different sequences.
 
@@ -120,8 +120,8 @@ def permuted_matches(
     ----------
     a, b
         The two models.
-    rotations, draws
-        The run's rotations, and how many of each.
+    rotations, rotating
+        The run's rotations, and how neurons are rotated.
     kernel
         See `kernels.choose_kernel`.
 
@@ -138,11 +138,11 @@ def permuted_matches(
     """
     a.store.check_same_tokens(b.store)
     (of_a, baseline_a), (of_b, baseline_b) = (
-        x.statistics(rotations, draws, kernel) for x in (a, b)
+        x.statistics(rotations, rotating, kernel) for x in (a, b)
     )
     kernel = choose_kernel(kernel, 2 * of_a.n_tokens * len(of_a.std) * len(of_b.std))
-    forward = Matches.nothing(len(of_a.std), draws)
-    backward = Matches.nothing(len(of_b.std), draws)
+    forward = Matches.nothing(len(of_a.std), rotating.draws)
+    backward = Matches.nothing(len(of_b.std), rotating.draws)
     places = range(len(a.kept))
     others = [partial(b.codes, j) for j in range(len(of_b.d_mlp))]
     for layer, own in enumerate(of_a.layers):
@@ -184,14 +184,16 @@ class Paired:
         own = self.kept[place]
         return self._read(self.store, layer, own.rows).take_rows(own.places)
 
-    def statistics(self, rotations: Rotations, draws: int, kernel: str) -> tuple[Neurons, Baseline]:
+    def statistics(
+        self, rotations: Rotations, rotating: Rotating, kernel: str
+    ) -> tuple[Neurons, Baseline]:
         """Statistics of all that is paired, from the codes, and the rotations with their spread."""
         d_mlp = self.store.d_mlp
         # With nothing paired all neurons are dead.
         n_tokens = max(1, sum(map(len, self.kept)))
         kernel = choose_kernel(kernel, 2 * n_tokens * sum(d**2 for d in d_mlp))
         code_sum, std = np.zeros((2, sum(d_mlp)))
-        spread = np.zeros((draws, sum(d_mlp)), np.float32)
+        spread = np.zeros((rotating.draws, sum(d_mlp)), np.float32)
         neurons = Neurons(d_mlp, n_tokens, code_sum, self._scale, std)
         for layer, own in enumerate(neurons.layers):
             total = zeros(d_mlp[layer], d_mlp[layer], self.store.encoding)
@@ -203,9 +205,9 @@ class Paired:
             covariance *= self._scale[own, None].astype(np.float64)
             covariance *= self._scale[own]
             std[own] = np.sqrt(covariance.diagonal().clip(min=0))
-            spread[:, own] = rotated_std(covariance, rotations, layer, draws)
+            spread[:, own] = rotated_std(covariance, rotations, layer, rotating)
         neurons = Neurons(d_mlp, n_tokens, code_sum, self._scale, std)
-        return neurons, Baseline(neurons, rotations, spread)
+        return neurons, Baseline(neurons, rotations, spread, standardise=rotating.standardise)
 
 
 def sample_of(store: Activations, context_length: int, n_tokens: int) -> list[Pairing]:
@@ -232,7 +234,7 @@ def permuted_pair(
     context_length: int,
     *,
     rotations: str | Path,
-    draws: int,
+    rotating: Rotating,
     kernel: str,
     path: str | Path,
     attributes: Mapping[str, Any],
@@ -245,8 +247,8 @@ def permuted_pair(
         The two models, with their activations on the first shard.
     context_length
         Tokens per sequence.
-    rotations, draws
-        The run's rotations, and how many of each.
+    rotations, rotating
+        The run's rotations, and how neurons are rotated.
     kernel
         See `kernels.choose_kernel`.
     path
@@ -274,6 +276,6 @@ def permuted_pair(
         range(len(one.store.d_mlp)),
         one.store.d_mlp,
         other.store.d_mlp,
-        *permuted_matches(one, other, Added([rotations]), draws, kernel),
+        *permuted_matches(one, other, Added([rotations]), rotating, kernel),
         "permuted",
     ).write(path, {**attributes, **same})

@@ -8,6 +8,7 @@ layer does.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,36 @@ from universal_neurons.activations.calibration import read_calibration
 from universal_neurons.activations.products import tile_name
 from universal_neurons.correlate.neurons import Neurons
 from universal_neurons.jobs import progress
-from universal_neurons.store.arrays import Added, read_arrays, write_arrays
+from universal_neurons.store.arrays import Added, attributes_of, read_arrays, write_arrays
 from universal_neurons.store.same_run import check_same_run
 
 Rotations = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Rotating:
+    """How a baseline rotates neurons.
+
+    Attributes
+    ----------
+    draws
+        Number of rotations of each layer.
+    standardise
+        Whether neurons are divided by their standard deviation before they are rotated. Without it
+        a rotated neuron is a mixture of those that vary most.
+    """
+
+    draws: int
+    standardise: bool = False
+
+    @property
+    def other(self) -> Rotating:
+        """The other choice, of the first rotation alone: to see how much the choice matters."""
+        return Rotating(1, not self.standardise)
+
+    def amplitude(self, std: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Standard deviations that neurons of the given ones are rotated with: 0 of dead ones."""
+        return (std > 0).astype(np.float64) if self.standardise else std
 
 
 def rotation(seed: int, layer: int, draw: int, d_mlp: int) -> NDArray[np.float32]:
@@ -108,12 +135,13 @@ def write_rotated_std(
     within: Sequence[str | Path],
     calibration: str | Path,
     rotations: str | Path,
-    draws: int,
+    rotating: Rotating,
     attributes: Mapping[str, Any],
 ) -> None:
     """Store the standard deviations of a model's neurons under the run's rotations.
 
-    Array ``std``, float32, shape (draws, N), of `rotated_std` with S from the exact moments.
+    Arrays ``std``, float32, shape (draws, N), of `rotated_std` with S from the exact moments, and
+    ``other_std``, shape (1, N), of `Rotating.other`.
 
     Parameters
     ----------
@@ -123,8 +151,8 @@ def write_rotated_std(
         Moments and within-layer sums of all shards.
     calibration, rotations
         Stores of the model and of the run.
-    draws
-        Number of rotations.
+    rotating
+        How neurons are rotated.
     attributes
         Recorded with them.
     """
@@ -133,23 +161,27 @@ def write_rotated_std(
     merged = moments.merge(map(read_arrays, sums))
     products, matrices = Added(within), Added([rotations])
     scale = np.concatenate([layer.ranges.scale for layer in layers])
-    std = np.empty((draws, len(scale)), np.float32)
+    found = {"std": rotating, "other_std": rotating.other}
+    std = {name: np.empty((how.draws, len(scale)), np.float32) for name, how in found.items()}
     start = 0
     for layer, about in enumerate(progress(layers, "layers")):
         d_mlp = len(about.centre)
         own = slice(start, start + d_mlp)
         start += d_mlp
         within_layer = covariance_within(products[tile_name(layer, layer)], merged, scale, own)
-        std[:, own] = rotated_std(within_layer, matrices, layer, draws)
-    write_arrays(path, [("std", std)], {**attributes, **same})
+        for name, how in found.items():
+            std[name][:, own] = rotated_std(within_layer, matrices, layer, how)
+    about = {"standardise": rotating.standardise}
+    write_arrays(path, std.items(), {**attributes, **about, **same})
 
 
 def rotated_std(
-    covariance: NDArray[np.float64], rotations: Rotations, layer: int, draws: int
+    covariance: NDArray[np.float64], rotations: Rotations, layer: int, rotating: Rotating
 ) -> NDArray[np.float32]:
     """Standard deviations of a layer's neurons under its rotations: √((R S Rᵀ)_jj).
 
-    The squares are taken in the layer's own unit: float32 holds those of 1e-19 to 1e19 only.
+    Of standardised neurons S is their correlation matrix, with 0 for dead ones. The squares are
+    taken in the layer's own unit: float32 holds those of 1e-19 to 1e19 only.
 
     Parameters
     ----------
@@ -157,8 +189,10 @@ def rotated_std(
         S, shape (d_mlp, d_mlp).
     rotations
         A run's.
-    layer, draws
-        Number of the layer, and of its rotations.
+    layer
+        Number of the layer.
+    rotating
+        How its neurons are rotated.
 
     Returns
     -------
@@ -166,14 +200,18 @@ def rotated_std(
         Shape (draws, d_mlp); exactly 0 where there is no variance.
     """
     d_mlp = len(covariance)
-    unit = _exponent(np.sqrt(covariance.diagonal()))
+    std = np.sqrt(covariance.diagonal())
+    if rotating.standardise:
+        inverse = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
+        covariance = covariance * inverse[:, None] * inverse
+    unit = _exponent(rotating.amplitude(std))
     scaled = np.ldexp(covariance, -2 * unit).astype(np.float32)
-    std = np.empty((draws, d_mlp), np.float32)
-    for draw in range(draws):
+    rotated = np.empty((rotating.draws, d_mlp), np.float32)
+    for draw in range(rotating.draws):
         r = rotations[rotation_name(d_mlp, layer, draw)]
         variance = np.einsum("ij,ij->i", r @ scaled, r)
-        std[draw] = np.ldexp(np.sqrt(np.maximum(variance, 0)), unit)
-    return std
+        rotated[draw] = np.ldexp(np.sqrt(np.maximum(variance, 0)), unit)
+    return rotated
 
 
 def _exponent(std: NDArray) -> int:
@@ -196,26 +234,48 @@ class Baseline:
     spread
         Standard deviations of its rotated neurons, float32, shape (draws, N), from
         `write_rotated_std`.
+    standardise
+        See `Rotating`.
+    other
+        The same model by `Rotating.other`, where that is wanted.
     """
 
-    def __init__(self, neurons: Neurons, rotations: Rotations, spread: NDArray) -> None:
+    def __init__(
+        self,
+        neurons: Neurons,
+        rotations: Rotations,
+        spread: NDArray,
+        *,
+        standardise: bool = False,
+        other: Baseline | None = None,
+    ) -> None:
         self._neurons, self._rotations, self._spread = neurons, rotations, spread
-        self.draws = len(spread)
+        self._rotating = Rotating(len(spread), standardise)
+        self.other = other
+
+    @property
+    def draws(self) -> int:
+        """Number of rotations of each layer."""
+        return self._rotating.draws
 
     @classmethod
     def read(cls, neurons: Neurons, rotations: str | Path, spread: str | Path) -> Baseline:
-        """Read what was stored for the run and for this model."""
-        return cls(neurons, Added([rotations]), read_arrays(spread)["std"])
+        """Read what was stored for the run and for this model, with the other choice."""
+        matrices, stored = Added([rotations]), read_arrays(spread)
+        standardise = attributes_of(spread)["standardise"]
+        other = cls(neurons, matrices, stored["other_std"], standardise=not standardise)
+        return cls(neurons, matrices, stored["std"], standardise=standardise, other=other)
 
     def matrices(self, layer: int) -> list[NDArray[np.float32]]:
         """Per draw M with corr(x, rotated neuron j) = Σ_k corr(x, neuron k) M_jk.
 
-        M_jk = R_jk σ_k / √((R S Rᵀ)_jj), shape (d_mlp, d_mlp).
+        M_jk = R_jk σ_k / √((R S Rᵀ)_jj), shape (d_mlp, d_mlp); of standardised neurons σ_k is 1.
         """
         own = self._neurons.layers[layer]
         d_mlp = own.stop - own.start
-        unit = _exponent(self._neurons.std[own])
-        std = np.ldexp(self._neurons.std[own], -unit).astype(np.float32)
+        std = self._rotating.amplitude(self._neurons.std[own])
+        unit = _exponent(std)
+        std = np.ldexp(std, -unit).astype(np.float32)
         spread = np.ldexp(self._spread[:, own], -unit)
         inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
         found = []

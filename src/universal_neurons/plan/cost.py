@@ -210,15 +210,17 @@ def _rotations(s: Sizes) -> Cost:
 
 
 def _rotated_std(s: Sizes) -> Cost:
-    job = {"float32": 2 * s.draws * s.shape.n_layers * s.cube}
+    # And once by the other choice of baseline.standardise.
+    job = {"float32": 2 * (s.draws + 1) * s.shape.n_layers * s.cube}
     return Cost(job, _times(job, s.models), 6 * s.square)
 
 
 def _match(s: Sizes) -> Cost:
-    layer = {"float32": s.layer_baseline}
+    # The first rotation by the other choice of baseline.standardise, too.
+    layer = {"float32": s.layer_baseline + s.layer_rotation}
     layers = s.pairs * s.shape.n_layers
     # With the sampled neurons of the token budget at some eight points.
-    memory = (9 + s.draws) * s.square
+    memory = (10 + s.draws) * s.square
     return Cost(_times(layer, s.layers), _times(layer, layers), memory)
 
 
@@ -265,9 +267,9 @@ def _untrained(s: Sizes) -> Cost:
     """Two models captured, compared and held against their rotations in one job."""
     products = 2 * s.layer_products + s.shape.n_layers * s.layer_products
     work = {"model": UNTRAINED_TOKENS * 2 * s.grid.forward_operations()}
-    work["float32"] = s.shape.n_layers * s.layer_baseline
+    work["float32"] = s.shape.n_layers * (s.layer_baseline + s.layer_rotation)
     work[s.products] = work.get(s.products, 0) + UNTRAINED_TOKENS * products
-    memory = 2 * s.weights + s.layer_sums + s.buffers + (6 + s.draws) * s.square
+    memory = 2 * s.weights + s.layer_sums + s.buffers + (7 + s.draws) * s.square
     return Cost(work, work, memory, start=START_TORCH)
 
 

@@ -106,6 +106,7 @@ class Baseline:
 
     draws: int
     seed: int
+    standardise: bool
 
 
 @dataclass(frozen=True)

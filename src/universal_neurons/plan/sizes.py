@@ -96,9 +96,14 @@ class Sizes:
         return float(self.shape.d_mlp) ** 3
 
     @property
+    def layer_rotation(self) -> float:
+        """Operations of one layer's best matches in a model rotated once, both ways."""
+        return 4 * self.shape.n_layers * self.cube
+
+    @property
     def layer_baseline(self) -> float:
         """Operations of one layer's rotated best matches in a model, both ways."""
-        return 4 * self.draws * self.shape.n_layers * self.cube
+        return self.draws * self.layer_rotation
 
     @property
     def square(self) -> int:

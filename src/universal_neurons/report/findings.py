@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from universal_neurons.report import contrasts, lasting, summaries
+from universal_neurons.report.baseline import baseline_by_layer
 from universal_neurons.report.results import Tables
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.store.columns.declare import ALL_LAYERS
@@ -50,6 +51,13 @@ class Findings:
         known = self.last_scores["threshold"]
         known = known[np.isfinite(known)]
         return (known.min(), known.max()) if len(known) else (np.nan, np.nan)
+
+    @cached_property
+    def baseline(self) -> pd.DataFrame:
+        """See `baseline.baseline_by_layer`, at the last step."""
+        neurons = self.tables["neurons"]
+        last = neurons["step"] == self.last_scores["step"].max()
+        return baseline_by_layer(self.last_scores, neurons[last])
 
     @cached_property
     def suggestion(self) -> summaries.Suggestion | None:

@@ -28,7 +28,7 @@ COLUMNS = {
     ],
     "universality": [
         *("step", "seed", "layer", "neuron", "excess_corr", "excess_se"),
-        *("threshold", "universal", "q_value"),
+        *("first_rotation_excess", "other_choice_excess", "threshold", "universal", "q_value"),
         *("assigned_universal", "n_matched", "n_mutual", "n_mutual_permuted", "in_group"),
         *("leave_one_out", "leave_one_out_cases"),
     ],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from universal_neurons.report.baseline import baseline_table
 from universal_neurons.report.claims import claims_table
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.lasting import consecutive
@@ -43,7 +44,8 @@ def short_tables(
     Parameters
     ----------
     findings
-        Of the tables universality, matches, nulls, groups, persistence, ablation and models.
+        Of the tables universality, neurons, matches, nulls, groups, persistence, ablation and
+        models.
     benchmarks
         As `results.read_benchmarks` returns them.
     subsets
@@ -53,6 +55,7 @@ def short_tables(
         claims_table(findings),
         _universal_table(findings),
         _chance_table(findings),
+        baseline_table(findings.baseline),
         _agreement_table(findings),
         top_table(findings.last_scores, findings.tables["matches"], findings.tables["models"]),
         _groups_table(findings),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from universal_neurons.report.baseline import baseline_remark
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
 from universal_neurons.report.screening import screening_remarks, screening_warnings
 from universal_neurons.report.words import (
@@ -112,7 +113,7 @@ def trust(findings: Findings, config: Mapping[str, Any], scored_tokens: int) -> 
     findings
         Of the tables universality, screening, neurons, ablation, persistence and models.
     config
-        baseline.draws and corpus.heldout_tokens are mentioned where given.
+        baseline.draws, baseline.standardise and corpus.heldout_tokens are mentioned where given.
     scored_tokens
         Token positions behind every correlation.
     """
@@ -121,6 +122,7 @@ def trust(findings: Findings, config: Mapping[str, Any], scored_tokens: int) -> 
         _on_tokens(config, scored_tokens),
         *screening_remarks(tables["screening"]),
         _on_criterion(findings),
+        baseline_remark(findings.baseline, config),
         _on_seeds(tables["universality"]["seed"].nunique(), config),
         *_on_neurons(tables["neurons"], config, scored_tokens),
         *_on_controls(findings.contrasts),

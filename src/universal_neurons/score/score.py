@@ -14,7 +14,12 @@ from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.fractions import fractions_table
 from universal_neurons.score.screening import screening_table
 from universal_neurons.score.token_budget import budget_table, sampled_thresholds
-from universal_neurons.score.universality import matches_table, mean_over_others, universality_table
+from universal_neurons.score.universality import (
+    matches_table,
+    mean_over_others,
+    universality_table,
+    with_choices,
+)
 from universal_neurons.store.arrays import read_by_pair
 from universal_neurons.store.same_run import check_same_run
 from universal_neurons.store.tables import read_table
@@ -64,7 +69,8 @@ def score_step(
     means = mean_over_others(influences)
     matches = matches_table(step_matches, step, influences)
     tokens = effective_tokens(moments)
-    scores = nulls.with_strata(universality_table(matches, means), tokens)
+    scores = with_choices(universality_table(matches, means), step_matches.found)
+    scores = nulls.with_strata(scores, tokens)
     chance = {"rotated": nulls.rotated_null(step_matches.found, scores)}
     unrelated = StepMatches.read(permuted)
     if permuted:

@@ -96,6 +96,39 @@ def _pair_table(
     )
 
 
+def with_choices(scores: pd.DataFrame, found: Mapping[tuple[str, str], Matches]) -> pd.DataFrame:
+    """Add the excess with one rotation by either choice of ``baseline.standardise``.
+
+    Both take the same rotation, so that they differ by the choice alone.
+
+    Parameters
+    ----------
+    scores
+        As `universality_table` returns it.
+    found
+        The matches that they are of, by (seed, other seed).
+
+    Returns
+    -------
+    DataFrame
+        With columns ``first_rotation_excess``, of the run's choice, and ``other_choice_excess``,
+        NaN where the other one was not computed.
+    """
+
+    def excess(kind: str) -> NDArray[np.float64]:
+        by_pair = {
+            key: matches.best.clip(-1, 1) - getattr(matches, kind)[0]
+            for key, matches in found.items()
+            if len(getattr(matches, kind))
+        }
+        means = mean_over_others(by_pair)
+        return np.concatenate([*means.values()]) if means else np.full(len(scores), np.nan)
+
+    return scores.assign(
+        first_rotation_excess=excess("baseline"), other_choice_excess=excess("other_baseline")
+    )
+
+
 def universality_table(
     matches: pd.DataFrame, influences: Mapping[str, NDArray] | None = None
 ) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from universal_neurons.capture.run import CaptureOptions
 from universal_neurons.correlate.match import match_pair
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.correlate.neurons import Captured
-from universal_neurons.correlate.rotations import write_rotated_std
+from universal_neurons.correlate.rotations import Rotating, write_rotated_std
 from universal_neurons.models import load as models
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.score.nulls import with_strata
@@ -38,7 +38,7 @@ def untrained_scores(
     options: CaptureOptions,
     *,
     rotations: str | Path,
-    draws: int,
+    rotating: Rotating,
     kernel: str,
     room: str | Path,
 ) -> pd.DataFrame:
@@ -52,8 +52,8 @@ def untrained_scores(
         The run's, of which the first `TOKENS` tokens are used.
     options
         How to capture them.
-    rotations, draws
-        The run's rotations, and how many of each.
+    rotations, rotating
+        The run's rotations, and how neurons are rotated.
     kernel
         See `kernels.choose_kernel`.
     room
@@ -84,7 +84,7 @@ def untrained_scores(
                 within=[where / "within.zarr"],
                 calibration=where / "calibration.zarr",
                 rotations=rotations,
-                draws=draws,
+                rotating=rotating,
                 attributes={},
             )
         a, b = (

@@ -99,6 +99,16 @@ UNIVERSALITY = Table(
     (STEP, SEED, LAYER, NEURON),
     (
         *SCORES,
+        Column(
+            *("first_rotation_excess", "float64", "correlation"),
+            "Excess correlation over the first rotation alone.",
+        ),
+        Column(
+            *("other_choice_excess", "float64", "correlation"),
+            "The same by the other choice of `baseline.standardise`: with standardised neurons "
+            "where the baseline's are not, and the reverse; null in the screened mode.",
+            nullable=True,
+        ),
         STRATUM,
         Column(
             *("threshold", "float64", "correlation"),
