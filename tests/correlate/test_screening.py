@@ -106,15 +106,13 @@ def captured(where, layers, *, encoding="int8", splits=(), seed=0, standardise=F
         for i, d in enumerate(d_mlp)
         for draw in range(2)
     }
+    amplitudes = [layer / layer.std(0) for layer in layers] if standardise else layers
     spread = np.stack(
         [
             np.concatenate(
                 [
-                    (
-                        (layer / layer.std(0) if standardise else layer)
-                        @ rotations[rotation_name(d, i, draw)].T
-                    ).std(0)
-                    for i, (d, layer) in enumerate(zip(d_mlp, layers, strict=True))
+                    (layer @ rotations[rotation_name(d, i, draw)].T).std(0)
+                    for i, (d, layer) in enumerate(zip(d_mlp, amplitudes, strict=True))
                 ]
             )
             for draw in range(2)
@@ -193,14 +191,19 @@ def split(x, layers):
     return np.split(x, layers, axis=1)
 
 
-@pytest.mark.parametrize("encoding", ["int8", "float32"])
-def test_screened_matches_are_those_of_the_exact_mode_to_the_bit(encoding, tmp_path, few_audited):
+@pytest.mark.parametrize(
+    ("encoding", "standardise"), [("int8", False), ("int8", True), ("float32", False)]
+)
+def test_screened_matches_are_those_of_the_exact_mode_to_the_bit(
+    encoding, standardise, tmp_path, few_audited
+):
     """Near ties included: what the sample can't decide is compared with all neurons."""
     rng = np.random.default_rng(1)
     one, other = near_ties(rng, 1500, 60)
     shards = (640 * CONTEXT, 1000 * CONTEXT)
-    a = captured(tmp_path / "a", split(one, [25]), encoding=encoding, splits=shards)
-    b = captured(tmp_path / "b", split(other, [50, 90]), encoding=encoding, splits=shards, seed=1)
+    how = {"encoding": encoding, "splits": shards, "standardise": standardise}
+    a = captured(tmp_path / "a", split(one, [25]), **how)
+    b = captured(tmp_path / "b", split(other, [50, 90]), seed=1, **how)
     found, screening = screened(a, b, tmp_path, blocks=[(1,), (0,)])
     for mine, truth in zip(found, exact(a, b), strict=True):
         np.testing.assert_array_equal(mine.index, truth.index)
