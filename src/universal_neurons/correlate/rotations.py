@@ -162,17 +162,17 @@ def write_rotated_std(
     products, matrices = Added(within), Added([rotations])
     scale = np.concatenate([layer.ranges.scale for layer in layers])
     found = {"std": rotating, "other_std": rotating.other}
-    std = {name: np.empty((how.draws, len(scale)), np.float32) for name, how in found.items()}
+    std = {name: np.empty((kind.draws, len(scale)), np.float32) for name, kind in found.items()}
     start = 0
     for layer, about in enumerate(progress(layers, "layers")):
         d_mlp = len(about.centre)
         own = slice(start, start + d_mlp)
         start += d_mlp
         within_layer = covariance_within(products[tile_name(layer, layer)], merged, scale, own)
-        for name, how in found.items():
-            std[name][:, own] = rotated_std(within_layer, matrices, layer, how)
-    about = {"standardise": rotating.standardise}
-    write_arrays(path, std.items(), {**attributes, **about, **same})
+        for name, kind in found.items():
+            std[name][:, own] = rotated_std(within_layer, matrices, layer, kind)
+    how = {"standardise": rotating.standardise}
+    write_arrays(path, std.items(), {**attributes, **how, **same})
 
 
 def rotated_std(
