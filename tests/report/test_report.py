@@ -583,6 +583,7 @@ def test_trust_counts_dead_neurons_escapes_few_tokens_and_tokens(demo):
             "escapes": 3,
             "effective_tokens": [0.0, 1.5, 49.0, 50.0],
             "rounding_se": [0.0, 2e-4, 1e-4, 1e-4],
+            "std": [0.0, 1.0, 1.0, 1.0],
         }
     )
     remarks = trust(findings({**demo, "neurons": neurons}), CONFIG, 1200)
