@@ -1,15 +1,17 @@
 """How often p < 0.05 on null data, by kurtosis: the table in docs/method.md.
 
 Null data are scores of which a null is true: best matches with other sequences in the second shard,
-held against those in the first (permuted), and the baseline's first rotation, held against the
-others (rotated). Beside them what one null for a whole layer would give.
+held against those in the first and the reverse (permuted), and each of the baseline's rotations,
+held against the others (rotated). Beside them what one null for a whole layer would give. Values of
+a shard share its text, so that rates of few steps vary by more than their number says.
 
-    python benchmarks/null_rates.py results/demo 400    # a finished run of two shards, and a step
+    python benchmarks/null_rates.py results/demo 100 200 400    # a run of two shards, and steps
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from universal_neurons.correlate.matches import StepMatches
+from universal_neurons.correlate.matches import Matches, StepMatches
 from universal_neurons.correlate.neurons import Captured
 from universal_neurons.correlate.permuted import permuted_pair
 from universal_neurons.correlate.rotations import Rotating
@@ -53,51 +55,52 @@ def permuted_scores(results: Path, seeds: list[str], step: int, shard: int) -> p
         return universality_table(matches_table(StepMatches.read(paths), step))
 
 
-def rotated_excess(results: Path, step: int, draws: slice) -> np.ndarray:
+def rotated_excess(found: Mapping[tuple[str, str], Matches], draws: Sequence[int]) -> np.ndarray:
     """Excess of rotations over other rotations, among some draws; shape (draws, neurons)."""
-    found = StepMatches.read(sorted(results.glob(f"matches/step{step}/*/*/*.zarr"))).found
     by_pair = {pair: nulls.left_out_excess(m.baseline[draws]) for pair, m in found.items()}
     return np.hstack(list(mean_over_others(by_pair).values()))
 
 
-def rates(scores: pd.DataFrame, null: pd.DataFrame) -> dict[str, float]:
-    """Share of p < 0.05 by stratum, in percent."""
-    small = pd.Series(nulls.p_values(scores, null) < 0.05, scores.index)[nulls.live(scores)]
-    return (100 * small.groupby(scores["stratum"]).mean()).round(1).to_dict()
+def rejected(scores: pd.DataFrame, null: pd.DataFrame) -> pd.Series:
+    """Whether p < 0.05 of every live neuron, by its place."""
+    small = pd.Series(nulls.p_values(scores, null) < 0.05, scores.index)
+    return small[nulls.live(scores)]
+
+
+def worlds(
+    results: Path, step: int, seeds: list[str], named: pd.DataFrame
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Null data of a step: the name of a null, scores that it holds for, and its values."""
+    shards = [permuted_scores(results, seeds, step, shard) for shard in (0, 1)]
+    for data, other in (shards, shards[::-1]):
+        yield "permuted", data[["baseline_corr", "excess_corr"]], nulls.permuted_null(other, named)
+    found = StepMatches.read(sorted(results.glob(f"matches/step{step}/*/*/*.zarr"))).found
+    draws = range(len(next(iter(found.values())).baseline))
+    for draw, own in enumerate(rotated_excess(found, list(draws))):
+        rest = rotated_excess(found, [i for i in draws if i != draw])
+        null = pd.concat([named.assign(excess=excess) for excess in rest])
+        yield "rotated", pd.DataFrame({"baseline_corr": 1.0, "excess_corr": own}), null
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
-    parser.add_argument("step", type=int)
+    parser.add_argument("steps", type=int, nargs="+")
     options = parser.parse_args()
-    results, step = options.results, options.step
-    own = read_table(results / "universality.parquet").query("step == @step")
-    own = own.sort_values(
-        ["seed", "layer", "neuron"],
-        key=lambda column: column.astype(str if column.name == "seed" else int),
-    ).reset_index(drop=True)
-    seeds = sorted(own["seed"].astype(str).unique())
-    named = own[["layer", "stratum"]]
-    data, other = (permuted_scores(results, seeds, step, shard) for shard in (1, 0))
-    first, *_ = rotated_excess(results, step, slice(None))
-    others = rotated_excess(results, step, slice(1, None))
-    worlds = {
-        "permuted": (
-            data[["layer", "baseline_corr", "excess_corr"]],
-            nulls.permuted_null(other, named),
-        ),
-        "rotated": (
-            own[["layer", "baseline_corr"]].assign(excess_corr=first),
-            pd.concat([named.assign(excess=draw) for draw in others]),
-        ),
-    }
-    for name, (scores, null) in worlds.items():
-        print(name, "by stratum", rates(scores.assign(stratum=own["stratum"]), null))
-        pooled = nulls.p_values(scores.assign(stratum=0), null.assign(stratum=0)) < 0.05
-        alive = nulls.live(scores)
-        by = pd.Series(pooled)[alive].groupby(own["stratum"][alive]).mean()
-        print(name, "of a layer", (100 * by).round(1).to_dict())
+    found = []
+    for step in options.steps:
+        own = read_table(options.results / "universality.parquet").query("step == @step")
+        own = own.assign(seed=own["seed"].astype(str))
+        named = own.sort_values(["seed", "layer", "neuron"], ignore_index=True)
+        named, seeds = named[["layer", "stratum"]], sorted(set(own["seed"]))
+        for name, scores, null in worlds(options.results, step, seeds, named):
+            for how, layer_only in (("by stratum", {}), ("of a layer", {"stratum": 0})):
+                known = named.assign(**layer_only)
+                small = rejected(known.join(scores), null.assign(**layer_only))
+                part = pd.DataFrame({"small": 100 * small, "stratum": named["stratum"]}).dropna()
+                found.append(part.assign(null=name, held=how))
+    table = pd.concat(found).groupby(["null", "held", "stratum"])["small"].mean()
+    print(table.astype(float).round(1).unstack().to_string())
 
 
 if __name__ == "__main__":

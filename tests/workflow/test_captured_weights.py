@@ -28,9 +28,9 @@ def exchange(local, tmp_path):
 
     def to_others(step):
         weights = tmp_path / f"my models/a/{step}/model.safetensors"
-        before = weights.stat()
         shutil.copy(tmp_path / "my models/late/10/model.safetensors", weights)
-        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+        # Older than all that was made of the model.
+        os.utime(weights, (0, 0))
         assert tiny.planned(tmp_path) == {}
         return tmp_path
 

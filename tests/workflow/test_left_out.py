@@ -28,6 +28,7 @@ def without(local, tmp_path):
 
 def test_what_is_left_out_is_not_planned(without, monkeypatch):
     expected = {"concatenate_ablation", "concatenate_doses", "join_effects", "trajectories"}
+    expected |= {"persistence"}
     drawn = {"models", "figures", "report"}
     assert tiny.planned(without) == dict.fromkeys({*expected, *drawn}, 1)
     new = tiny.planned(without, "--config", "run=new")
