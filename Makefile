@@ -17,7 +17,6 @@ N ?= 50
 
 demo: $(READY_RUN)
 	$(BIN)/snakemake --cores all
-	@echo "The report is in results/demo/report.html"
 
 test: $(READY_TEST)
 	$(BIN)/pytest -n 2 -m "not slow and not slurm"

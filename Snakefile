@@ -40,6 +40,11 @@ onstart:
         run_scripts_as_forks()
 
 
+onsuccess:
+    if Path(f"{RESULTS}/report.html").exists():
+        print(f"The report is in {RESULTS}/report.html")
+
+
 rule all:
     default_target: True
     input:

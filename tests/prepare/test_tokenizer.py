@@ -57,7 +57,7 @@ def make_corpus(where, tokenizer):
     options = {"source": "text", "path": str(where / "a.txt"), "text_key": "text"}
     options |= {"subset_key": None, "context_length": 8, "seed": 0}
     corpus.make(options, tokenizer, where / "tokens.npy", where / "clusters.npy")
-    return np.load(where / "tokens.npy", where / "clusters.npy")
+    return np.load(where / "tokens.npy")
 
 
 ON = {

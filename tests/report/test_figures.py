@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from universal_neurons.errors import UserError
 from universal_neurons.report.figures import registry
 from universal_neurons.report.figures.draw import draw, save, write_figures
+from universal_neurons.report.figures.style import percent_axis
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.results import read_tables
 
@@ -314,3 +315,15 @@ def test_token_budget_shows_means_over_seeds_and_reliability_at_all_tokens(demo)
 def test_one_shard_has_no_token_budget_and_says_so(demo):
     tables = {"token_budget": demo["token_budget"].iloc[:0]}
     assert "one shard" in texts(drawn("token_budget", tables))
+
+
+@pytest.mark.parametrize("highest", [0.003, 0.03, 0.05, 0.17, 0.6, 1.0])
+def test_labels_of_shares_are_where_their_ticks_are(highest):
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    ax.plot([0, highest])
+    percent_axis([ax])
+    figure.canvas.draw()
+    labels = [float(label.get_text().removesuffix(" %")) for label in ax.get_yticklabels()]
+    np.testing.assert_allclose(labels, 100 * ax.get_yticks(), rtol=1e-5)

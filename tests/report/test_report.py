@@ -318,6 +318,13 @@ def test_a_threshold_is_suggested_where_nothing_is_universal_but_much_beyond_cha
     assert above > 0.05 * (last > below).mean()
 
 
+def test_the_q_value_is_no_way_out_where_no_neuron_is_better_than_the_nulls(nothing):
+    table = nothing["universality"].assign(universal=False, q_value=0.06)
+    text = headline({**nothing, "universality": table}, "Universal neurons", 0.5)
+    assert "universality.excess_threshold: " in text
+    assert "universality.criterion" not in text
+
+
 def test_no_threshold_is_suggested_where_chance_does_as_well(nothing):
     now = nothing["universality"]
     noise = np.random.default_rng(0).normal(0, 0.02, len(now))

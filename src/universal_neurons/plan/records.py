@@ -11,6 +11,7 @@ there before.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 
@@ -44,7 +45,12 @@ def keep_records(results: str) -> None:
         def _io_write(self, subject: str, json_value: Any, id: str, *mode: int) -> None:
             super()._io_write(subject, json_value, id, *mode)
             if self._of_run(subject, id):
-                super()._io_write(folder, json_value, id, *mode)
+                try:
+                    super()._io_write(folder, json_value, id, *mode)
+                except OSError:
+                    # On a full disk Snakemake's own holds; half of one would not.
+                    with suppress(OSError):
+                        super()._io_delete(folder, id)
 
         def _io_delete(self, subject: str, id: str) -> bool:
             if self._of_run(subject, id):

@@ -116,11 +116,13 @@ def _suggestion(findings: Findings) -> str:
     suggested = findings.suggestion
     if suggested is None or findings.criterion.kind != "excess":
         return ""
+    passing = findings.last_scores["q_value"] < findings.criterion.false_discovery_rate
+    instead = ", or universality.criterion: q_value" if passing.any() else ""
     return (
         f"Still, {percent(suggested.found)} of neurons are above {suggested.threshold:g}, and by "
         f"chance at most {percent(suggested.by_chance)} would be: with "
-        f"universality.excess_threshold: {suggested.threshold:g}, or universality.criterion: "
-        "q_value, there are universal neurons to follow, to ablate and to hold against chance."
+        f"universality.excess_threshold: {suggested.threshold:g}{instead}, there are universal "
+        "neurons to follow, to ablate and to hold against chance."
     )
 
 

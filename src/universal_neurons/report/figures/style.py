@@ -124,8 +124,8 @@ def percent_axis(axes: Sequence[Axes]) -> None:
     highest = max(0.01, *(1.08 * ax.dataLim.y1 for ax in axes))
     for ax in axes:
         ax.set_ylim(0, highest)
-        decimals = 0 if highest > 0.04 else 1
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=decimals, symbol=" %"))
+        # Labels say where their ticks are: at 2.5 % a rounded one would read 2 %.
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
 
 
 def log_percent_axis(ax: Axes) -> None:
