@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from typing import Any
 
 from snakemake.benchmark import benchmarked
@@ -36,10 +38,17 @@ def run_scripts_as_forks() -> None:
         if not address or self.conda_env or self.container_img or self.env_modules:
             as_process(self, fname, edit)
             return
-        with (
-            fork(address, [fname], os.getcwd(), _environment(self)) as job,
-            benchmarked(job.pid, self.bench_record),
-        ):
+        begun = time.time()
+        with ExitStack() as stack:
+            job = stack.enter_context(fork(address, [fname], os.getcwd(), _environment(self)))
+            try:
+                stack.enter_context(benchmarked(job.pid, self.bench_record))
+            except Exception as error:
+                # psutil is Snakemake's own; a job that has ended already has nothing but its time.
+                if type(error).__name__ != "NoSuchProcess":
+                    raise
+                if self.bench_record:
+                    self.bench_record.running_time = time.time() - begun
             code = job.wait()
         if code:
             raise subprocess.CalledProcessError(code, [sys.executable, fname])
