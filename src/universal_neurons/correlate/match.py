@@ -20,7 +20,7 @@ from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons, part, standardised
 from universal_neurons.correlate.rotations import Baseline, rotated_best
 from universal_neurons.jobs import progress
-from universal_neurons.store.arrays import Added, attributes_of
+from universal_neurons.store.arrays import Added
 from universal_neurons.store.same_run import check_same_run
 
 
@@ -151,8 +151,8 @@ def match_pair(
         budget=budget,
     )
     PairMatches(
-        attributes_of(a.moments[0])["seed"],
-        attributes_of(b.moments[0])["seed"],
+        a.seed,
+        b.seed,
         layers,
         one.d_mlp,
         other.d_mlp,

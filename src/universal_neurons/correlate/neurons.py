@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations import moments
 from universal_neurons.activations.calibration import read_calibration
-from universal_neurons.store.arrays import read_arrays
+from universal_neurons.store.arrays import attributes_of, read_arrays
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Captured:
             seed: cls(moments[i::n], calibration[i], activations[i::n])
             for i, seed in enumerate(seeds)
         }
+
+    @property
+    def seed(self) -> str:
+        """Whose it is."""
+        return attributes_of(self.moments[0])["seed"]
 
     def paths(self) -> list[str | Path]:
         """All stores, for `store.check_same_run`."""

@@ -29,9 +29,15 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.match import match
 from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons
-from universal_neurons.correlate.rotations import Baseline, Rotating, Rotations, rotated_std
+from universal_neurons.correlate.rotations import (
+    Baseline,
+    Rotating,
+    Rotations,
+    covariance_of_codes,
+    rotated_std,
+)
 from universal_neurons.correlate.sample import code_sums
-from universal_neurons.store.arrays import Added, attributes_of
+from universal_neurons.store.arrays import Added
 from universal_neurons.store.same_run import check_same_run
 
 # Share of a run's tokens that is paired anew, and how many it is at least.
@@ -137,10 +143,10 @@ def permuted_matches(
         If the two were captured over different tokens.
     """
     a.store.check_same_tokens(b.store)
+    kernel = choose_kernel(kernel, 2 * a.n_tokens * sum(a.store.d_mlp) * sum(b.store.d_mlp))
     (of_a, baseline_a), (of_b, baseline_b) = (
         x.statistics(rotations, rotating, kernel) for x in (a, b)
     )
-    kernel = choose_kernel(kernel, 2 * of_a.n_tokens * len(of_a.std) * len(of_b.std))
     forward = Matches.nothing(len(of_a.std), rotating.draws)
     backward = Matches.nothing(len(of_b.std), rotating.draws)
     places = range(len(a.kept))
@@ -179,6 +185,11 @@ class Paired:
         self.store, self.kept, self._scale = store, kept, scale
         self._read = Reader(max((own.rows.stop - own.rows.start for own in kept), default=0))
 
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that are paired; with none, as if of one: then all neurons are dead."""
+        return max(1, sum(map(len, self.kept)))
+
     def codes(self, layer: int, place: int) -> Codes:
         """Those of a layer in one of the pairings, valid until the next but one is read."""
         own = self.kept[place]
@@ -188,26 +199,24 @@ class Paired:
         self, rotations: Rotations, rotating: Rotating, kernel: str
     ) -> tuple[Neurons, Baseline]:
         """Statistics of all that is paired, from the codes, and the rotations with their spread."""
-        d_mlp = self.store.d_mlp
-        # With nothing paired all neurons are dead.
-        n_tokens = max(1, sum(map(len, self.kept)))
-        kernel = choose_kernel(kernel, 2 * n_tokens * sum(d**2 for d in d_mlp))
-        code_sum, std = np.zeros((2, sum(d_mlp)))
-        spread = np.zeros((rotating.draws, sum(d_mlp)), np.float32)
-        neurons = Neurons(d_mlp, n_tokens, code_sum, self._scale, std)
-        for layer, own in enumerate(neurons.layers):
-            total = zeros(d_mlp[layer], d_mlp[layer], self.store.encoding)
+        d_mlp, n_tokens = self.store.d_mlp, self.n_tokens
+        scales = np.split(self._scale, np.cumsum(d_mlp)[:-1])
+        code_sum, std, spread = [], [], []
+        for layer, (d, scale) in enumerate(zip(d_mlp, scales, strict=True)):
+            products, total = zeros(d, d, self.store.encoding), np.zeros(d)
             reads = [partial(self.codes, layer, place) for place in range(len(self.kept))]
             for codes in ahead(reads):
-                code_sum[own] += code_sums(codes)[0]
-                total = add_products(total, codes, codes, kernel)
-            covariance = total / n_tokens - np.outer(code_sum[own], code_sum[own]) / n_tokens**2
-            covariance *= self._scale[own, None].astype(np.float64)
-            covariance *= self._scale[own]
-            std[own] = np.sqrt(covariance.diagonal().clip(min=0))
-            spread[:, own] = rotated_std(covariance, rotations, layer, rotating)
-        neurons = Neurons(d_mlp, n_tokens, code_sum, self._scale, std)
-        return neurons, Baseline(neurons, rotations, spread, standardise=rotating.standardise)
+                products = add_products(products, codes, codes, kernel)
+                total += code_sums(codes)[0]
+            covariance = covariance_of_codes(products, total, scale, n_tokens)
+            code_sum.append(total)
+            std.append(np.sqrt(covariance.diagonal().clip(min=0)))
+            spread.append(rotated_std(covariance, rotations, layer, rotating))
+        neurons = Neurons(
+            d_mlp, n_tokens, np.concatenate(code_sum), self._scale, np.concatenate(std)
+        )
+        together = np.concatenate(spread, axis=1)
+        return neurons, Baseline(neurons, rotations, together, standardise=rotating.standardise)
 
 
 def sample_of(store: Activations, context_length: int, n_tokens: int) -> list[Pairing]:
@@ -271,8 +280,8 @@ def permuted_pair(
         for side, (store, neurons) in enumerate(zip(stores, of_all, strict=True))
     )
     PairMatches(
-        attributes_of(a.moments[0])["seed"],
-        attributes_of(b.moments[0])["seed"],
+        a.seed,
+        b.seed,
         range(len(one.store.d_mlp)),
         one.store.d_mlp,
         other.store.d_mlp,

@@ -26,7 +26,6 @@ from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons, standardised
 from universal_neurons.correlate.screen import Side
 from universal_neurons.jobs import logger, progress
-from universal_neurons.store.arrays import attributes_of
 from universal_neurons.store.same_run import check_same_run
 
 # Tokens of one dot product: its codes then stay in the cache, and int32 can't overflow.
@@ -376,8 +375,8 @@ def refine_pair(
     one, other = (Side.read(x, rotations) for x in (a, b))
     matches, screening = refine(one, other, Screens.read(screens), kernel)
     PairMatches(
-        attributes_of(a.moments[0])["seed"],
-        attributes_of(b.moments[0])["seed"],
+        a.seed,
+        b.seed,
         range(len(one.neurons.d_mlp)),
         one.neurons.d_mlp,
         other.neurons.d_mlp,

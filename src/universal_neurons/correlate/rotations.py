@@ -99,6 +99,27 @@ def write_rotations(
     write_arrays(path, arrays(), attributes)
 
 
+def covariance_of_codes(
+    products: NDArray, code_sum: NDArray, scale: NDArray[np.float32], n_tokens: int
+) -> NDArray[np.float64]:
+    """Covariance of a layer's neurons by their codes, that of the rounding among it.
+
+    Parameters
+    ----------
+    products
+        Summed products of the codes, shape (d_mlp, d_mlp).
+    code_sum, scale
+        Summed codes of the neurons, and activation units per code, shape (d_mlp,).
+    n_tokens
+        Number of tokens.
+    """
+    total, factor = code_sum.astype(np.float64), scale.astype(np.float64)
+    matrix = products - np.outer(total, total / n_tokens)
+    matrix *= (factor / n_tokens)[:, None]
+    matrix *= factor
+    return matrix
+
+
 def covariance_within(
     products: NDArray, sums: moments.Sums, scale: NDArray[np.float32], own: slice
 ) -> NDArray[np.float64]:
@@ -118,12 +139,8 @@ def covariance_within(
     own
         The layer's place among them.
     """
-    n = int(sums["n_tokens"][0])
-    total = sums["code_sum"][own].astype(np.float64)
-    matrix = products - np.outer(total, total / n)
-    factor = scale[own].astype(np.float64)
-    matrix *= (factor / n)[:, None]
-    matrix *= factor
+    n_tokens = int(sums["n_tokens"][0])
+    matrix = covariance_of_codes(products, sums["code_sum"][own], scale[own], n_tokens)
     np.fill_diagonal(matrix, moments.std(sums)[own] ** 2)
     return matrix
 
