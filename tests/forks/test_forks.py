@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fork_server
 import pandas as pd
+import psutil
 import pytest
 import tiny
 
-from universal_neurons.forks import server
+from universal_neurons.forks import scripts, server
 from universal_neurons.forks.scripts import FORKS
 
 
@@ -184,6 +186,34 @@ def test_a_server_with_threads_does_not_serve(tmp_path):
     )
     assert result.stdout == "failed\n"
     assert "2 threads after the imports: a fork would lose them" in result.stderr
+
+
+def test_a_job_that_ends_before_it_is_looked_at_is_measured_by_its_time(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text("")
+    record = SimpleNamespace(running_time=None)
+    job = SimpleNamespace(
+        **dict.fromkeys(("conda_env", "container_img", "env_modules")),
+        bench_record=record,
+        threads=1,
+        resources={},
+    )
+
+    def too_late(pid, *_):
+        raise psutil.NoSuchProcess(pid)
+
+    # Put back when the test ends.
+    monkeypatch.setattr(scripts.PythonScript, "execute_script", None)
+    monkeypatch.setattr(scripts, "benchmarked", too_late)
+    for name, value in fork_server.environment(dict(os.environ)).items():
+        monkeypatch.setenv(name, value)
+    scripts.run_scripts_as_forks()
+    scripts.PythonScript.execute_script(job, str(script))
+    assert record.running_time > 0
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        scripts.PythonScript.execute_script(job, str(script))
+    assert failed.value.returncode == 3
 
 
 def test_benchmarks_are_of_the_forks(local):

@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+import psutil
 from snakemake.benchmark import benchmarked
 from snakemake.script import PythonScript
 
@@ -43,10 +44,8 @@ def run_scripts_as_forks() -> None:
             job = stack.enter_context(fork(address, [fname], os.getcwd(), _environment(self)))
             try:
                 stack.enter_context(benchmarked(job.pid, self.bench_record))
-            except Exception as error:
-                # psutil is Snakemake's own; a job that has ended already has nothing but its time.
-                if type(error).__name__ != "NoSuchProcess":
-                    raise
+            except psutil.NoSuchProcess:
+                # It has ended before Snakemake looked at it: its time is all there is to measure.
                 if self.bench_record:
                     self.bench_record.running_time = time.time() - begun
             code = job.wait()
