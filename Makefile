@@ -3,6 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Where images of containers set it, every process would compile torch and Transformers anew: 5 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What is installed into .venv, and when: what runs (with the demo's text), what tests, the submission to
 # SLURM, and what lints. Each target asks for its own and installs what still lacks.
 READY_RUN := .venv/ready-run
