@@ -16,7 +16,7 @@ METHOD_VERSION = {
     "untrained": 2,
     "score": 10,
     "ablate": 3,
-    "persist": 3,
+    "persist": 4,
     "trace": 1,
     "report": 8,
 }

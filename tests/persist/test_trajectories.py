@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from pipeline import gpt2, random_tokens
+from scipy.stats import norm
 
 from universal_neurons.errors import UserError
 from universal_neurons.models.load import Model
@@ -40,7 +41,7 @@ def test_every_course_has_its_label():
 
 
 def universality(courses, seeds="a"):
-    return pd.DataFrame(
+    table = pd.DataFrame(
         [
             (seed, 10 * (t + 1), 0, neuron, digit == "1")
             for seed in seeds
@@ -49,6 +50,8 @@ def universality(courses, seeds="a"):
         ],
         columns=["seed", "step", "layer", "neuron", "universal"],
     )
+    excess = 0.4 + 0.2 * table["universal"]
+    return table.assign(excess_corr=excess, excess_se=0.01, threshold=0.5)
 
 
 NOTHING = pd.DataFrame(columns=["seed", "layer", "neuron", "step", *NEXT])
@@ -99,6 +102,54 @@ def test_courses_follow_the_exit_threshold():
     assert plain["label"].tolist() == ["transient", "transient", "transient"]
     kept = trajectories(table, NOTHING, exit_threshold=0.44).drop_duplicates("neuron")
     assert kept["label"].tolist() == ["maintained", "transient", "maintained"]
+
+
+def measured(rng, n, steps=6, error=0.03):
+    """Neurons whose true excess grows past the threshold or does not, and the truth by step."""
+    end, pace = rng.normal(0.35, 0.15, n), rng.uniform(0.5, 3, n)
+    true = end * (1 - np.exp(-pace * np.arange(1, steps + 1)[:, None] / 2))
+    error = error * np.exp(rng.normal(0, 0.5, n))
+    measured = true + error * rng.normal(size=true.shape)
+    step, neuron = np.indices(true.shape)
+    table = pd.DataFrame({"step": 10 * (step.ravel() + 1), "neuron": neuron.ravel()})
+    table = table.assign(seed="a", layer=0, threshold=0.5, excess_corr=measured.ravel())
+    table["excess_se"] = np.tile(error, steps)
+    return table.assign(universal=table["excess_corr"] > 0.5), true
+
+
+def test_of_the_neurons_universal_with_some_probability_so_many_are():
+    table, true = measured(np.random.default_rng(0), 20000)
+    found = trajectories(table, NOTHING).sort_values(["step", "neuron"])
+    p, truth = found["p_universal"].to_numpy(), true.ravel() > 0.5
+    for low in np.arange(0, 1, 0.1):
+        rows = (p >= low) & (p < low + 0.1)
+        assert truth[rows].mean() == pytest.approx(p[rows].mean(), abs=0.05)
+    # As if nothing were known of other neurons, those found high would be believed too readily.
+    naive = norm.cdf((table["excess_corr"] - 0.5) / table["excess_se"])
+    near = (naive > 0.5) & (naive < 0.9)
+    assert naive[near].mean() - truth[near].mean() > 0.05
+    assert p.sum() == pytest.approx(truth.sum(), rel=0.02)
+    assert table["universal"].sum() > 1.03 * truth.sum()
+
+
+def test_the_interval_of_the_step_of_emergence_has_the_true_one_in_it():
+    table, true = measured(np.random.default_rng(1), 20000)
+    found = trajectories(table, NOTHING).drop_duplicates("neuron").sort_values("neuron")
+    above = true > 0.5
+    truth = np.where(above.any(0), 10 * (above.argmax(0) + 1), 1000)
+    low, high = (found[f"emergence_{end}"].replace(-1, 1000) for end in ("low", "high"))
+    inside = (low <= truth) & (truth <= high)
+    assert inside.mean() > 0.95
+    assert inside[truth < 1000].mean() > 0.9
+    # It is no interval of all steps: of most neurons it says whether they ever emerge.
+    assert ((low == 1000) | (high < 1000)).mean() > 0.75
+
+
+def test_without_standard_errors_nothing_is_said_of_what_is_true():
+    table = universality(["011", "000"]).assign(excess_se=np.nan)
+    found = trajectories(table, NOTHING)
+    assert found["p_universal"].isna().all()
+    assert (found[["emergence_low", "emergence_high"]] == -1).all(axis=None)
 
 
 def test_survival_is_the_product_of_kaplan_and_meier():

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, hypergeom
 
 from universal_neurons.persist.replicate import probability_again
-from universal_neurons.persist.trajectories import KEYS, leaving_threshold
+from universal_neurons.persist.trajectories import JUDGED, KEYS, leaving_threshold
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Neurons of a layer that count as alike in how much they have changed.
 ALIKE = 20
 
 # What is asked of the scores.
-SCORES = [*KEYS, "excess_corr", "excess_se", "threshold"]
+SCORES = [*KEYS, *JUDGED]
 
 
 def persistence(

@@ -1,7 +1,8 @@
-"""Whether a neuron that was universal would be so again if it were measured anew at the same step.
+"""What noise leaves open about a score: the true one, and that of a second measurement.
 
-A score close to a threshold crosses it by noise alone. How often is the most that persistence can
-be expected to reach between steps.
+A score close to a threshold crosses it by noise alone. How likely the true one is above it is what is
+known of a neuron; how often a second measurement is, the most that persistence can be expected to
+reach between steps.
 """
 
 from __future__ import annotations
@@ -21,11 +22,22 @@ def probability_again(
 ) -> NDArray[np.float64]:
     """Probability that another measurement of the same neuron, as noisy, is above its threshold.
 
+    See `probability_above` for the parameters; of a second score e′ = μ + s ε′ it is P(e′ > θ | e).
+    Where s is small beside the spread of scores this is Φ((e − θ) / (√2 s)) whatever the
+    distribution.
+    """
+    return _above(score, error, threshold, again=True)
+
+
+def probability_above(
+    score: NDArray[np.floating], error: NDArray[np.floating], threshold: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Probability that a neuron's true score is above its threshold, given the measured one.
+
     A score e is a true one μ with normal noise of standard deviation s. Scores found high are on
     average too high, so μ is not e: its distribution over neurons, a mixture of normal components,
     is fitted by maximum likelihood (EM) to all scores with their own errors, and the probability is
-    that of e′ given e, P(μ + s ε′ > θ | e) (empirical Bayes). Where s is small beside the spread
-    of scores this is Φ((e − θ) / (√2 s)) whatever the distribution.
+    P(μ > θ | e) (empirical Bayes).
 
     Parameters
     ----------
@@ -37,6 +49,16 @@ def probability_again(
     array
         Shape (neurons,); NaN where the error is.
     """
+    return _above(score, error, threshold, again=False)
+
+
+def _above(
+    score: NDArray[np.floating],
+    error: NDArray[np.floating],
+    threshold: NDArray[np.floating],
+    *,
+    again: bool,
+) -> NDArray[np.float64]:
     probability = np.full(len(score), np.nan)
     known = ~np.isnan(error)
     if not known.any():
@@ -50,10 +72,10 @@ def probability_again(
     weight = _weights(norm.pdf(e[:, None], centre, np.sqrt(total)))
     # Given the component too, the true score is normal, and so is a second measurement.
     mean = centre + width**2 / total * (e[:, None] - centre)
-    again = np.sqrt(width**2 * variance[:, None] / total + variance[:, None])
+    spread = np.sqrt(width**2 * variance[:, None] / total + again * variance[:, None])
     distance = mean - threshold[known][:, None]
     with np.errstate(divide="ignore"):  # without noise, a score is above the threshold or not
-        above = norm.cdf(np.where(distance == 0, -np.inf, distance / again))
+        above = norm.cdf(np.where(distance == 0, -np.inf, distance / spread))
     probability[known] = (weight * above).sum(1).clip(max=1)
     return probability
 

@@ -12,13 +12,17 @@ from scipy.stats import binomtest
 
 from universal_neurons.errors import UserError
 from universal_neurons.models.facts import read_facts
+from universal_neurons.persist.replicate import probability_above
 from universal_neurons.store.columns.persist import TRACE
 from universal_neurons.store.files import again
 from universal_neurons.store.tables import attributes_of, read_part
 
 LABELS = ("never", "emergent", "maintained", "transient", "lost")
 KEYS = ["seed", "layer", "neuron", "step"]
+JUDGED = ["excess_corr", "excess_se", "threshold"]
 NEXT = ("next_layer", "next_neuron", "next_corr", "self_corr")
+# Of an interval: a neuron is universal from a step on with this probability, or with the rest.
+SURE = 0.975
 
 
 def leaving_threshold(
@@ -107,8 +111,7 @@ def trajectories(
     Parameters
     ----------
     universality
-        Columns ``seed, step, layer, neuron, universal``, with an exit threshold also
-        ``excess_corr, threshold``; each seed has the same steps and neurons.
+        Columns `KEYS`, ``universal`` and `JUDGED`; each seed has the same steps and neurons.
     traces
         As `trace.trace` makes them, of any steps.
     exit_threshold
@@ -120,6 +123,7 @@ def trajectories(
         `columns.persist.TRAJECTORIES`, sorted by seed, layer, neuron and step.
     """
     table = universality.sort_values(KEYS, ignore_index=True)
+    table["p_universal"] = _p_universal(table)
     parts = []
     for _, own in table.groupby("seed", sort=False, observed=True):
         steps = np.sort(own["step"].unique())
@@ -127,12 +131,18 @@ def trajectories(
         if exit_threshold is not None:
             excess, threshold = (_by_step(own[k], steps) for k in ("excess_corr", "threshold"))
             universal = with_hysteresis(excess, threshold, exit_threshold)
-        emergence = np.where(universal.any(0), steps[universal.argmax(0)], -1)
+        p = _by_step(own["p_universal"], steps)
+        emergence, earliest, latest = (
+            np.repeat(_first(reached, steps), len(steps))
+            for reached in (universal, p > 1 - SURE, p >= SURE)
+        )
         parts.append(
-            own[KEYS].assign(
+            own[[*KEYS, "p_universal"]].assign(
                 universal=universal.T.ravel(),
                 label=np.repeat(label(universal), len(steps)),
-                emergence_step=np.repeat(emergence, len(steps)),
+                emergence_step=emergence,
+                emergence_low=earliest,
+                emergence_high=latest,
             )
         )
     table = pd.concat(parts, ignore_index=True)
@@ -142,6 +152,22 @@ def trajectories(
     )
     places = {name: joined[name].fillna(-1).astype("int64") for name in NEXT[:2]}
     return joined.assign(**places)
+
+
+def _p_universal(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Probability that each neuron's true excess is above its threshold, fitted per step, layer."""
+    score, error, threshold = (
+        table[name].to_numpy(float) for name in JUDGED
+    )
+    p = np.full(len(table), np.nan)
+    for rows in table.groupby(["step", "layer"]).indices.values():
+        p[rows] = probability_above(score[rows], error[rows], threshold[rows])
+    return p
+
+
+def _first(reached: NDArray[np.bool_], steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """First step at which each neuron has reached something, shape (neurons,); −1 if never."""
+    return np.where(reached.any(0), steps[reached.argmax(0)], -1)
 
 
 def _by_step(column: pd.Series, steps: NDArray[np.int64]) -> NDArray:

@@ -128,6 +128,22 @@ TRAJECTORIES = Table(
             "First step at which it is universal; −1 if it never is.",
         ),
         Column(
+            *("p_universal", "float64", "probability"),
+            "Probability that its true excess correlation is above the threshold, given the "
+            "measured one and its standard error (tokens and rotations; empirical Bayes over the "
+            "neurons of the step and layer); null where activations were not stored.",
+            nullable=True,
+        ),
+        Column(
+            *("emergence_low", "int64", ""),
+            "First step at which `p_universal` is above .025: before it, it hardly is universal; "
+            "−1 if it never is.",
+        ),
+        Column(
+            *("emergence_high", "int64", ""),
+            "First step at which `p_universal` is .975 or more; −1 if it never is.",
+        ),
+        Column(
             *("next_layer", "int64", ""),
             "Layer of its best match in the same seed at the next step; −1 at the last step and "
             "for a dead neuron.",
