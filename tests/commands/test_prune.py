@@ -79,6 +79,7 @@ def make_prune(where, kind):
     return tiny.universal_neurons(where, "prune", "--what", kind)
 
 
+@pytest.mark.slow
 def test_a_pruned_run_plans_nothing_and_a_seed_added_later_gives_the_same_tables(local, tmp_path):
     """The tables are those of the shared run at one of its steps, of which each has its own."""
     whole, config = local

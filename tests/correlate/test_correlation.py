@@ -137,7 +137,13 @@ def test_a_dead_neuron_correlates_with_nothing(tokens, tmp_path):
     assert not table.drop(columns="best_corr_se").isna().any().any(), "no influences given"
 
 
-@pytest.mark.parametrize("splits", [(), (1,), (200,), (1, 2, 3, 399), (17, 100, 350)])
+@pytest.mark.parametrize(
+    "splits",
+    [
+        (1, 2, 3, 399),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ((), (1,), (17, 100, 350))),
+    ],
+)
 def test_any_split_into_shards_gives_the_same_int8_sums_to_the_bit(splits, tokens, tmp_path):
     models = {"a": gpt2(1), "b": gpt2(2)}
     whole, cut = (

@@ -234,6 +234,7 @@ def test_with_one_candidate_near_ties_are_not_certified_but_found(tmp_path):
     np.testing.assert_array_equal(found.index, truth.index)
 
 
+@pytest.mark.slow
 def test_bounds_of_common_neurons_fail_no_more_often_than_their_tail_says(tmp_path, monkeypatch):
     """On exact ties in autocorrelated, heavy-tailed activations, the hardest case there is."""
     one, other = near_ties(np.random.default_rng(3), 1000, 120, gap=0.0)
