@@ -1,8 +1,8 @@
 """What noise leaves open about a score: the true one, and that of a second measurement.
 
-A score close to a threshold crosses it by noise alone. How likely the true one is above it is what is
-known of a neuron; how often a second measurement is, the most that persistence can be expected to
-reach between steps.
+A score close to a threshold crosses it by noise alone. How likely the true one is above it is what
+is known of a neuron; how often a second measurement is, the most that persistence can be expected
+to reach between steps.
 """
 
 from __future__ import annotations
