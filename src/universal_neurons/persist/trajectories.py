@@ -156,9 +156,7 @@ def trajectories(
 
 def _p_universal(table: pd.DataFrame) -> NDArray[np.float64]:
     """Probability that each neuron's true excess is above its threshold, fitted per step, layer."""
-    score, error, threshold = (
-        table[name].to_numpy(float) for name in JUDGED
-    )
+    score, error, threshold = (table[name].to_numpy(float) for name in JUDGED)
     p = np.full(len(table), np.nan)
     for rows in table.groupby(["step", "layer"]).indices.values():
         p[rows] = probability_above(score[rows], error[rows], threshold[rows])
