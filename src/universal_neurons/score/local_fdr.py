@@ -14,8 +14,8 @@ def null_share(p_values: NDArray[np.float64]) -> float:
     """Estimated share π₀ of neurons that are no better than the null.
 
     (1 + #{p > ½}) / (½ n), at most 1 (Storey 2002, doi 10.1111/1467-9868.00346, with the 1 of
-    Storey, Taylor and Siegmund 2004): p-values of neurons that are no better are uniform, and few others
-    are above ½. So n (1 − π₀) is the expected number of better neurons, whichever they are.
+    Storey, Taylor and Siegmund 2004): p-values of neurons that are no better are uniform, and few
+    others are above ½. So n (1 − π₀) is the expected number of better neurons, whichever they are.
 
     Parameters
     ----------
