@@ -27,7 +27,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 STAGES = {
     "prepare": "fetch fetch_tokenizer tokenizer corpus selection train",
     "capture": "capture_first capture restore direct_first direct direct_more",
-    "correlate": "correlate rotations rotated_std match screen refine permuted untrained",
+    "correlate": "correlate rotations rotated_std match similarity screen refine permuted "
+    "untrained",
     "score": "influence score",
     "ablate": "ablate doses effects",
     "persist": "trace persistence trajectories",

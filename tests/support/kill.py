@@ -24,7 +24,7 @@ import tiny
 
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
 TABLES += ["fractions", "groups", "nulls", "trajectories", "doses", "effects", "token_budget"]
-TABLES += ["screening"]
+TABLES += ["screening", "similarity"]
 ARGUMENTS = ("--cores", "2", "--quiet", "all", "--nolock", "--rerun-incomplete")
 
 

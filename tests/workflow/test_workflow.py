@@ -22,7 +22,7 @@ COLUMNS = {
     "baseline_corr baseline_se min_corr mutual assigned_corr assigned_layer assigned_neuron",
     "universality": "step seed layer neuron max_corr baseline_corr excess_corr excess_se threshold "
     "universal p_value q_value assigned_excess assigned_universal n_matched n_mutual n_assigned "
-    "in_group leave_one_out",
+    "in_group leave_one_out regression_r2",
     "fractions": "step seed layer n_neurons n_universal fraction mean_fraction se low high",
     "nulls": "step null low high n",
     "groups": "step group seed layer neuron excess_corr group_mean_corr group_min_corr",
@@ -41,6 +41,8 @@ COLUMNS = {
     "reliability",
     "screening": "step seed other_seed n_tokens sampled_tokens rare undecided certified audited "
     "wrong wrong_upper baseline_shift baseline_error",
+    "similarity": "step seed other_seed layer other_layer cka pwcca procrustes soft_matching "
+    "unmatched_mass matched_corr",
     "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max "
     "first_position_share",
     "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss "
@@ -159,14 +161,14 @@ CHANGES = {
     "a further step": (
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
-        | {"influence": 1, "permuted": 3, "effects": 3, "trace": 3}
+        | {"similarity": 3, "influence": 1, "permuted": 3, "effects": 3, "trace": 3}
         | {**JOINED, **OF_A_STEP},
     ),
     "a further seed": (
         {"models": {"seeds": [*SEEDS, "late"]}},
         # Its own models, and their three pairs at two steps.
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
-        | {"permuted": 6, "effects": 2, "trace": 1}
+        | {"similarity": 6, "permuted": 6, "effects": 2, "trace": 1}
         # Scores are means over the other seeds, so that all are new, and what is ablated by them.
         | {**JOINED, "influence": 2, "ablate": 24, "doses": 8},
     ),
@@ -174,7 +176,7 @@ CHANGES = {
         # Of 61 sequences: 30, 31 and then 30 more.
         {"corpus": {"tokens": 61 * 16 * 3 // 2, "shards": 3}},
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
-        | {"influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED},
+        | {"similarity": 6, "influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED},
     ),
     "other batches": ({"capture": {"batch_tokens": 64}}, {}),
     # Rows and categories are in the order of the seeds; nothing else is.
@@ -191,6 +193,7 @@ CHANGES = {
         {"baseline": {"standardise": True}},
         {"rotated_std": 6, "match": 6, "influence": 2, "permuted": 6, "untrained": 1, **SCORED},
     ),
+    "no similarity of layers": ({"correlate": {"similarity": False}}, SCORED),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
     "universal by q-value": ({"universality": {"criterion": "q_value"}}, SCORED),
     "more controls": (
@@ -257,7 +260,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
     weights.write_bytes(content[:-1] + b"x")
     try:
         of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
-        of_its_pairs = {"correlate": 4, "match": 2, "influence": 1, "permuted": 2}
+        of_its_pairs = {"correlate": 4, "match": 2, "similarity": 2, "influence": 1, "permuted": 2}
         made = {**of_the_model, **of_its_pairs, "effects": 1}
         assert planned(where) == {**JOINED, **OF_A_STEP, **made}
     finally:

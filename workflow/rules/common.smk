@@ -36,7 +36,7 @@ RESULTS = f"results/{config['run']}"
 keep_records(RESULTS)
 # Tables that have a part per step, and others.
 OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
-OF_STEPS += ["screening"]
+OF_STEPS += ["screening", "similarity"]
 TABLES = [*OF_STEPS, "ablation", "doses", "effects"]
 TABLES += ["persistence", "trajectories", "neurons", "models"]
 if GRID.config.corpus.has_subsets:
@@ -64,6 +64,7 @@ ROTATIONS = f"{RESULTS}/rotations.zarr"
 ROTATED = f"{RESULTS}/rotated/seed{{seed}}/step{{step}}.zarr"
 SUMS = f"{RESULTS}/sums/step{{step}}/{{seed}}/{{other}}/layers{{layers}}/shard{{shard}}.zarr"
 MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
+SIMILARITY = f"{RESULTS}/similarity/step{{step}}/{{seed}}/{{other}}.zarr"
 SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 INFLUENCE = f"{RESULTS}/influence/step{{step}}.zarr"
@@ -191,6 +192,19 @@ def permuted_pairs(wildcards):
     if not config["capture"]["store"]:
         return []
     return [PERMUTED.format(step=wildcards.step, seed=a, other=b) for a, b in GRID.pairs]
+
+
+def similar_pairs(wildcards):
+    """The stores of similarity of all pairs at a step, where there are any."""
+    if SCREENED or not config["correlate"]["similarity"]:
+        return []
+    return [SIMILARITY.format(step=wildcards.step, seed=a, other=b) for a, b in GRID.pairs]
+
+
+def sums_of_layers(wildcards):
+    """A pair's partial sums of all blocks of layers, of each all shards."""
+    blocks = GRID.layer_blocks(wildcards.seed, wildcards.other)
+    return expand(SUMS, layers=blocks, shard=GRID.shards, **wildcards)
 
 
 def untrained_scores(wildcards):

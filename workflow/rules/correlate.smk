@@ -100,6 +100,33 @@ rule match:
         "../scripts/match.py"
 
 
+# Exact mode: whole layers, from the same sums.
+rule similarity:
+    input:
+        sums=sums_of_layers,
+        moments_a=shards(MOMENTS),
+        moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
+        within_a=shards(WITHIN),
+        within_b=shards(WITHIN.replace("{seed}", "{other}")),
+        calibration_a=CALIBRATION,
+        calibration_b=CALIBRATION.replace("{seed}", "{other}"),
+    output:
+        directory(SIMILARITY),
+    log:
+        log_of(SIMILARITY),
+    benchmark:
+        benchmark_of(SIMILARITY)
+    conda:
+        ENVIRONMENT
+    threads: threads_of("similarity")
+    resources:
+        **asks("similarity"),
+    params:
+        version=METHOD_VERSION["similarity"],
+    script:
+        "../scripts/similarity.py"
+
+
 # Screened mode: all pairs on a sample of the tokens, then the candidates on all of them.
 rule screen:
     input:

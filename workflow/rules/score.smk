@@ -97,6 +97,7 @@ rule score:
         influence=INFLUENCE if config["capture"]["store"] else [],
         permuted=permuted_pairs,
         untrained=untrained_scores,
+        similarity=similar_pairs,
     output:
         matches=BY_STEP.replace("{table}", "matches"),
         universality=BY_STEP.replace("{table}", "universality"),
@@ -105,6 +106,7 @@ rule score:
         token_budget=BY_STEP.replace("{table}", "token_budget"),
         nulls=BY_STEP.replace("{table}", "nulls"),
         screening=BY_STEP.replace("{table}", "screening"),
+        similarity=BY_STEP.replace("{table}", "similarity"),
     log:
         log_of("score/step{step}"),
     benchmark:

@@ -23,6 +23,7 @@ from universal_neurons.plan.sizes import (
     REFINE_TOKENS,
     UNTRAINED_TOKENS,
     VOCABULARY,
+    WIDE_LAYER,
     Sizes,
 )
 from universal_neurons.plan.units import in_bytes
@@ -46,6 +47,10 @@ REFINED_SHARE = 0.12
 # Cubes of a layer's width that a rotation takes: about 10 for the decomposition, in float64, which
 # runs at half of float32's rate (1.9 s at a width of 3,072; docs/performance.md).
 DECOMPOSITION = 20
+
+# The same of what similarity takes: of factors of a layer, of two layers, and of their spectra; by
+# their time beside that of a product (docs/performance.md).
+FACTORS, LAYERS_ALIKE, SPECTRA = 12, 4, 90
 
 # Jobs that take less than this run on one thread, many side by side.
 SMALL_JOB = 2e12
@@ -224,6 +229,16 @@ def _match(s: Sizes) -> Cost:
     return Cost(_times(layer, s.layers), _times(layer, layers), memory)
 
 
+def _similarity(s: Sizes) -> Cost:
+    """All layers of a pair, which for spectra are few where they are wide."""
+    layers = s.shape.n_layers
+    spectra = layers if s.shape.d_mlp > WIDE_LAYER else layers**2
+    cubes = FACTORS * 2 * layers + LAYERS_ALIKE * layers**2 + SPECTRA * spectra
+    job = {"float32": cubes * s.cube}
+    # Two factors in float32 of the other model's layers, of which a layer's sums are as large.
+    return Cost(job, _times(job, s.pairs), s.layer_sums + 8 * s.square)
+
+
 def _screen(s: Sizes) -> Cost:
     sampled = s.grid.config.correlate.sample * s.pair / s.shape.n_layers
     # Of the layer; both may run at one rate.
@@ -326,6 +341,7 @@ RULES: dict[str, Callable[[Sizes], Cost]] = {
     "refine": _refine,
     "correlate": _correlate,
     "match": _match,
+    "similarity": _similarity,
     "influence": _influence,
     "permuted": _permuted,
     "untrained": _untrained,

@@ -68,6 +68,7 @@ def _correlate(grid: Grid, correlated: bool, screened: bool) -> dict[str, int]:
         "refine": screened * sizes.pairs,
         "correlate": correlated * sizes.blocks * len(grid.shards),
         "match": (not screened) * sizes.blocks,
+        "similarity": (not screened and grid.config.correlate.similarity) * sizes.pairs,
     }
 
 

@@ -98,6 +98,7 @@ class Correlate:
     candidates: int
     memory_gb: float
     kernel: str
+    similarity: bool
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ INFLUENCE_VALUES = 1 << 23
 INFLUENCE_GROUPS = 64
 # Tokens that two untrained models are compared on, and the share that is compared permuted.
 UNTRAINED_TOKENS, PERMUTED_SHARE = 65536, 0.1
+# Width above which spectra are taken of layers of like depth only.
+WIDE_LAYER = 1024
 # What the screened mode refines at a time: tokens, and bytes of sums in full.
 REFINE_TOKENS, REFINE_BYTES = 4096, 1 << 30
 

@@ -13,6 +13,11 @@ from universal_neurons.score import notions, nulls
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.fractions import fractions_table
 from universal_neurons.score.screening import screening_table
+from universal_neurons.score.similarity import (
+    read_similarities,
+    regression_r2,
+    similarity_table,
+)
 from universal_neurons.score.token_budget import budget_table, sampled_thresholds
 from universal_neurons.score.universality import (
     matches_table,
@@ -34,6 +39,7 @@ def score_step(
     influence: str | Path | None = None,
     permuted: Sequence[str | Path] = (),
     untrained: str | Path | None = None,
+    similarity: Sequence[str | Path] = (),
 ) -> dict[str, pd.DataFrame]:
     """Score the neurons of one step.
 
@@ -52,18 +58,23 @@ def score_step(
         there are none without activations.
     untrained
         Scores of untrained models; there are none at step 0.
+    similarity
+        Stores of `similar_pair.compare_pair` of all pairs, where that was asked for.
 
     Returns
     -------
     dict
-        The tables ``matches, universality, fractions, groups, nulls, token_budget, screening``.
+        The tables ``matches, universality, fractions, groups, nulls, token_budget, screening,
+        similarity``.
 
     Raises
     ------
     UserError
         If the stores are not of one run.
     """
-    check_same_run([*parts, *moments, *permuted, *([influence] if influence else [])])
+    check_same_run(
+        [*parts, *moments, *permuted, *similarity, *([influence] if influence else [])]
+    )
     step_matches = StepMatches.read(parts)
     influences = read_by_pair([influence]) if influence else {}
     means = mean_over_others(influences)
@@ -83,6 +94,8 @@ def score_step(
     matches, scores, groups = notions.add_notions(
         matches, scores, step_matches.found, unrelated.found
     )
+    layers = read_similarities(similarity)
+    scores = scores.assign(regression_r2=regression_r2(layers, len(scores)))
     thresholds = sampled_thresholds(scores)
     return {
         "matches": matches,
@@ -92,4 +105,5 @@ def score_step(
         "nulls": nulls.histograms(chance, step),
         "token_budget": budget_table(step_matches.budgets, step, thresholds),
         "screening": screening_table(step_matches.screenings, step),
+        "similarity": similarity_table(layers, step),
     }

@@ -11,6 +11,7 @@ from universal_neurons.store.columns.score import (
     MATCHES,
     NULLS,
     SCREENING,
+    SIMILARITY,
     TOKEN_BUDGET,
     UNIVERSALITY,
     UNTRAINED,
@@ -20,7 +21,7 @@ TABLES = {
     table.name: table
     for table in (
         *(UNIVERSALITY, MATCHES, FRACTIONS, NULLS, UNTRAINED, GROUPS, TOKEN_BUDGET),
-        SCREENING,
+        *(SCREENING, SIMILARITY),
         *(ABLATION, DOSES, EFFECTS, SINGLE, PERSISTENCE, TRAJECTORIES, TRACE),
         *(NEURONS, SUBSETS, MODELS),
     )

@@ -159,6 +159,14 @@ UNIVERSALITY = Table(
         ),
         Column("leave_one_out_cases", "int64", "seeds", "The number of such seeds."),
         Column("in_group", "bool", "", "Whether it is in a group, see `groups`."),
+        Column(
+            *("regression_r2", "float64", "share"),
+            "Share of its variance that a ridge regression on all neurons of one layer of another "
+            "seed explains, adjusted for their number; of the best layer, mean over the other "
+            "seeds. Null for a dead neuron, in the screened mode, and without "
+            "`correlate.similarity`.",
+            nullable=True,
+        ),
     ),
 )
 
@@ -252,6 +260,59 @@ NULLS = Table(
     (
         Column("high", "float64", "correlation", "Upper end of the bin, which does not."),
         Column("n", "int64", "values", "Values in the bin; bins without any have no row."),
+    ),
+)
+
+# Measures that take spectra are not computed of all pairs of wide layers.
+ONLY_LIKE = "null for layers wider than 1,024 neurons that are not of like depth"
+# The soft matchings divide neurons of layers of unlike width into equal parts.
+UNLIKE_WIDTHS = "null for widths whose least common multiple is above 8,192"
+SIMILARITY = Table(
+    "similarity",
+    "How alike every two layers of every pair of seeds are; no rows in the screened mode, and "
+    "without `correlate.similarity`.",
+    (
+        STEP,
+        SEED,
+        Column("other_seed", "seed", "", "The other seed; every pair is there once."),
+        LAYER,
+        Column("other_layer", "int32", "", "Layer of the other seed."),
+    ),
+    (
+        Column(
+            *("cka", "float64", "share"),
+            "Linear CKA: 1 if one layer is a rotation of the other; null for a dead layer.",
+            nullable=True,
+        ),
+        Column(
+            *("pwcca", "float64", "correlation"),
+            "Mean canonical correlation weighted by projections (PWCCA), of both projections: 1 "
+            f"of any invertible linear map; {ONLY_LIKE}.",
+            nullable=True,
+        ),
+        Column(
+            *("procrustes", "float64", "correlation"),
+            "Correlation of the layers' activations in the best rotation, the cosine of the "
+            f"angular Procrustes distance; {ONLY_LIKE}.",
+            nullable=True,
+        ),
+        Column(
+            *("soft_matching", "float64", "correlation"),
+            "Mean correlation of the best matching of all neurons with all, one to one for layers "
+            f"of one width; {UNLIKE_WIDTHS}.",
+            nullable=True,
+        ),
+        Column(
+            *("unmatched_mass", "float64", "share"),
+            "Neurons, as a share, that stay without a partner where a match must be worth more "
+            f"than a correlation of 0.5; {UNLIKE_WIDTHS}.",
+            nullable=True,
+        ),
+        Column(
+            *("matched_corr", "float64", "correlation"),
+            "Mean correlation of the others with their partners; null if there are none.",
+            nullable=True,
+        ),
     ),
 )
 
