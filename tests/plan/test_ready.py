@@ -180,5 +180,5 @@ def test_a_text_with_braces_in_its_name_is_refused(config, tmp_path):
 def test_a_grid_of_more_jobs_than_can_be_planned_is_refused(config):
     config["models"] = {"source": "train", "seeds": list(range(100)), "steps": list(range(200))}
     said = refusal(config)
-    assert said.startswith("models.seeds, models.steps, corpus.shards: the grid has 3,")
+    assert said.startswith("models.seeds, models.steps, corpus.shards: the grid has 4,")
     assert "more than the 200,000" in said

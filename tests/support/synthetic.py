@@ -56,6 +56,7 @@ def tables(
         "effects": _effects(universality, rng),
         "token_budget": _token_budget(universality, seeds, steps),
         "screening": screening(seeds, steps).iloc[:0],
+        "similarity": _similarity(seeds, steps, n_layers),
     }
     return {name: _in_order(table, seeds) for name, table in made.items()}
 
@@ -112,6 +113,7 @@ def _universality(grid, steps, threshold, universal, rng):
         in_group=grouped,
         leave_one_out=np.where(excess > threshold, 0.75, np.nan),
         leave_one_out_cases=np.where(excess > threshold, others, 0),
+        regression_r2=1 - (1 - (baseline + excess).clip(0, 1)) ** 2,
     )
 
 
@@ -376,6 +378,20 @@ def screening(seeds, steps, sampled=25_000, wrong=0):
         wrong_upper=upper_bound(wrong, 100),
         baseline_shift=0.012,
         baseline_error=0.006,
+    )
+
+
+def _similarity(seeds, steps, n_layers):
+    keys = [list(steps), list(combinations(seeds, 2)), range(n_layers), range(n_layers)]
+    rows = [
+        (step, *pair, i, j, 0.9 - 0.1 * abs(i - j))
+        for step, pair, i, j in pd.MultiIndex.from_product(keys)
+    ]
+    table = pd.DataFrame(
+        rows, columns=["step", "seed", "other_seed", "layer", "other_layer", "cka"]
+    )
+    return table.assign(
+        pwcca=0.8 * table["cka"], procrustes=0.7 * table["cka"], soft_matching=0.3 * table["cka"]
     )
 
 

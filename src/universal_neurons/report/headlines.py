@@ -15,6 +15,7 @@ import pandas as pd
 from universal_neurons.report.ablation import on_interventions
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
 from universal_neurons.report.persistence import on_courses, on_persistence
+from universal_neurons.report.similarity import on_similarity
 from universal_neurons.report.words import (
     NULLS,
     count_seeds,
@@ -56,6 +57,7 @@ def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
         "Against the nulls": _on_nulls(findings, stored),
         "Token noise": _on_budget(findings),
         "Groups": _on_groups(findings),
+        "Neuron or subspace": on_similarity(findings),
         "Persistence": on_persistence(findings, config),
         "Courses of neurons": on_courses(findings),
         **on_interventions(findings),

@@ -30,7 +30,7 @@ COLUMNS = {
         *("step", "seed", "layer", "neuron", "excess_corr", "excess_se"),
         *("first_rotation_excess", "other_choice_excess", "threshold", "universal", "q_value"),
         *("assigned_universal", "n_matched", "n_mutual", "n_mutual_permuted", "in_group"),
-        *("leave_one_out", "leave_one_out_cases"),
+        *("leave_one_out", "leave_one_out_cases", "max_corr", "regression_r2"),
     ],
     "groups": [
         *("step", "group", "seed", "layer", "neuron", "excess_corr"),
@@ -72,6 +72,10 @@ COLUMNS = {
         *("step", "seed", "other_seed", "n_tokens", "sampled_tokens", "rare", "undecided"),
         *("certified", "audited", "wrong", "baseline_shift", "baseline_error"),
     ],
+    "similarity": [
+        *("step", "seed", "other_seed", "layer", "other_layer"),
+        *("cka", "pwcca", "procrustes", "soft_matching"),
+    ],
     "models": [
         *("seed", "step", "source", "revision", "sha256", "duplicate_of"),
         *("heldout_loss", "heldout_loss_later"),
@@ -79,9 +83,10 @@ COLUMNS = {
 }
 
 # Of one step, of one shard, of seeds that share nothing, with one rotation of untrained models, in
-# the exact mode, and without ablation; any other empty table is a mistake.
+# the exact mode, in the screened mode, and without ablation; any other empty table is a mistake.
 MAY_BE_EMPTY = (
     *("persistence", "token_budget", "groups", "nulls", "screening"),
+    "similarity",
     *("ablation", "doses", "effects"),
 )
 

@@ -72,9 +72,7 @@ def score_step(
     UserError
         If the stores are not of one run.
     """
-    check_same_run(
-        [*parts, *moments, *permuted, *similarity, *([influence] if influence else [])]
-    )
+    check_same_run([*parts, *moments, *permuted, *similarity, *([influence] if influence else [])])
     step_matches = StepMatches.read(parts)
     influences = read_by_pair([influence]) if influence else {}
     means = mean_over_others(influences)

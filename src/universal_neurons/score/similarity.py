@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.correlate.similar_pair import PairSimilarity
+from universal_neurons.correlate.similar_pair import PairSimilarity, like_depth
 from universal_neurons.score.universality import mean_over_others
 from universal_neurons.store.columns.score import SIMILARITY
 
@@ -42,6 +42,17 @@ def similarity_table(pairs: Sequence[PairSimilarity], step: int) -> pd.DataFrame
         names = {"step": step, "seed": pair.seed, "other_seed": pair.other_seed}
         frames.append(pd.DataFrame({**names, "layer": layer, "other_layer": other, **values}))
     return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def of_like_depth(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `similarity_table` whose layers are of like depth, see `like_depth`."""
+    own, other = table["layer"].to_numpy(), table["other_layer"].to_numpy()
+    chosen = np.zeros(len(table), bool)
+    grouped = table.groupby(["step", "seed", "other_seed"], sort=False, observed=True)
+    for rows in grouped.indices.values():
+        near = like_depth(own[rows].max() + 1, other[rows].max() + 1)
+        chosen[rows] = near[own[rows], other[rows]]
+    return table[chosen]
 
 
 def regression_r2(pairs: Sequence[PairSimilarity], n_neurons: int) -> NDArray[np.float64]:

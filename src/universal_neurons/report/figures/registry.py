@@ -37,6 +37,7 @@ FIGURES = {
         "Universal neurons at every threshold", "universality", ("universality", "nulls")
     ),
     "best_match_layers": Spec("Layer of the best match", "universality", ("matches",)),
+    "similarity": Spec("Neuron or subspace", "similarity", ("similarity", "universality")),
     "token_budget": Spec("Token noise", "universality", ("token_budget",)),
     "persistence": Spec("Persistence between steps", "persistence", ("persistence",)),
     "persistence_layers": Spec("Persistence by layer", "persistence", ("persistence",)),

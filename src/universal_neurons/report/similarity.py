@@ -1,0 +1,85 @@
+"""Neuron or subspace: what of a neuron without a match is still there in other seeds."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from universal_neurons.report.findings import Findings
+from universal_neurons.report.words import number, out_of, percent
+from universal_neurons.score.similarity import of_like_depth
+
+# Share of a neuron's variance that counts as explaining it.
+EXPLAINED = 0.5
+
+
+def unmatched_counts(universality: pd.DataFrame) -> pd.DataFrame:
+    """How many neurons have no match, and of how many of them a whole layer explains enough.
+
+    Parameters
+    ----------
+    universality
+        Columns ``step, max_corr, regression_r2``.
+
+    Returns
+    -------
+    DataFrame
+        By step: ``n_neurons`` with a known `regression_r2`; ``unmatched``, those of which a single
+        neuron (its squared correlation) explains less than `EXPLAINED`; ``explained``, those of
+        the unmatched of which a layer's neurons together explain as much or more. No rows where
+        nothing is known.
+    """
+    known = universality.dropna(subset=["regression_r2"])
+    # A correlation below 0 is no match, whatever its square.
+    unmatched = known["max_corr"].clip(lower=0) ** 2 < EXPLAINED
+    found = pd.DataFrame(
+        {
+            "step": known["step"],
+            "n_neurons": True,
+            "unmatched": unmatched,
+            "explained": unmatched & (known["regression_r2"] >= EXPLAINED),
+        }
+    )
+    return found.groupby("step").sum()
+
+
+def on_similarity(findings: Findings) -> str:
+    """Whether what has no match among neurons is there in the space of a layer."""
+    counts = unmatched_counts(findings.tables["universality"])
+    if counts.empty:
+        return (
+            "Whole layers were not compared: that takes correlations of all pairs "
+            "(correlate.mode: exact) and correlate.similarity."
+        )
+    last, first = counts.index[-1], counts.index[0]
+    now, then = counts.loc[last], counts.loc[first]
+    half = f"{100 * EXPLAINED:g}\u00a0%"
+    text = (
+        f"At the last step ({last:,}), no single neuron of another seed explains {half} of the "
+        f"variance of {out_of(now['unmatched'], now['n_neurons'])} neurons"
+    )
+    if now["unmatched"]:
+        share = percent(now["explained"] / now["unmatched"])
+        text += (
+            f". All neurons of a layer together explain as much of {now['explained']:,} of these "
+            f"({share}): these are split over neurons or mixed among them rather than absent"
+        )
+        if first != last and then["unmatched"]:
+            before = percent(then["explained"] / then["unmatched"])
+            text += f"; at the first step ({first:,}) the share was {before}"
+        text += (
+            ". Many neurons that read the same text explain some of anything computed from it, by "
+            "a linear map that no seed need use: this does not show that seeds compute the same"
+        )
+    return f"{text}. {_of_layers(findings.tables['similarity'], last)}"
+
+
+def _of_layers(similarity: pd.DataFrame, step: int) -> str:
+    """Mean similarity of layers of like depth at a step."""
+    near = of_like_depth(similarity[similarity["step"] == step])
+    mean = near[["soft_matching", "procrustes", "cka"]].mean()
+    return (
+        "Layers of like depth in two seeds have a correlation of "
+        f"{number(mean['soft_matching'], 2)} if their neurons are matched one to one, of "
+        f"{number(mean['procrustes'], 2)} in the best rotation, and a linear CKA of "
+        f"{number(mean['cka'], 2)} (mean over pairs and layers)."
+    )
