@@ -50,7 +50,7 @@ DECOMPOSITION = 20
 
 # The same of what similarity takes: of factors of a layer, of two layers, and of their spectra; by
 # their time beside that of a product (docs/performance.md).
-FACTORS, LAYERS_ALIKE, SPECTRA = 12, 4, 90
+FACTORS, LAYERS_ALIKE, SPECTRA = 8, 7, 105
 
 # Jobs that take less than this run on one thread, many side by side.
 SMALL_JOB = 2e12
