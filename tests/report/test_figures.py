@@ -327,3 +327,32 @@ def test_labels_of_shares_are_where_their_ticks_are(highest):
     figure.canvas.draw()
     labels = [float(label.get_text().removesuffix(" %")) for label in ax.get_yticklabels()]
     np.testing.assert_allclose(labels, 100 * ax.get_yticks(), rtol=1e-5)
+
+
+def test_similarity_shows_the_means_of_the_table(demo):
+    table = demo["similarity"]
+    figure = drawn("similarity", demo)
+    near = table[table["layer"] == table["other_layer"]]
+    measures = ("cka", "pwcca", "procrustes", "soft_matching")
+    for name, line in zip(measures, figure.axes[0].lines, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), near.groupby("step")[name].mean())
+    shown = figure.axes[1].images[0].get_array()
+    np.testing.assert_allclose(shown, [[0.9, 0.8], [0.8, 0.9]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_similarity_of_nothing_compared_or_of_dead_neurons_says_so(demo):
+    none = {**demo, "similarity": demo["similarity"].iloc[:0]}
+    assert "layers were not compared" in texts(drawn("similarity", none))
+    dead = {**demo, "universality": demo["universality"].assign(regression_r2=np.nan)}
+    figure = drawn("similarity", dead)
+    assert "every neuron is dead" in texts(figure)
+    render(figure)
+
+
+@pytest.mark.filterwarnings("error")
+def test_similarity_of_seeds_of_unlike_depth_can_be_drawn(demo):
+    table = demo["similarity"]
+    deeper = table["other_seed"] == "4"
+    third = table[deeper & (table["other_layer"] == 1)].assign(other_layer=2, soft_matching=np.nan)
+    render(drawn("similarity", {**demo, "similarity": pd.concat([table, third])}))

@@ -95,6 +95,8 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "leave_one_out": np.nan,
                     "leave_one_out_cases": 0,
                     "n_mutual_permuted": np.nan,
+                    "max_corr": np.where(universal, 0.6, 0.3),
+                    "regression_r2": np.nan,
                 }
             )
         )
@@ -987,3 +989,31 @@ def test_notions_are_compared_by_their_sets(demo):
     nothing = summaries.agreement(demo["universality"].assign(in_group=False), 0.05)
     assert np.isnan(nothing.loc["in a group", "in a group"])
     assert nothing.loc["in a group", "universal"] == 0
+
+
+def test_the_report_tells_split_neurons_from_absent_ones(demo):
+    """Of 400 neurons of a seed 100 have a match, 200 are explained without one, 100 are neither."""
+    scores = demo["universality"]
+    place = scores["neuron"] % 4
+    scores = scores.assign(
+        max_corr=np.where(place == 0, 0.9, 0.6),
+        regression_r2=np.select([place == 0, place < 3], [0.95, 0.8], 0.1),
+    )
+    first = scores["step"] == scores["step"].min()
+    scores.loc[first, "regression_r2"] = np.where(place[first] == 1, 0.8, 0.1)
+    said = headline({**demo, "universality": scores}, "Neuron or subspace")
+    assert (
+        "no single neuron of another seed explains 50 % of the variance of 1,500 of 2,000" in said
+    )
+    assert "explain as much of 1,000 of these (66.7 %)" in said
+    assert "rather than absent; at the first step (50) the share was 33.3 %" in said
+    assert "does not show that seeds compute the same" in said
+    near = demo["similarity"].query("layer == other_layer and step == 1000")
+    assert f"linear CKA of {near['cka'].mean():.2f}" in said
+
+
+def test_the_report_says_where_layers_were_not_compared(demo):
+    scores = demo["universality"].assign(regression_r2=np.nan)
+    tables = {**demo, "universality": scores, "similarity": demo["similarity"].iloc[:0]}
+    said = headline(tables, "Neuron or subspace")
+    assert said.startswith("Whole layers were not compared")
