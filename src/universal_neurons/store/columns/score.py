@@ -163,7 +163,7 @@ UNIVERSALITY = Table(
             *("regression_r2", "float64", "share"),
             "Share of its variance that a ridge regression on all neurons of one layer of another "
             "seed explains, adjusted for their number; of the best layer, mean over the other "
-            "seeds. Null for a dead neuron, in the screened mode, and without "
+            "seeds; null for a dead neuron, in the screened mode, and without "
             "`correlate.similarity`.",
             nullable=True,
         ),
