@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import planted
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -234,32 +235,35 @@ def test_layers_of_like_depth_are_the_diagonal_or_the_nearest():
     assert like_depth(1, 1).all()
 
 
+def compared(shards, where, layers):
+    """What `compare_pair` stores of two captured models, in blocks of one layer."""
+    sums = []
+    for layer in layers:
+        for i, pair in enumerate(zip(*shards, strict=True)):
+            sums.append(where / f"sums{layer}/{i}.zarr")
+            one, other = (shard / "activations.zarr" for shard in pair)
+            products.sum_pair(one, other, [layer], "auto", path=sums[-1], attributes={})
+    captured = [
+        Captured([shard / "moments.zarr" for shard in own], own[0].parent / "calibration.zarr")
+        for own in shards
+    ]
+    within = tuple([shard / "within.zarr" for shard in own] for own in shards)
+    compare_pair(sums, *captured, within, path=where / "similarity.zarr", attributes={})
+    return PairSimilarity.read(where / "similarity.zarr")
+
+
 @pytest.mark.parametrize("encoding", ["int8", "float32"])
 def test_a_pair_of_models_is_compared_as_from_its_raw_activations(encoding, tmp_path):
     """Seeds of different depth and width, in shards and blocks of layers."""
     tokens = random_tokens(1200, 16)
     models = {"a": gpt2(1), "b": gpt2(2, d_mlp=24, layers=3)}
-    where = {seed: tmp_path / seed for seed in models}
     shards = {
         seed: run_capture(
-            model, tokens, where[seed], seed=seed, splits=(100, 700), encoding=encoding
+            model, tokens, tmp_path / seed, seed=seed, splits=(100, 700), encoding=encoding
         )
         for seed, model in models.items()
     }
-    sums = []
-    for layer in (0, 1):
-        for i, pair in enumerate(zip(*shards.values(), strict=True)):
-            sums.append(tmp_path / f"sums{layer}/{i}.zarr")
-            one, other = (shard / "activations.zarr" for shard in pair)
-            products.sum_pair(one, other, [layer], "auto", path=sums[-1], attributes={})
-    captured = [
-        Captured([shard / "moments.zarr" for shard in own], where[seed] / "calibration.zarr")
-        for seed, own in shards.items()
-    ]
-    within = tuple([shard / "within.zarr" for shard in own] for own in shards.values())
-    path = tmp_path / "similarity.zarr"
-    compare_pair(sums, *captured, within, path=path, attributes={})
-    found = PairSimilarity.read(path)
+    found = compared(list(shards.values()), tmp_path, layers=(0, 1))
     assert (found.seed, found.other_seed) == ("a", "b")
     a, b = (module_activations(model, tokens) for model in models.values())
     expected = [[measured(x, y) for y in b] for x in a]
@@ -273,3 +277,28 @@ def test_a_pair_of_models_is_compared_as_from_its_raw_activations(encoding, tmp_
     back = [np.max([measured(y, x)["r2"] for x in a], 0) for y in b]
     np.testing.assert_allclose(found.backward, np.concatenate(back), atol=tolerance)
     assert [len(x) for x in (found.forward, found.backward)] == [80, 72]
+
+
+def test_neurons_of_all_kinds_are_compared_as_from_their_raw_activations(tmp_path):
+    """Units from 1e-5 to 1e5, rare, massive and nearly constant neurons, in int8."""
+    raw = planted.two_models()
+    shards = [
+        run_capture(
+            planted.model(layers),
+            planted.tokens(),
+            tmp_path / seed,
+            seed=seed,
+            splits=(500,),
+            exclude=(),
+            sample=planted.SAMPLE // planted.CONTEXT,
+        )
+        for seed, layers in zip("ab", raw, strict=True)
+    ]
+    found = compared(shards, tmp_path, layers=(0, 1))
+    a, b = ([x.astype(np.float64) for x in layers] for layers in raw)
+    expected = [[measured(x, y) for y in b] for x in a]
+    for name, values in found.measures.items():
+        truth = [[cell[name] for cell in row] for row in expected]
+        np.testing.assert_allclose(values, truth, atol=0.01, err_msg=name)
+    truth = np.concatenate([np.max([cell["r2"] for cell in row], 0) for row in expected])
+    np.testing.assert_allclose(found.forward, truth, atol=0.01)
