@@ -1008,6 +1008,10 @@ def test_the_report_tells_split_neurons_from_absent_ones(demo):
     assert "explain as much of 1,000 of these (66.7 %)" in said
     assert "rather than absent; at the first step (50) the share was 33.3 %" in said
     assert "does not show that seeds compute the same" in said
+    none = scores.assign(regression_r2=0.1)
+    without = headline({**demo, "universality": none}, "Neuron or subspace")
+    assert "all neurons of a layer together explain as much of none of these." in without
+    assert "split" not in without
     near = demo["similarity"].query("layer == other_layer and step == 1000")
     assert f"linear CKA of {near['cka'].mean():.2f}" in said
 

@@ -57,7 +57,7 @@ def on_similarity(findings: Findings) -> str:
         f"At the last step ({last:,}), no single neuron of another seed explains {half} of the "
         f"variance of {out_of(now['unmatched'], now['n_neurons'])} neurons"
     )
-    if now["unmatched"]:
+    if now["explained"]:
         share = percent(now["explained"] / now["unmatched"])
         text += (
             f". All neurons of a layer together explain as much of {now['explained']:,} of these "
@@ -70,6 +70,8 @@ def on_similarity(findings: Findings) -> str:
             ". Many neurons that read the same text explain some of anything computed from it, by "
             "a linear map that no seed need use: this does not show that seeds compute the same"
         )
+    elif now["unmatched"]:
+        text += ", and all neurons of a layer together explain as much of none of these"
     return f"{text}. {_of_layers(findings.tables['similarity'], last)}"
 
 
