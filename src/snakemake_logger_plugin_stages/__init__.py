@@ -28,7 +28,7 @@ STAGES = {
     "prepare": "fetch fetch_tokenizer tokenizer corpus selection train",
     "capture": "capture_first capture restore direct_first direct direct_more",
     "correlate": "correlate rotations rotated_std match similarity screen refine permuted "
-    "untrained",
+    "untrained random_directions",
     "score": "influence score",
     "ablate": "ablate doses effects",
     "persist": "trace persistence trajectories",

@@ -88,6 +88,29 @@ def test_zeroing_a_tapped_neuron_is_zeroing_its_output_weights(kind, tmp_path):
         assert not torch.equal(found, tapped.module(IDS).logits)
 
 
+@pytest.mark.parametrize("kind", models.ARCHITECTURES)
+def test_an_activation_follows_from_what_the_input_weights_read(kind, tmp_path):
+    """A neuron is its input weights (Conv1D's turned), biases and its layer's nonlinearity."""
+    module = make(kind)
+    for name, weight in module.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight)
+    module.save_pretrained(tmp_path)
+    model = models.load(tmp_path)
+    inputs, tapped = {}, {}
+    with (
+        torch.no_grad(),
+        model.tap(lambda layer, x: tapped.update({layer: x})),
+        model.tap_inputs(lambda layer, x: inputs.update({layer: x})),
+    ):
+        model.module(IDS)
+        for layer in range(2):
+            weights = model.input_weights(layer)
+            assert [tuple(weight.shape) for weight, _ in weights] == [(24, 16)] * len(weights)
+            read = [inputs[layer] @ weight.T + bias for weight, bias in weights]
+            torch.testing.assert_close(tapped[layer], model.activate(layer, read))
+
+
 def test_float16_weights_are_run_in_the_dtype_asked_for(tmp_path):
     make("gpt2").half().save_pretrained(tmp_path)
     for dtype in ("float32", "bfloat16"):

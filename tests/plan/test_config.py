@@ -145,7 +145,7 @@ def test_no_number_of_the_schema_is_unbounded_or_may_be_no_number():
             yield path, rules
 
     found = dict(numbers(yaml.safe_load(SCHEMA.read_text())))
-    assert len(found) == 32
+    assert len(found) == 35
     for path, rule in found.items():
         for bound in ("inimum", "aximum"):
             assert any(key.endswith(bound) for key in rule), path
@@ -264,10 +264,12 @@ def test_wrong_options_of_a_hub_data_set_are_refused(corpus, message):
     assert message in str(error.value)
 
 
-def test_universal_by_q_value_takes_two_rotations():
+def test_universal_by_q_value_takes_two_rotations_where_there_are_no_random_directions():
     config = changed("universality.criterion", "q_value")
     assert resolve(config)["universality"]["false_discovery_rate"] == 0.05
     config["baseline"] = {"draws": 1}
+    assert resolve(config)["nulls"]["random_directions"]["draws"] == 2
+    config["nulls"] = {"random_directions": {"draws": 0}}
     with pytest.raises(UserError, match="universality.criterion: q_value .* baseline.draws of 2"):
         resolve(config)
 

@@ -47,9 +47,9 @@ CONFIGS = {
 
 
 def wrap(module):
-    blocks_path, projection_path = ARCHITECTURES[module.config.model_type]
-    blocks = tuple(module.get_submodule(blocks_path))
-    projections = tuple(block.get_submodule(projection_path) for block in blocks)
+    places = ARCHITECTURES[module.config.model_type]
+    blocks = tuple(module.get_submodule(places.blocks))
+    projections = tuple(block.get_submodule(places.projection) for block in blocks)
     return Model(module, blocks, projections, torch.device("cpu"))
 
 

@@ -25,6 +25,7 @@ USED = {
     **dict.fromkeys(("concatenate", "join_effects", "persistence", "trajectories"), TABLES),
     **dict.fromkeys(("models", "neurons", "report", "score", "subsets"), TABLES | SUMS),
     "figures": TABLES | SUMS | {"matplotlib"},
+    "random_directions": MODELS | SUMS,
     "untrained": MODELS | SUMS | TABLES,
 }
 

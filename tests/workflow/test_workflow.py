@@ -162,13 +162,14 @@ CHANGES = {
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
         | {"similarity": 3, "influence": 1, "permuted": 3, "effects": 3, "trace": 3}
+        | {"random_directions": 3}
         | {**JOINED, **OF_A_STEP},
     ),
     "a further seed": (
         {"models": {"seeds": [*SEEDS, "late"]}},
         # Its own models, and their three pairs at two steps.
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
-        | {"similarity": 6, "permuted": 6, "effects": 2, "trace": 1}
+        | {"similarity": 6, "permuted": 6, "random_directions": 6, "effects": 2, "trace": 1}
         # Scores are means over the other seeds, so that all are new, and what is ablated by them.
         | {**JOINED, "influence": 2, "ablate": 24, "doses": 8},
     ),
@@ -176,7 +177,9 @@ CHANGES = {
         # Of 61 sequences: 30, 31 and then 30 more.
         {"corpus": {"tokens": 61 * 16 * 3 // 2, "shards": 3}},
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
-        | {"similarity": 6, "influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED},
+        # Random directions, as traces, are of all tokens where they are so few.
+        | {"similarity": 6, "influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED}
+        | {"random_directions": 6},
     ),
     "other batches": ({"capture": {"batch_tokens": 64}}, {}),
     # Rows and categories are in the order of the seeds; nothing else is.
@@ -191,9 +194,15 @@ CHANGES = {
     ),
     "a baseline of standardised neurons": (
         {"baseline": {"standardise": True}},
-        {"rotated_std": 6, "match": 6, "influence": 2, "permuted": 6, "untrained": 1, **SCORED},
+        {"rotated_std": 6, "match": 6, "influence": 2, "permuted": 6, "untrained": 1, **SCORED}
+        | {"random_directions": 6},
     ),
     "no similarity of layers": ({"correlate": {"similarity": False}}, SCORED),
+    "more random directions": (
+        {"nulls": {"random_directions": {"draws": 3}}},
+        {"random_directions": 6, **SCORED},
+    ),
+    "no random directions": ({"nulls": {"random_directions": {"draws": 0}}}, SCORED),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
     "universal by q-value": ({"universality": {"criterion": "q_value"}}, SCORED),
     "more controls": (
@@ -261,6 +270,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
     try:
         of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
         of_its_pairs = {"correlate": 4, "match": 2, "similarity": 2, "influence": 1, "permuted": 2}
+        of_its_pairs["random_directions"] = 2
         made = {**of_the_model, **of_its_pairs, "effects": 1}
         assert planned(where) == {**JOINED, **OF_A_STEP, **made}
     finally:
@@ -314,7 +324,11 @@ def same_as_stored(where, results, names=("matches", "neurons", "token_budget"))
 def test_sums_straight_from_the_models_give_the_same_tables_to_the_bit(local, direct):
     where, config = local
     same_as_stored(where, direct)
-    assert set(pd.read_parquet(direct / "nulls.parquet")["null"]) == {"rotated", "untrained"}
+    assert set(pd.read_parquet(direct / "nulls.parquet")["null"]) == {
+        "random directions",
+        "rotated",
+        "untrained",
+    }
     assert (direct / "report.html").exists()
     configure(where, {**config, "run": "direct", "capture": {"store": False}})
     try:

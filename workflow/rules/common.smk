@@ -69,6 +69,7 @@ SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zar
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 INFLUENCE = f"{RESULTS}/influence/step{{step}}.zarr"
 PERMUTED = f"{RESULTS}/permuted/step{{step}}/{{seed}}/{{other}}.zarr"
+RANDOM_DIRECTIONS = f"{RESULTS}/random_directions/step{{step}}/{{seed}}/{{other}}.zarr"
 UNTRAINED = f"{RESULTS}/untrained.parquet"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 BY_MODEL = f"{RESULTS}/tables/{{table}}/seed{{seed}}/step{{step}}.parquet"
@@ -96,6 +97,9 @@ CAPTURE = {
 CAPTURE |= {key: config["corpus"][key] for key in ("exclude_token_ids", "exclude_positions")}
 # How the baseline rotates neurons, besides the rotations themselves.
 ROTATING = {key: config["baseline"][key] for key in ("draws", "standardise")}
+# How random directions are drawn, and what they are matched on.
+DRAWING = {key: config["nulls"]["random_directions"][key] for key in ("draws", "seed")}
+DRAWING["sequences"] = GRID.sequences_of_directions()
 # How models are loaded that are run without being captured.
 LOAD = {key: config["capture"][key] for key in ("dtype", "device")}
 
@@ -205,6 +209,18 @@ def sums_of_layers(wildcards):
     """A pair's partial sums of all blocks of layers, of each all shards."""
     blocks = GRID.layer_blocks(wildcards.seed, wildcards.other)
     return expand(SUMS, layers=blocks, shard=GRID.shards, **wildcards)
+
+
+def random_pairs(wildcards):
+    """The stores of matches among random directions of all pairs at a step, if asked for."""
+    if not config["nulls"]["random_directions"]["draws"]:
+        return []
+    return [RANDOM_DIRECTIONS.format(step=wildcards.step, seed=a, other=b) for a, b in GRID.pairs]
+
+
+def pair_directories(wildcards):
+    """Directories of the models of a job's pair."""
+    return model_directories(wildcards, [wildcards.seed, wildcards.other])
 
 
 def untrained_scores(wildcards):

@@ -87,6 +87,35 @@ rule untrained:
         "../scripts/untrained.py"
 
 
+# What two models match among random directions of each other's real MLP inputs.
+rule random_directions:
+    input:
+        models=pair_directories,
+        weights=lambda wildcards: weights_files(pair_directories(wildcards)),
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        rotations=ROTATIONS,
+    output:
+        directory(RANDOM_DIRECTIONS),
+    log:
+        log_of(RANDOM_DIRECTIONS),
+    benchmark:
+        benchmark_of(RANDOM_DIRECTIONS)
+    conda:
+        ENVIRONMENT
+    threads: threads_of("random_directions")
+    resources:
+        **asks("random_directions"),
+    params:
+        capture=CAPTURE,
+        drawing=DRAWING,
+        rotating=ROTATING,
+        kernel=config["correlate"]["kernel"],
+        version=METHOD_VERSION["random_directions"],
+    script:
+        "../scripts/random_directions.py"
+
+
 rule score:
     input:
         parts=pair_parts,
@@ -98,6 +127,7 @@ rule score:
         permuted=permuted_pairs,
         untrained=untrained_scores,
         similarity=similar_pairs,
+        random_directions=random_pairs,
     output:
         matches=BY_STEP.replace("{table}", "matches"),
         universality=BY_STEP.replace("{table}", "universality"),

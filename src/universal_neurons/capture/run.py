@@ -308,3 +308,58 @@ def capture_first(
         moments=moments,
         within=within,
     )
+
+
+def capture_sample(
+    model: Model,
+    tokens: NDArray[np.integer],
+    name: tuple[str, int],
+    exclude: Sequence[int],
+    options: CaptureOptions,
+    where: Path,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store a model's calibration, activations, moments and within-layer sums over some tokens.
+
+    Parameters
+    ----------
+    model
+        The model.
+    tokens
+        Sequences, of which the first fix the codes.
+    name
+        Its seed and step.
+    exclude
+        Token ids that are not scored.
+    options
+        How to capture it.
+    where
+        Folder of the stores: ``calibration.zarr, activations.zarr, moments.zarr, within.zarr``.
+    attributes
+        Recorded with them.
+    """
+    seed, step = name
+    calibration = calibrate(
+        model,
+        tokens[: -(-options.calibration_tokens // tokens.shape[1])],
+        name=f"seed {seed}, step {step}",
+        exclude=exclude,
+        encoding=options.encoding,
+        headroom=options.headroom,
+        batch_tokens=options.batch_tokens,
+        positions=options.exclude_positions,
+    )
+    write_calibration(where / "calibration.zarr", calibration, attributes)
+    encoder = Encoder(
+        seed,
+        step,
+        calibration,
+        options.encoding,
+        exclude,
+        options.batch_tokens,
+        positions=options.exclude_positions,
+    )
+    activations, moments = where / "activations.zarr", where / "moments.zarr"
+    sequences = (0, len(tokens))
+    capture(model, tokens, sequences, encoder, activations, moments, attributes=attributes)
+    write_arrays(where / "within.zarr", within_sums(Activations(activations)), attributes)

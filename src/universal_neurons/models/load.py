@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,33 @@ class Model:
         return weight.T if isinstance(projection, nn.Linear) else weight
 
     @cached_property
+    def input_projections(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """What every layer's neurons read with: one projection, or gate and up."""
+        paths = ARCHITECTURES[self.module.config.model_type].inputs
+        return tuple(tuple(map(block.get_submodule, paths)) for block in self.blocks)
+
+    def input_weights(self, layer: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weight, shape (d_mlp, d_model), and bias, (d_mlp,), of a layer's input projections.
+
+        The bias is 0 where there is none.
+        """
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for projection in self.input_projections[layer]:
+            stored = projection.get_parameter("weight")
+            # GPT-2's Conv1D stores (inputs, neurons), a linear layer (neurons, inputs).
+            weight = stored if isinstance(projection, nn.Linear) else stored.T
+            bias = getattr(projection, "bias", None)
+            found.append((weight, weight.new_zeros(len(weight)) if bias is None else bias))
+        return found
+
+    def activate(self, layer: int, read: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A layer's activations, given what its input projections (or others) return."""
+        path = ARCHITECTURES[self.module.config.model_type].nonlinearity
+        gate, *up = read
+        active = attrgetter(path)(self.blocks[layer])(gate)
+        return active * up[0] if up else active
+
+    @cached_property
     def vocab_size(self) -> int:
         """Number of rows of the token embedding."""
         return self.module.get_input_embeddings().weight.shape[0]
@@ -101,22 +129,14 @@ class Model:
         tensor, the model goes on with that instead.
         """
 
-        def hook(layer: int) -> Callable:
-            def run(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple | None:
-                replaced = on_layer(layer, inputs[0])
-                return None if replaced is None else (replaced, *inputs[1:])
-
-            return run
-
-        handles = [
-            projection.register_forward_pre_hook(hook(layer))
-            for layer, projection in enumerate(self.projections)
-        ]
-        try:
+        with _hooked(self.projections, on_layer):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+    @contextmanager
+    def tap_inputs(self, on_layer: OnLayer) -> Iterator[None]:
+        """As `tap`, of the inputs of the MLPs' input projections, shape (..., d_model)."""
+        with _hooked([first for first, *_ in self.input_projections], on_layer):
+            yield
 
     def digest(self) -> str:
         """SHA-256 (hexadecimal) over the names, shapes and bytes of the loaded weights."""
@@ -126,6 +146,25 @@ class Model:
             flat = weight.detach().cpu().contiguous().flatten()
             sha.update(flat.view(torch.uint8).numpy().data)
         return sha.hexdigest()
+
+
+@contextmanager
+def _hooked(modules: Sequence[nn.Module], on_layer: OnLayer) -> Iterator[None]:
+    """Hand the input of every module to a function, before the module runs."""
+
+    def hook(layer: int) -> Callable:
+        def run(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple | None:
+            replaced = on_layer(layer, inputs[0])
+            return None if replaced is None else (replaced, *inputs[1:])
+
+        return run
+
+    handles = [m.register_forward_pre_hook(hook(layer)) for layer, m in enumerate(modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def device_of(name: str) -> torch.device:
@@ -245,11 +284,11 @@ def _reach(module: Any, device: str) -> Model:
     """Put a model on its device and find its neurons."""
     where = device_of(device)
     module = module.to(where).eval().requires_grad_(False)
-    blocks_path, projection_path = ARCHITECTURES[module.config.model_type]
-    blocks = tuple(module.get_submodule(blocks_path))
+    places = ARCHITECTURES[module.config.model_type]
+    blocks = tuple(module.get_submodule(places.blocks))
     return Model(
         module=module,
         blocks=blocks,
-        projections=tuple(block.get_submodule(projection_path) for block in blocks),
+        projections=tuple(block.get_submodule(places.projection) for block in blocks),
         device=where,
     )

@@ -32,10 +32,14 @@ def problems(config: Mapping[str, Any]) -> Iterator[str]:
             "correlate.mode: screened looks at activations twice and needs capture.store: true; "
             "use exact"
         )
-    if config["universality"]["criterion"] == "q_value" and config["baseline"]["draws"] < 2:
+    if (
+        config["universality"]["criterion"] == "q_value"
+        and config["nulls"]["random_directions"]["draws"] == 0
+        and config["baseline"]["draws"] < 2
+    ):
         yield (
             "universality.criterion: q_value holds rotations against each other and needs "
-            "baseline.draws of 2 or more"
+            "baseline.draws of 2 or more (or nulls.random_directions.draws of 1 or more)"
         )
     yield from _leaving(config["persistence"]["exit_threshold"], config["universality"])
 

@@ -288,6 +288,22 @@ def _untrained(s: Sizes) -> Cost:
     return Cost(work, work, memory, start=START_TORCH)
 
 
+def _random_directions(s: Sizes) -> Cost:
+    """Either model run twice over the sample, and every draw of one matched with the other."""
+    draws = s.grid.config.nulls.random_directions.draws
+    tokens = s.grid.sequences_of_directions() * s.grid.config.corpus.context_length
+    # Reading random inputs takes a third of a block: one of the MLP's two matrices, of three.
+    model = 2 * s.grid.forward_operations() * (2 + draws / 3)
+    products = s.pair / s.scored * 2 * draws + 2 * (1 + draws) * s.layer_products
+    # One direction of the rotated best matches, and the spread of the random neurons.
+    rotated = draws * s.shape.n_layers * (s.layer_baseline + 4 * s.draws * s.cube)
+    work = {"model": tokens * model, "float32": rotated}
+    work[s.products] = work.get(s.products, 0) + tokens * products
+    chunks = 2 * (1 + draws) * s.shape.n_layers * CHUNK_BYTES
+    memory = 4 * s.weights + chunks + 2 * s.layer_sums + s.buffers + (6 + s.draws) * s.square
+    return Cost(work, _times(work, s.pairs), memory, start=START_TORCH)
+
+
 def _held_out(s: Sizes, passes: float, jobs: int) -> Cost:
     """As many passes of a model through the held-out text in every job."""
     tokens = s.grid.config.corpus.heldout_tokens
@@ -345,6 +361,7 @@ RULES: dict[str, Callable[[Sizes], Cost]] = {
     "influence": _influence,
     "permuted": _permuted,
     "untrained": _untrained,
+    "random_directions": _random_directions,
     "ablate": _ablate,
     "doses": _doses,
     "effects": _effects,

@@ -199,6 +199,11 @@ class Grid:
         corpus, wanted = self.config.corpus, self.config.persistence.trace_tokens
         return max(1, min(wanted, corpus.tokens) // corpus.context_length)
 
+    def sequences_of_directions(self) -> int:
+        """Scored sequences that random directions are matched on."""
+        corpus, wanted = self.config.corpus, self.config.nulls.random_directions.tokens
+        return max(1, min(wanted, corpus.tokens) // corpus.context_length)
+
     def forward_operations(self) -> float:
         """Operations per token: a block has about 12 weights per squared width, d_mlp = 4 width."""
         shape = self.largest

@@ -111,6 +111,22 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class RandomDirections:
+    """Section ``nulls.random_directions``."""
+
+    draws: int
+    tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """Section ``nulls``."""
+
+    random_directions: RandomDirections
+
+
+@dataclass(frozen=True)
 class Universality:
     """Section ``universality``."""
 
@@ -146,6 +162,7 @@ class Config:
     capture: Capture
     correlate: Correlate
     baseline: Baseline
+    nulls: Nulls
     universality: Universality
     persistence: Persistence
     ablation: Ablation
@@ -161,6 +178,7 @@ class Config:
             capture=Capture(**resolved["capture"]),
             correlate=Correlate(**resolved["correlate"]),
             baseline=Baseline(**resolved["baseline"]),
+            nulls=Nulls(RandomDirections(**resolved["nulls"]["random_directions"])),
             universality=Universality(**resolved["universality"]),
             persistence=Persistence(**resolved["persistence"]),
             ablation=Ablation(**resolved["ablation"]),

@@ -17,11 +17,10 @@ from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
 from universal_neurons.report.persistence import on_courses, on_persistence
 from universal_neurons.report.similarity import on_similarity
 from universal_neurons.report.words import (
-    NULLS,
+    beaten,
     count_seeds,
     criterion_met,
     extremes,
-    listed,
     number,
     out_of,
     percent,
@@ -29,6 +28,7 @@ from universal_neurons.report.words import (
     pooled_over,
 )
 from universal_neurons.score.fractions import LEAST_SEEDS
+from universal_neurons.score.nulls import LEADING
 from universal_neurons.score.token_budget import ENOUGH
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
@@ -162,24 +162,24 @@ def _on_nulls(findings: Findings, stored: bool) -> str:
             "No p-values: at step 0 a null takes two rotations at least (baseline.draws) or "
             f"{other}."
         )
-    compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
-    beaten = listed([NULLS[name] for name in NULLS if name in compared])
+    named, leads = beaten(nulls), LEADING in set(nulls.loc[nulls["step"] == last, "null"])
     least = findings.criterion.false_discovery_rate
     n, passing = len(now), int((now["q_value"] < least).sum())
     above = int((now["excess_corr"] > PAPER_THRESHOLD).sum())
-    rate = f"{100 * least:g}\u00a0%"
+    rate = f"at a false discovery rate of {100 * least:g}\u00a0% (q < {least:g})"
     if passing:
         lowest = now.loc[now["q_value"] < least, "excess_corr"].min()
+        alike = "that read one token well" if leads else "that follow the same frequent tokens"
         text = (
             f"At the last step ({last:,}), {out_of(passing, n)} neurons ({percent(passing / n)}) "
-            f"match better than {beaten}, at a false discovery rate of {rate}. Nothing else is "
-            "ruled out: neurons that follow the same frequent tokens match so too. "
+            f"{'are beyond' if leads else 'match better than'} {named}, {rate}. Nothing else is "
+            f"ruled out: neurons {alike} match so too. "
             f"The smallest excess correlation among them is {number(lowest, 2)}; "
         )
     else:
         text = (
-            f"At the last step ({last:,}), none of {n:,} neurons matches better than {beaten}, at "
-            f"a false discovery rate of {rate}; "
+            f"At the last step ({last:,}), none of {n:,} neurons "
+            f"{'is beyond' if leads else 'matches better than'} {named}, {rate}; "
         )
     return text + f"{out_of(above, n)} exceed the papers' {PAPER_THRESHOLD:g}."
 

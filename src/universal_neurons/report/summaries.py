@@ -97,7 +97,7 @@ def agreement(universality: pd.DataFrame, rate: float) -> pd.DataFrame:
         Columns ``step, seed, universal, q_value, assigned_universal, n_matched,
         n_mutual, n_mutual_permuted, in_group``.
     rate
-        The false discovery rate of neurons better than every null.
+        The false discovery rate of neurons better than the leading null.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def agreement(universality: pd.DataFrame, rate: float) -> pd.DataFrame:
     others = last["seed"].nunique() - 1
     sets = {
         "universal": last["universal"].to_numpy(bool),
-        f"better than every null (q < {rate:g})": (last["q_value"] < rate).to_numpy(),
+        f"better than the leading null (q < {rate:g})": (last["q_value"] < rate).to_numpy(),
         "universal, one to one": last["assigned_universal"].to_numpy(bool),
         "matched in every other seed": (last["n_matched"] == others).to_numpy(),
         MUTUAL: (last["n_mutual"] == others).to_numpy(),

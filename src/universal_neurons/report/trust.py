@@ -12,6 +12,7 @@ from universal_neurons.report.baseline import baseline_remark
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
 from universal_neurons.report.screening import screening_remarks, screening_warnings
 from universal_neurons.report.words import (
+    beaten,
     listed,
     named_layers,
     named_neuron,
@@ -111,7 +112,7 @@ def trust(findings: Findings, config: Mapping[str, Any], scored_tokens: int) -> 
     Parameters
     ----------
     findings
-        Of the tables universality, screening, neurons, ablation, persistence and models.
+        Of the tables universality, screening, neurons, nulls, ablation, persistence and models.
     config
         baseline.draws, baseline.standardise and corpus.heldout_tokens are mentioned where given.
     scored_tokens
@@ -156,7 +157,8 @@ def _on_criterion(findings: Findings) -> str:
         low, high = findings.thresholds
         between = f"; at the last step these are {low:.2f} to {high:.2f}" if low == low else ""
         return (
-            "Universal here means matched better than every null at a false discovery rate of "
+            "Universal here means matched better than "
+            f"{beaten(findings.tables['nulls'])} at a false discovery rate of "
             f"{100 * criterion.false_discovery_rate:g}\u00a0% within a seed, which comes down to a "
             "threshold of excess correlation for every seed, layer and fifth by kurtosis"
             f"{between}. The papers use {PAPER_THRESHOLD:g}, which {pass_it} would pass; "

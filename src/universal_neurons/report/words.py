@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from universal_neurons.score.criterion import Criterion
+from universal_neurons.score.nulls import LEADING, leading
 
 # What each null of the table `nulls` stands for.
 NULLS = {
+    LEADING: "random directions in the other seeds' real MLP inputs",
     "rotated": "random rotations of the other seeds' neurons",
     "untrained": "untrained models",
     "permuted": "noise (seeds run over other sequences)",
@@ -43,7 +45,20 @@ def criterion_met(criterion: Criterion, *, many: bool = False) -> str:
         threshold = criterion.excess_threshold
         return f"{'have' if many else 'has'} an excess correlation above {threshold:g}"
     rate = criterion.false_discovery_rate
-    return f"{'match' if many else 'matches'} better than every null (q < {rate:g})"
+    return f"{'match' if many else 'matches'} better than the leading null (q < {rate:g})"
+
+
+def beaten(nulls: pd.DataFrame) -> str:
+    """What the q-values of the last step are against, in words.
+
+    Parameters
+    ----------
+    nulls
+        The table `nulls`.
+    """
+    compared = set(nulls.loc[nulls["step"] == nulls["step"].max(), "null"])
+    # A step without any null has no q-values either.
+    return listed([NULLS[name] for name in NULLS if name in leading(compared)] or ["every null"])
 
 
 def percent(share: float) -> str:

@@ -2,13 +2,14 @@
 
 Every null answers another doubt. Would a random rotation of the other seed's neurons match as well?
 Would models that were never trained, or that read other text? A neuron is held against neurons of
-its layer that are about as heavy-tailed: how far an excess strays by chance depends on that. It is
-better than all nulls if it is better than each.
+its layer that are about as heavy-tailed: how far an excess strays by chance depends on that. The
+leading null is that of random directions: would any neurons match as well that read what the other
+seed's neurons read?
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from universal_neurons.score.universality import mean_over_others
 
 # Bins of `histograms`, in units of correlation.
 BIN_WIDTH = 0.02
+
+# The null that p- and q-values are against, where there is one; else they are against all others.
+LEADING = "random directions"
 
 # Parts that the neurons of a layer are sorted into by kurtosis, if each has so many: fewer would
 # mix what strays little with what strays far, smaller ones leave too few values for small p-values.
@@ -122,6 +126,33 @@ def permuted_null(permuted: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """
     excess = permuted["excess_corr"].to_numpy()
     return scores[["layer", "stratum"]].assign(excess=excess)[live(permuted)]
+
+
+def random_null(
+    excess: Mapping[tuple[str, str], NDArray[np.float64]], scores: pd.DataFrame
+) -> pd.DataFrame:
+    """Excess of neurons among random directions of the other seeds' inputs, all seeds as one.
+
+    Parameters
+    ----------
+    excess
+        By (seed, other seed), shape (draws, N), see `random_directions.random_pair`.
+    scores
+        Of the same neurons, in the order of seeds: ``layer, stratum``.
+
+    Returns
+    -------
+    DataFrame
+        ``layer, stratum, excess``, one row per draw and neuron that is live in the sample.
+    """
+    draws = np.hstack(list(mean_over_others(excess).values()))
+    named = scores[["layer", "stratum"]]
+    return pd.concat([named.assign(excess=draw)[np.isfinite(draw)] for draw in draws])
+
+
+def leading(names: Collection[str]) -> list[str]:
+    """Of the names of nulls, those that p-values are against: the leading one, or all without."""
+    return [LEADING] if LEADING in names else list(names)
 
 
 def untrained_null(scores: pd.DataFrame) -> pd.DataFrame:

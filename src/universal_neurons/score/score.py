@@ -40,6 +40,7 @@ def score_step(
     permuted: Sequence[str | Path] = (),
     untrained: str | Path | None = None,
     similarity: Sequence[str | Path] = (),
+    random_directions: Sequence[str | Path] = (),
 ) -> dict[str, pd.DataFrame]:
     """Score the neurons of one step.
 
@@ -60,6 +61,8 @@ def score_step(
         Scores of untrained models; there are none at step 0.
     similarity
         Stores of `similar_pair.compare_pair` of all pairs, where that was asked for.
+    random_directions
+        Stores of `random_directions.random_pair` of all pairs, if they were asked for.
 
     Returns
     -------
@@ -72,7 +75,8 @@ def score_step(
     UserError
         If the stores are not of one run.
     """
-    check_same_run([*parts, *moments, *permuted, *similarity, *([influence] if influence else [])])
+    of_pairs = [*permuted, *similarity, *random_directions]
+    check_same_run([*parts, *moments, *of_pairs, *([influence] if influence else [])])
     step_matches = StepMatches.read(parts)
     influences = read_by_pair([influence]) if influence else {}
     means = mean_over_others(influences)
@@ -87,8 +91,11 @@ def score_step(
         chance["permuted"] = nulls.permuted_null(noise, scores)
     if untrained:
         chance["untrained"] = nulls.untrained_null(read_table(untrained))
-    scores = nulls.with_p_values(scores, chance)
-    scores = criterion.judge(scores, chance, tokens)
+    if random_directions:
+        chance[nulls.LEADING] = nulls.random_null(read_by_pair(random_directions), scores)
+    against = {name: chance[name] for name in nulls.leading(chance)}
+    scores = nulls.with_p_values(scores, against)
+    scores = criterion.judge(scores, against, tokens)
     matches, scores, groups = notions.add_notions(
         matches, scores, step_matches.found, unrelated.found
     )

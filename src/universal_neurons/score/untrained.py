@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from universal_neurons.activations.calibration import write_calibration
 from universal_neurons.activations.moments import effective_tokens
-from universal_neurons.activations.products import sum_pair, within_sums
+from universal_neurons.activations.products import sum_pair
 from universal_neurons.activations.reader import Activations
-from universal_neurons.capture.capture import Encoder, calibrate, capture
-from universal_neurons.capture.run import CaptureOptions
+from universal_neurons.capture.run import CaptureOptions, capture_sample
 from universal_neurons.correlate.match import match_pair
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.correlate.neurons import Captured
@@ -24,7 +19,6 @@ from universal_neurons.models import load as models
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.score.nulls import with_strata
 from universal_neurons.score.universality import matches_table, universality_table
-from universal_neurons.store.arrays import write_arrays
 
 SEEDS = ("untrained 0", "untrained 1")
 
@@ -70,13 +64,14 @@ def untrained_scores(
     with TemporaryDirectory(dir=room, prefix=".untrained-") as name:
         folders = [Path(name, seed) for seed in SEEDS]
         for i, (seed, where) in enumerate(zip(SEEDS, folders, strict=True)):
-            _run(
+            capture_sample(
                 models.untrained(model, i, dtype=options.dtype, device=options.device),
                 tokens,
-                seed,
+                (seed, 0),
                 exclude,
                 options,
                 where,
+                {"corpus_sha256": ""},
             )
             write_rotated_std(
                 where / "rotated.zarr",
@@ -103,45 +98,3 @@ def untrained_scores(
             match_pair([sums], a, b, [layer], rotations=rotations, path=parts[-1], attributes={})
         scores = universality_table(matches_table(StepMatches.read(parts), step=0))
         return with_strata(scores, effective_tokens([x.moments[0] for x in (a, b)]))
-
-
-def _run(
-    model: models.Model,
-    tokens: NDArray[np.integer],
-    seed: str,
-    exclude: Sequence[int],
-    options: CaptureOptions,
-    where: Path,
-) -> None:
-    """Store a model's calibration, activations, moments and within-layer sums."""
-    calibration = calibrate(
-        model,
-        tokens[: -(-options.calibration_tokens // tokens.shape[1])],
-        name=seed,
-        exclude=exclude,
-        encoding=options.encoding,
-        headroom=options.headroom,
-        batch_tokens=options.batch_tokens,
-        positions=options.exclude_positions,
-    )
-    write_calibration(where / "calibration.zarr", calibration, {})
-    encoder = Encoder(
-        seed,
-        0,
-        calibration,
-        options.encoding,
-        exclude,
-        options.batch_tokens,
-        positions=options.exclude_positions,
-    )
-    activations = where / "activations.zarr"
-    capture(
-        model,
-        tokens,
-        (0, len(tokens)),
-        encoder,
-        activations,
-        where / "moments.zarr",
-        attributes={"corpus_sha256": ""},
-    )
-    write_arrays(where / "within.zarr", within_sums(Activations(activations)), {})

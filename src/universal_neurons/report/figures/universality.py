@@ -32,12 +32,12 @@ from universal_neurons.report.figures.style import (
 )
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.words import criterion_met
-from universal_neurons.score.nulls import BIN_WIDTH
+from universal_neurons.score.nulls import BIN_WIDTH, LEADING
 from universal_neurons.score.token_budget import ENOUGH
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # How the curves of chance are drawn.
-_NULL_STYLES = {"rotated": ":", "permuted": "-.", "untrained": "--"}
+_NULL_STYLES = {LEADING: "-", "rotated": ":", "permuted": "-.", "untrained": "--"}
 
 
 def emergence(findings: Findings) -> Figure:

@@ -120,8 +120,9 @@ UNIVERSALITY = Table(
         Column("universal", "bool", "", "Whether the excess correlation is above the threshold."),
         Column(
             *("p_value", "float64", "probability"),
-            "How often chance reaches the excess correlation: largest p-value over the nulls; null "
-            "where no null has values.",
+            "How often random directions in the other seeds' real MLP inputs reach the excess "
+            "correlation; without them the largest p-value over the other nulls. Null where no "
+            "null has values.",
             nullable=True,
         ),
         Column(
@@ -252,8 +253,9 @@ NULLS = Table(
         STEP,
         Column(
             *("null", "text", ""),
-            "`rotated` (random rotations), `untrained` models, or `permuted` (other sequences: a "
-            "check on noise).",
+            "`random directions` (in the other seeds' real MLP inputs: p- and q-values are against "
+            "these), `rotated` (random rotations), `untrained` models, or "
+            "`permuted` (other sequences: a check on noise).",
         ),
         Column("low", "float64", "correlation", "Lower end of a bin, which belongs to it."),
     ),

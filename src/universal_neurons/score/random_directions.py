@@ -1,0 +1,202 @@
+"""What a model's neurons match among random directions of another's real MLP inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from universal_neurons.activations import moments
+from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
+from universal_neurons.activations.products import Reader, block_tokens, paired, tile_name
+from universal_neurons.activations.reader import Activations
+from universal_neurons.capture.directions import RandomNeurons, input_moments
+from universal_neurons.capture.run import Cell, capture_sample
+from universal_neurons.correlate.neurons import Neurons, standardised
+from universal_neurons.correlate.rotations import (
+    Baseline,
+    Rotating,
+    Rotations,
+    covariance_within,
+    rotated_std,
+)
+from universal_neurons.store.arrays import Added, read_arrays, write_by_pair
+from universal_neurons.store.same_run import check_same_run
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How random directions are drawn and matched.
+
+    Attributes
+    ----------
+    draws
+        Random directions in place of every neuron.
+    sequences
+        Scored sequences, the first ones, on which they are matched.
+    seed
+        Of the directions.
+    """
+
+    draws: int
+    sequences: int
+    seed: int
+
+
+class Populations:
+    """A model's own neurons, and random ones in place of them, on a sample.
+
+    Parameters
+    ----------
+    where
+        Folder in which `capture_sample` stored a `RandomNeurons`.
+    n_layers
+        Layers of the model itself.
+    """
+
+    def __init__(self, where: Path, n_layers: int) -> None:
+        self.store, self.n_layers = Activations(where / "activations.zarr"), n_layers
+        self._whole = Neurons.read([where / "moments.zarr"], where / "calibration.zarr")
+        self._sums = moments.merge([read_arrays(where / "moments.zarr")])
+        self._within = Added([where / "within.zarr"])
+
+    def layers(self, population: int) -> range:
+        """Layers of the store: of the model itself (0), or of draw `population` − 1."""
+        return range(population * self.n_layers, (population + 1) * self.n_layers)
+
+    def neurons(self, population: int) -> Neurons:
+        """Statistics of one of them."""
+        of, whole = self.layers(population), self._whole
+        own = slice(whole.layers[of[0]].start, whole.layers[of[-1]].stop)
+        statistics = (whole.code_sum[own], whole.scale[own], whole.std[own])
+        return Neurons([whole.d_mlp[i] for i in of], whole.n_tokens, *statistics)
+
+    def baseline(self, population: int, rotations: Rotations, rotating: Rotating) -> Baseline:
+        """The run's rotations of one of them."""
+        spread = []
+        for layer, stored in enumerate(self.layers(population)):
+            products = self._within[tile_name(stored, stored)]
+            own, scale = self._whole.layers[stored], self._whole.scale.astype(np.float32)
+            covariance = covariance_within(products, self._sums, scale, own)
+            spread.append(rotated_std(covariance, rotations, layer, rotating))
+        together = np.concatenate(spread, axis=1)
+        of = self.neurons(population)
+        return Baseline(of, rotations, together, standardise=rotating.standardise)
+
+
+def excess_of_random(
+    own: Populations,
+    other: Populations,
+    draw: int,
+    *,
+    rotations: Rotations,
+    rotating: Rotating,
+    kernel: str,
+) -> NDArray[np.float64]:
+    """Excess correlation of a model's neurons with random ones of another.
+
+    As that of a run, `universality.universality_table`, with the random neurons in place of the
+    other's own, in the best match and in the rotated baseline alike.
+
+    Parameters
+    ----------
+    own, other
+        The two models.
+    draw
+        Which of the other's random neurons.
+    rotations, rotating
+        The run's rotations, and how neurons are rotated.
+    kernel
+        See `kernels.choose_kernel`.
+
+    Returns
+    -------
+    ndarray
+        Shape (N of `own`,); NaN for a neuron that is constant in the sample.
+    """
+    a, b = own.neurons(0), other.neurons(1 + draw)
+    baseline = other.baseline(1 + draw, rotations, rotating)
+    blocks = own.store.row_blocks(block_tokens(max(a.d_mlp + b.d_mlp)))
+    kernel = choose_kernel(kernel, 2 * own.store.n_tokens * len(a.std) * len(b.std))
+    excess = np.empty(len(a.std))
+    for layer, rows in enumerate(a.layers):
+        read = Reader(max((block.stop - block.start for block in blocks), default=0))
+        others = [partial(read, other.store, j) for j in other.layers(1 + draw)]
+        tiles = [zeros(a.d_mlp[layer], d, own.store.encoding) for d in b.d_mlp]
+        what = f"blocks of layer {layer}, draw {draw + 1}"
+        for _, j, mine, theirs in paired(blocks, partial(read, own.store, layer), others, what):
+            tiles[j] = add_products(tiles[j], mine, theirs, kernel)
+        corr = np.empty((a.d_mlp[layer], len(b.std)))
+        for columns, tile in zip(b.layers, tiles, strict=True):
+            standardised(tile, a, rows, b, columns, corr[:, columns])
+        excess[rows] = corr.max(1).clip(-1, 1) - baseline.best(corr).mean(0)
+    excess[a.std == 0] = np.nan
+    return excess
+
+
+def random_pair(
+    a: Cell,
+    b: Cell,
+    drawing: Drawing,
+    *,
+    rotations: str | Path,
+    rotating: Rotating,
+    kernel: str,
+    path: str | Path,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Store what two models' neurons match among random directions of each other's inputs.
+
+    Parameters
+    ----------
+    a, b
+        Two seeds at a step.
+    drawing
+        How many directions, and on what tokens.
+    rotations, rotating, kernel
+        See `excess_of_random`.
+    path
+        Store to make: per (seed, other seed) the excess, shape (draws, N), see
+        `arrays.read_by_pair`. Beside it is the room for what is removed at the end: the
+        activations of both models.
+    attributes
+        Recorded with it.
+
+    Raises
+    ------
+    UserError
+        If the two are not of one run, or no token of the sample is scored.
+    """
+    with TemporaryDirectory(dir=Path(path).parent, prefix=".random-") as name:
+        folders = [Path(name, str(i)) for i in range(2)]
+        one, other = (_populations(*each, drawing) for each in zip((a, b), folders, strict=True))
+        stores = [folder / "activations.zarr" for folder in folders]
+        same = check_same_run([*stores, rotations])
+        one.store.check_same_tokens(other.store)
+        among = partial(
+            excess_of_random, rotations=Added([rotations]), rotating=rotating, kernel=kernel
+        )
+        draws = range(drawing.draws)
+        found = {
+            (a.seed, b.seed): np.stack([among(one, other, draw) for draw in draws]),
+            (b.seed, a.seed): np.stack([among(other, one, draw) for draw in draws]),
+        }
+        write_by_pair(path, found, {**attributes, **same})
+
+
+def _populations(cell: Cell, where: Path, drawing: Drawing) -> Populations:
+    """Run a model over the sample, with random neurons beside its own."""
+    options, tokens = cell.options, cell.tokens[: drawing.sequences]
+    asked = (cell.exclude, options.exclude_positions, options.batch_tokens)
+    inputs = input_moments(cell.model, tokens, *asked)
+    key = [drawing.seed, cell.step, *cell.seed.encode()]
+    model = RandomNeurons.of(cell.model, inputs, drawing.draws, key)
+    about = cell.attributes
+    capture_sample(model, tokens, (cell.seed, cell.step), cell.exclude, options, where, about)
+    return Populations(where, len(cell.model.d_mlp))
