@@ -290,18 +290,9 @@ def _untrained(s: Sizes) -> Cost:
 
 def _random_directions(s: Sizes) -> Cost:
     """Either model run twice over the sample, and every draw of one matched with the other."""
-    draws = s.grid.config.nulls.random_directions.draws
-    tokens = s.grid.sequences_of_directions() * s.grid.config.corpus.context_length
-    # Reading random inputs takes a third of a block: one of the MLP's two matrices, of three.
-    model = 2 * s.grid.forward_operations() * (2 + draws / 3)
-    products = s.pair / s.scored * 2 * draws + 2 * (1 + draws) * s.layer_products
-    # One direction of the rotated best matches, and the spread of the random neurons.
-    rotated = draws * s.shape.n_layers * (s.layer_baseline + 4 * s.draws * s.cube)
-    work = {"model": tokens * model, "float32": rotated}
-    work[s.products] = work.get(s.products, 0) + tokens * products
-    chunks = 2 * (1 + draws) * s.shape.n_layers * CHUNK_BYTES
-    memory = 4 * s.weights + chunks + 2 * s.layer_sums + s.buffers + (6 + s.draws) * s.square
-    return Cost(work, _times(work, s.pairs), memory, start=START_TORCH)
+    memory = 4 * s.weights + 2 * s.layer_sums + s.buffers + (6 + s.draws) * s.square
+    memory += 2 * s.random_layers * CHUNK_BYTES
+    return Cost(s.random_work, _times(s.random_work, s.pairs), memory, start=START_TORCH)
 
 
 def _held_out(s: Sizes, passes: float, jobs: int) -> Cost:

@@ -137,3 +137,22 @@ class Sizes:
     def sum_bytes(self) -> float:
         """Stored bytes of one sum, in all shards."""
         return SUM_BYTES[self.grid.config.capture.encoding] * len(self.grid.shards)
+
+    @property
+    def random_layers(self) -> int:
+        """Layers of a model with its random neurons."""
+        return (1 + self.grid.config.nulls.random_directions.draws) * self.shape.n_layers
+
+    @property
+    def random_work(self) -> dict[str, float]:
+        """Operations of a pair's matches among random directions, by their rate."""
+        draws = self.grid.config.nulls.random_directions.draws
+        tokens = self.grid.sequences_of_directions() * self.grid.config.corpus.context_length
+        # Reading random inputs takes a third of a block: one of the MLP's two matrices, of three.
+        model = 2 * self.grid.forward_operations() * (2 + draws / 3)
+        products = self.pair / self.scored * 2 * draws + 2 * (1 + draws) * self.layer_products
+        # One direction of the rotated best matches, and the spread of the random neurons.
+        rotated = draws * self.shape.n_layers * (self.layer_baseline + 4 * self.draws * self.cube)
+        work = {"model": tokens * model, "float32": rotated}
+        work[self.products] = work.get(self.products, 0) + tokens * products
+        return work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import pandas as pd
 
@@ -30,6 +31,21 @@ from universal_neurons.store.same_run import check_same_run
 from universal_neurons.store.tables import read_table
 
 
+class OfPairs(TypedDict, total=False):
+    """Stores of all pairs at a step, of what a run may leave out.
+
+    Attributes
+    ----------
+    similarity
+        Those of `similar_pair.compare_pair`.
+    random_directions
+        Those of `random_directions.random_pair`.
+    """
+
+    similarity: Sequence[str | Path]
+    random_directions: Sequence[str | Path]
+
+
 def score_step(
     step: int,
     parts: Sequence[str | Path],
@@ -39,8 +55,7 @@ def score_step(
     influence: str | Path | None = None,
     permuted: Sequence[str | Path] = (),
     untrained: str | Path | None = None,
-    similarity: Sequence[str | Path] = (),
-    random_directions: Sequence[str | Path] = (),
+    **more: Unpack[OfPairs],
 ) -> dict[str, pd.DataFrame]:
     """Score the neurons of one step.
 
@@ -59,10 +74,8 @@ def score_step(
         there are none without activations.
     untrained
         Scores of untrained models; there are none at step 0.
-    similarity
-        Stores of `similar_pair.compare_pair` of all pairs, where that was asked for.
-    random_directions
-        Stores of `random_directions.random_pair` of all pairs, if they were asked for.
+    more
+        See `OfPairs`.
 
     Returns
     -------
@@ -75,6 +88,7 @@ def score_step(
     UserError
         If the stores are not of one run.
     """
+    similarity, random_directions = more.get("similarity", ()), more.get("random_directions", ())
     of_pairs = [*permuted, *similarity, *random_directions]
     check_same_run([*parts, *moments, *of_pairs, *([influence] if influence else [])])
     step_matches = StepMatches.read(parts)
