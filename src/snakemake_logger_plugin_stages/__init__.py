@@ -27,7 +27,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 STAGES = {
     "prepare": "fetch fetch_tokenizer tokenizer corpus selection train",
     "capture": "capture_first capture restore direct_first direct direct_more",
-    "correlate": "correlate rotations rotated_std match similarity screen refine permuted "
+    "correlate": "correlate rotations rotated_std given match similarity screen refine permuted "
     "untrained random_directions",
     "score": "influence score",
     "ablate": "ablate doses effects",

@@ -13,7 +13,7 @@ from planning import GPT2_SMALL, RULES, SMALL, grid, rule_names
 from universal_neurons.ablate import ablation
 from universal_neurons.activations import products
 from universal_neurons.capture import direct
-from universal_neurons.correlate import permuted, refine, similar_pair
+from universal_neurons.correlate import given, permuted, refine, similar_pair
 from universal_neurons.plan import cost, sizes
 from universal_neurons.plan.counts import counts
 from universal_neurons.score import influence, untrained
@@ -29,6 +29,7 @@ COPIES = {
     "UNTRAINED_TOKENS": untrained.TOKENS,
     "PERMUTED_SHARE": permuted.SAMPLE,
     "WIDE_LAYER": similar_pair.WIDE,
+    "GIVEN_DRAWS": given.DRAWS,
     "REFINE_TOKENS": refine.DOT_TOKENS,
     "REFINE_BYTES": refine.EXACT_BYTES,
 }

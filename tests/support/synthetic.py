@@ -114,6 +114,8 @@ def _universality(grid, steps, threshold, universal, rng):
         leave_one_out=np.where(excess > threshold, 0.75, np.nan),
         leave_one_out_cases=np.where(excess > threshold, others, 0),
         regression_r2=1 - (1 - (baseline + excess).clip(0, 1)) ** 2,
+        token_r2=0.5,
+        excess_given_token=excess / 2,
     )
 
 

@@ -21,7 +21,8 @@ COLUMNS = {
     "matches": "step seed other_seed layer neuron best_corr best_corr_se best_layer best_neuron "
     "baseline_corr baseline_se min_corr mutual assigned_corr assigned_layer assigned_neuron",
     "universality": "step seed layer neuron max_corr baseline_corr excess_corr excess_se threshold "
-    "universal p_value q_value assigned_excess assigned_universal n_matched n_mutual n_assigned "
+    "universal p_value q_value token_r2 previous_token_r2 position_r2 excess_given_token "
+    "universal_given_token assigned_excess assigned_universal n_matched n_mutual n_assigned "
     "in_group leave_one_out regression_r2",
     "fractions": "step seed layer n_neurons n_universal fraction mean_fraction se low high",
     "nulls": "step null low high n",
@@ -161,7 +162,7 @@ CHANGES = {
     "a further step": (
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
-        | {"similarity": 3, "influence": 1, "permuted": 3, "effects": 3, "trace": 3}
+        | {"given": 3, "similarity": 3, "influence": 1, "permuted": 3, "effects": 3, "trace": 3}
         | {"random_directions": 3}
         | {**JOINED, **OF_A_STEP},
     ),
@@ -169,7 +170,8 @@ CHANGES = {
         {"models": {"seeds": [*SEEDS, "late"]}},
         # Its own models, and their three pairs at two steps.
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
-        | {"similarity": 6, "permuted": 6, "random_directions": 6, "effects": 2, "trace": 1}
+        | {"given": 2, "similarity": 6, "permuted": 6, "random_directions": 6}
+        | {"effects": 2, "trace": 1}
         # Scores are means over the other seeds, so that all are new, and what is ablated by them.
         | {**JOINED, "influence": 2, "ablate": 24, "doses": 8},
     ),
@@ -179,7 +181,7 @@ CHANGES = {
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
         # Random directions, as traces, are of all tokens where they are so few.
         | {"similarity": 6, "influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED}
-        | {"random_directions": 6},
+        | {"random_directions": 6, "given": 6},
     ),
     "other batches": ({"capture": {"batch_tokens": 64}}, {}),
     # Rows and categories are in the order of the seeds; nothing else is.
@@ -194,8 +196,8 @@ CHANGES = {
     ),
     "a baseline of standardised neurons": (
         {"baseline": {"standardise": True}},
-        {"rotated_std": 6, "match": 6, "influence": 2, "permuted": 6, "untrained": 1, **SCORED}
-        | {"random_directions": 6},
+        {"rotated_std": 6, "given": 6, "match": 6, "influence": 2, "permuted": 6, "untrained": 1}
+        | {"random_directions": 6, **SCORED},
     ),
     "no similarity of layers": ({"correlate": {"similarity": False}}, SCORED),
     "more random directions": (
@@ -271,6 +273,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
         of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
         of_its_pairs = {"correlate": 4, "match": 2, "similarity": 2, "influence": 1, "permuted": 2}
         of_its_pairs["random_directions"] = 2
+        of_the_model["given"] = 1
         made = {**of_the_model, **of_its_pairs, "effects": 1}
         assert planned(where) == {**JOINED, **OF_A_STEP, **made}
     finally:
@@ -314,6 +317,9 @@ def same_as_stored(where, results, names=("matches", "neurons", "token_budget"))
     for name in names:
         mine = pd.read_parquet(results / f"{name}.parquet")
         stored = pd.read_parquet(where / f"results/exact/{name}.parquet")
+        if "given_token_corr" in mine:
+            assert mine["given_token_corr"].isna().all(), "sums by token take stored activations"
+            mine, stored = (x.drop(columns=x.filter(like="given_token")) for x in (mine, stored))
         if "best_corr_se" in mine:
             assert mine.pop("best_corr_se").isna().all(), "errors take stored activations"
             del stored["best_corr_se"]

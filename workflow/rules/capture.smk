@@ -10,10 +10,12 @@ rule capture_first:
         weights=lambda wildcards: weights_files(model_directories(wildcards)),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
+        clusters=f"{CORPUS}/clusters.npy",
     output:
         activations=activation_store(ACTIVATIONS.replace("{shard}", "0")),
         moments=directory(MOMENTS.replace("{shard}", "0")),
         within=directory(WITHIN.replace("{shard}", "0")),
+        classes=directory(CLASSES.replace("{shard}", "0")),
         calibration=directory(CALIBRATION),
         facts=MODEL_FACTS,
     log:
@@ -39,11 +41,13 @@ rule capture:
         model=model_directories,
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
+        clusters=f"{CORPUS}/clusters.npy",
         calibration=CALIBRATION,
     output:
         activations=activation_store(ACTIVATIONS),
         moments=directory(MOMENTS),
         within=directory(WITHIN),
+        classes=directory(CLASSES),
     log:
         log_of("capture/seed{seed}/step{step}/shard{shard}"),
     benchmark:

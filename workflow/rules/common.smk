@@ -60,8 +60,10 @@ ACTIVATIONS = f"{RESULTS}/activations/seed{{seed}}/step{{step}}/shard{{shard}}.z
 RESTORED = f"{RESULTS}/restored/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 MOMENTS = f"{RESULTS}/moments/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 WITHIN = f"{RESULTS}/within/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
+CLASSES = f"{RESULTS}/classes/seed{{seed}}/step{{step}}/shard{{shard}}.zarr"
 ROTATIONS = f"{RESULTS}/rotations.zarr"
 ROTATED = f"{RESULTS}/rotated/seed{{seed}}/step{{step}}.zarr"
+GIVEN = f"{RESULTS}/given/seed{{seed}}/step{{step}}.zarr"
 SUMS = f"{RESULTS}/sums/step{{step}}/{{seed}}/{{other}}/layers{{layers}}/shard{{shard}}.zarr"
 MATCHES = f"{RESULTS}/matches/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zarr"
 SIMILARITY = f"{RESULTS}/similarity/step{{step}}/{{seed}}/{{other}}.zarr"
@@ -228,6 +230,11 @@ def untrained_scores(wildcards):
     if 0 not in GRID.steps:
         return UNTRAINED
     return BY_STEP.format(table="universality", step=0) if wildcards.step != "0" else []
+
+
+def given_token(pattern):
+    """What a model is given the token; without activations there are no sums by token."""
+    return pattern if config["capture"]["store"] else []
 
 
 def screens(wildcards):

@@ -46,8 +46,33 @@ rule rotated_std:
         "../scripts/rotated_std.py"
 
 
-# Without stored activations the models themselves give these sums (direct.smk).
+# Without stored activations the models themselves give the partial sums (direct.smk), and there are
+# none by token.
 if config["capture"]["store"]:
+
+    rule given:
+        input:
+            sums=shards(MOMENTS),
+            within=shards(WITHIN),
+            classes=shards(CLASSES),
+            calibration=CALIBRATION,
+            rotations=ROTATIONS,
+        output:
+            directory(GIVEN),
+        log:
+            log_of(GIVEN),
+        benchmark:
+            benchmark_of(GIVEN)
+        conda:
+            ENVIRONMENT
+        threads: threads_of("given")
+        resources:
+            **asks("given"),
+        params:
+            rotating=ROTATING,
+            version=METHOD_VERSION["given"],
+        script:
+            "../scripts/given.py"
 
     rule correlate:
         input:
@@ -82,6 +107,8 @@ rule match:
         rotations=ROTATIONS,
         rotated_a=ROTATED,
         rotated_b=ROTATED.replace("{seed}", "{other}"),
+        given_a=given_token(GIVEN),
+        given_b=given_token(GIVEN.replace("{seed}", "{other}")),
     output:
         directory(MATCHES),
     log:
@@ -173,6 +200,8 @@ rule refine:
         rotations=ROTATIONS,
         rotated_a=ROTATED,
         rotated_b=ROTATED.replace("{seed}", "{other}"),
+        given_a=given_token(GIVEN),
+        given_b=given_token(GIVEN.replace("{seed}", "{other}")),
     output:
         directory(REFINED),
     log:

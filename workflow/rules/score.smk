@@ -125,6 +125,7 @@ rule score:
         # There are none without activations.
         influence=INFLUENCE if config["capture"]["store"] else [],
         permuted=permuted_pairs,
+        given=expand(given_token(GIVEN), seed=GRID.by_name, allow_missing=True),
         untrained=untrained_scores,
         similarity=similar_pairs,
         random_directions=random_pairs,

@@ -4,7 +4,7 @@ from universal_neurons.prepare.reading import Corpus
 
 with job(snakemake.log[0]):
     given, made, params = snakemake.input, snakemake.output, snakemake.params
-    corpus = Corpus(given.tokens, given.about, given.get("subsets", ""))
+    corpus = Corpus(given.tokens, given.about, given.get("subsets", ""), given.clusters)
     seed, step = snakemake.wildcards.seed, snakemake.wildcards.step
     [cell] = Cell.of(snakemake.config, [seed], step, given.model, corpus, params.capture)
     capture_shard(cell, params.sequences, calibration=given.calibration, **made)

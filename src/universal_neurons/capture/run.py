@@ -16,6 +16,7 @@ from universal_neurons.activations.calibration import (
     read_calibration,
     write_calibration,
 )
+from universal_neurons.activations.class_sums import class_sums, groups_of
 from universal_neurons.activations.products import within_sums
 from universal_neurons.activations.reader import Activations
 from universal_neurons.capture.capture import Encoder, calibrate, capture
@@ -267,15 +268,16 @@ def capture_shard(
     activations: str | Path,
     moments: str | Path,
     within: str | Path,
+    classes: str | Path,
 ) -> None:
-    """Store the activations, moments and within-layer sums of one shard.
+    """Store the activations, moments, within-layer sums and sums over classes of one shard.
 
     Parameters
     ----------
     cell, sequences, calibration
         See `restore`.
-    activations, moments, within
-        Stores to make.
+    activations, moments, within, classes
+        Stores to make; see `products.within_sums` and `class_sums.class_sums`.
 
     Raises
     ------
@@ -285,7 +287,10 @@ def capture_shard(
     tokens, encoder = cell.tokens, cell.encoder(read_calibration(calibration))
     about = cell.attributes
     capture(cell.model, tokens, sequences, encoder, activations, moments, attributes=about)
-    write_arrays(within, within_sums(Activations(activations)), about)
+    store = Activations(activations)
+    write_arrays(within, within_sums(store), about)
+    groups = groups_of(tokens, cell.corpus.halves, store.token_index())
+    write_arrays(classes, class_sums(store, groups), {**about, "sequences": list(sequences)})
 
 
 def capture_first(
@@ -297,6 +302,7 @@ def capture_first(
     activations: str | Path,
     moments: str | Path,
     within: str | Path,
+    classes: str | Path,
 ) -> None:
     """Fix a model's codes and store its first shard: `fix_codes`, then `capture_shard`."""
     fix_codes(cell, calibration=calibration, facts=facts)
@@ -307,6 +313,7 @@ def capture_first(
         activations=activations,
         moments=moments,
         within=within,
+        classes=classes,
     )
 
 

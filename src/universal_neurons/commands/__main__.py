@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
     estimate = add("estimate", "Jobs, bytes and time, of all and of what is to do.", _estimate)
     status = add("status", "How far a run is, what failed and what takes room on disk.", _status)
-    prune = add("prune", "Drop the activations or partial sums of a finished run.", _prune)
+    prune = add(
+        "prune", "Drop activations, partial sums or sums by class of a finished run.", _prune
+    )
     for command in (estimate, status, prune):
         command.add_argument(
             "config",
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     prune.add_argument(
         "--what",
-        choices=("activations", "sums"),
+        choices=("activations", "sums", "classes"),
         default="activations",
         help="what to drop (activations)",
     )

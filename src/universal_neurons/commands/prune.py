@@ -20,7 +20,7 @@ from universal_neurons.plan.sections import Config
 from universal_neurons.plan.units import in_bytes
 
 # What can be dropped, and what a run has in the folders.
-KINDS = {"activations": "seed*", "sums": "step*"}
+KINDS = {"activations": "seed*", "sums": "step*", "classes": "seed*"}
 
 
 def prune(results: str | Path, kind: str, grid: Mapping[str, Any]) -> int:

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations.products import tile_name
 from universal_neurons.correlate.budget import Budget, shard_ranges
+from universal_neurons.correlate.given import Given, GivenToken
 from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons, part, standardised
-from universal_neurons.correlate.rotations import Baseline, rotated_best
+from universal_neurons.correlate.rotations import Baseline
+from universal_neurons.correlate.search import Search
 from universal_neurons.jobs import progress
 from universal_neurons.store.arrays import Added
 from universal_neurons.store.same_run import check_same_run
@@ -33,6 +35,7 @@ def match(
     baseline_a: Baseline,
     baseline_b: Baseline,
     budget: Budget | None = None,
+    given: GivenToken | None = None,
 ) -> tuple[Matches, Matches]:
     """Best matches between some layers of one model and all layers of another, both ways.
 
@@ -53,6 +56,8 @@ def match(
         Their rotations.
     budget
         Reads the products and scores a sample of the neurons on fewer tokens meanwhile.
+    given
+        Finds the best matches given the token meanwhile.
 
     Returns
     -------
@@ -62,45 +67,25 @@ def match(
         Of all neurons of `b` among those of the given layers of `a` only: `Matches.update` joins
         the results of all layers.
     """
-    starts = np.cumsum([0, *(a.d_mlp[i] for i in layers)])
-    forward, backward = (
-        Matches.nothing(n, baseline.draws, compared=baseline.other is not None)
-        for n, baseline in ((int(starts[-1]), baseline_b), (len(b.std), baseline_a))
-    )
-    rotated_a = [_with_other(baseline_a, i) for i in layers]
+    search = Search(a, b, layers, baseline_a, baseline_b)
     # Fresh memory for every tile would cost more than what is done with it.
-    widest = max(a.d_mlp), max(b.d_mlp)
-    double, single, product = (np.empty(widest, t) for t in (np.float64, np.float32, np.float32))
+    double = np.empty((max(a.d_mlp), max(b.d_mlp)))
     for j, b_slice in enumerate(progress(b.layers, "layers of the other seed")):
-        rotated_b = _with_other(baseline_b, j)
+        search.turn_to(j)
+        if given:
+            given.turn_to(j)
         for place, i in enumerate(layers):
-            a_slice = a.layers[i]
-            shape = a.d_mlp[i], b.d_mlp[j]
             total = (
-                budget.total(i, j, rotated_a[place][0], rotated_b[0])
+                budget.total(i, j, search.rotated_a[place][0], search.rotated_b[0])
                 if budget
                 else products[tile_name(i, j)]
             )
-            corr = standardised(total, a, a_slice, b, b_slice, part(double, shape))
-            tile = part(single, shape)
-            tile[...] = corr
-            room = part(product, shape)
-            rows = slice(int(starts[place]), int(starts[place + 1]))
-            ahead, back = rotated_best(tile, rotated_a[place], rotated_b, room)
-            mine, theirs = np.arange(a_slice.start, a_slice.stop), np.arange(len(b.std))[b_slice]
-            forward.take(corr, mine - a_slice.start + rows.start, theirs)
-            backward.take(corr.T, theirs, mine)
-            for found, where, of_tile in ((forward, rows, ahead), (backward, b_slice, back)):
-                found.take_baseline(of_tile, where)
-    for found, neurons, own in ((forward, a, layers), (backward, b, range(len(b.d_mlp)))):
-        found.clear(np.concatenate([neurons.std[neurons.layers[i]] for i in own]) == 0)
-    return forward, backward
-
-
-def _with_other(baseline: Baseline, layer: int) -> list[NDArray[np.float32]]:
-    """A layer's rotations, and last the one of the other choice where there is one."""
-    other = baseline.other.matrices(layer) if baseline.other else []
-    return [*baseline.matrices(layer), *other]
+            room = part(double, (a.d_mlp[i], b.d_mlp[j]))
+            corr = standardised(total, a, a.layers[i], b, b_slice, room)
+            search.take(corr, place, j)
+            if given:
+                given.take(corr, place, j)
+    return search.found()
 
 
 def match_pair(
@@ -120,7 +105,8 @@ def match_pair(
     sums
         Their partial sums, of all shards; see `products.cross_sums`.
     a, b
-        The two models, with their spread under the rotations.
+        The two models, with their spread under the rotations; where both have it, also with what
+        `given.write_given` stores: then there are best matches given the token, too.
     layers
         Layers of `a`.
     rotations
@@ -141,6 +127,9 @@ def match_pair(
     one, *one_parts = Neurons.read_parts(a.moments, a.calibration, ranges)
     other, *other_parts = Neurons.read_parts(b.moments, b.calibration, ranges)
     budget = Budget(added, ranges, one_parts, other_parts) if ranges else None
+    given = None
+    if a.given and b.given:
+        given = GivenToken(Given(a.given, one, rotations), Given(b.given, other, rotations), layers)
     forward, backward = match(
         added,
         one,
@@ -149,6 +138,7 @@ def match_pair(
         baseline_a=Baseline.read(one, rotations, a.rotated),
         baseline_b=Baseline.read(other, rotations, b.rotated),
         budget=budget,
+        given=given,
     )
     PairMatches(
         a.seed,
@@ -160,4 +150,5 @@ def match_pair(
         backward,
         "exact",
         budget.points() if budget else None,
+        given=given.found() if given else None,
     ).write(path, {**attributes, **same})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ CANDIDATES = 8
 
 # The arrays of `Matches`, by which a store has them.
 FIELDS = ("candidates", "candidate_corr", "lowest", "baseline", "other_baseline", "certified")
+# What the names of those start with that are of matches given the token, forward and backward.
+GIVEN = ("forward_given", "backward_given")
 
 
 @dataclass
@@ -162,6 +164,8 @@ class PairMatches:
         The same of a sample of neurons on fewer tokens, where that was asked for.
     screening
         In the screened mode how the matches were found, forward and backward.
+    given
+        Matches given the token, forward and backward, where they are known.
     """
 
     seed: str
@@ -174,12 +178,13 @@ class PairMatches:
     mode: str
     budget: BudgetPoints | None = None
     screening: tuple[Screening, Screening] | None = None
+    given: tuple[Matches, Matches] | None = None
 
     def write(self, path: str | Path, attributes: Mapping[str, Any]) -> None:
         """Store it; `read` reads it."""
         arrays = {
             f"{way}_{name}": getattr(matches, name)
-            for way, matches in (("forward", self.forward), ("backward", self.backward))
+            for way, matches in self._by_way().items()
             for name in FIELDS
         }
         about = {
@@ -189,6 +194,7 @@ class PairMatches:
             "d_mlp": list(self.d_mlp),
             "other_d_mlp": list(self.other_d_mlp),
             "mode": self.mode,
+            "given": self.given is not None,
         }
         if self.budget:
             arrays |= {
@@ -200,6 +206,11 @@ class PairMatches:
         if self.screening:
             about["screening"] = list(map(asdict, self.screening))
         write_arrays(path, arrays.items(), {**attributes, **about})
+
+    def _by_way(self) -> dict[str, Matches]:
+        """All matches by the start of their arrays' names."""
+        given = zip(GIVEN, self.given or (), strict=False)
+        return {"forward": self.forward, "backward": self.backward, **dict(given)}
 
     @classmethod
     def read(cls, path: str | Path) -> PairMatches:
@@ -218,9 +229,9 @@ class PairMatches:
             ahead, back = (Screening(**found) for found in about["screening"])
             screening = ahead, back
         names = ("seed", "other_seed", "layers", "d_mlp", "other_d_mlp", "mode")
-        forward, backward = (
-            Matches(**{name: arrays[f"{way}_{name}"] for name in FIELDS})
-            for way in ("forward", "backward")
+        ways = ("forward", "backward", *(GIVEN if about["given"] else ()))
+        forward, backward, *given = (
+            Matches(**{name: arrays[f"{way}_{name}"] for name in FIELDS}) for way in ways
         )
         return cls(
             **{name: about[name] for name in names},
@@ -228,6 +239,7 @@ class PairMatches:
             backward=backward,
             budget=budget,
             screening=screening,
+            given=(given[0], given[1]) if given else None,
         )
 
 
@@ -245,12 +257,15 @@ class StepMatches:
         By (seed, other seed), in the screened mode: how they were found.
     budgets
         Of every pair (seed, other seed), by the parts they were read from, where there are any.
+    given
+        As `found`, given the token; empty where that is not known.
     """
 
     found: dict[tuple[str, str], Matches]
     d_mlp: dict[str, Sequence[int]]
     screenings: dict[tuple[str, str], Screening]
     budgets: list[tuple[str, str, BudgetPoints]]
+    given: dict[tuple[str, str], Matches] = field(default_factory=dict)
 
     @classmethod
     def read(cls, parts: Iterable[str | Path]) -> StepMatches:
@@ -263,6 +278,7 @@ class StepMatches:
             grouping.
         """
         found: dict[tuple[str, str], Matches] = {}
+        given: dict[tuple[str, str], Matches] = {}
         d_mlp: dict[str, Sequence[int]] = {}
         screenings: dict[tuple[str, str], Screening] = {}
         budgets = []
@@ -276,14 +292,24 @@ class StepMatches:
             layer, _ = layer_and_neuron(part.d_mlp)
             rows = np.flatnonzero(np.isin(layer, part.layers))
             here = slice(int(rows[0]), int(rows[-1]) + 1)
-            for key, matches, where in (
-                ((a, b), part.forward, here),
-                ((b, a), part.backward, slice(None)),
+            for joined, (ahead, back) in (
+                (found, (part.forward, part.backward)),
+                *(((given, part.given),) if part.given else ()),
             ):
-                nothing = Matches.nothing(
-                    sum(d_mlp[key[0]]),
-                    len(matches.baseline),
-                    compared=len(matches.other_baseline) > 0,
-                )
-                found.setdefault(key, nothing).update(matches, where)
-        return cls(dict(sorted(found.items())), d_mlp, dict(sorted(screenings.items())), budgets)
+                _join(joined, (a, b), ahead, here, sum(part.d_mlp))
+                _join(joined, (b, a), back, slice(None), sum(part.other_d_mlp))
+        every, within = (dict(sorted(x.items())) for x in (found, given))
+        return cls(every, d_mlp, dict(sorted(screenings.items())), budgets, within)
+
+
+def _join(
+    joined: dict[tuple[str, str], Matches],
+    key: tuple[str, str],
+    matches: Matches,
+    where: slice,
+    n: int,
+) -> None:
+    """Take some matches into those of all `n` neurons of a pair's first seed."""
+    compared = len(matches.other_baseline) > 0
+    nothing = Matches.nothing(n, len(matches.baseline), compared=compared)
+    joined.setdefault(key, nothing).update(matches, where)

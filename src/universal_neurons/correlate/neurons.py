@@ -29,12 +29,15 @@ class Captured:
         Stores of all shards, or of the first ones, where they are needed.
     rotated
         Its spread under the run's rotations, where that is needed; see `rotations`.
+    given
+        What it is given the token, where that is known; see `given.write_given`.
     """
 
     moments: Sequence[str | Path]
     calibration: str | Path
     activations: Sequence[str | Path] = ()
     rotated: str | Path = ""
+    given: str | Path = ""
 
     @classmethod
     def of_seeds(
@@ -58,8 +61,8 @@ class Captured:
 
     def paths(self) -> list[str | Path]:
         """All stores, for `store.check_same_run`."""
-        rotated = [self.rotated] if self.rotated else []
-        return [*self.moments, self.calibration, *self.activations, *rotated]
+        single = [path for path in (self.rotated, self.given) if path]
+        return [*self.moments, self.calibration, *self.activations, *single]
 
 
 class Neurons:

@@ -22,6 +22,8 @@ from universal_neurons.activations.rests import RestsByNeuron, add_dots
 from universal_neurons.correlate import audit
 from universal_neurons.correlate.audit import Screening
 from universal_neurons.correlate.candidates import Screened, Screens
+from universal_neurons.correlate.given import Given
+from universal_neurons.correlate.given_refined import GivenRefined
 from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons, standardised
 from universal_neurons.correlate.screen import Side
@@ -185,7 +187,11 @@ def row_sums(
 
 
 def refine(
-    a: Side, b: Side, screens: Screens, kernel: str = "auto"
+    a: Side,
+    b: Side,
+    screens: Screens,
+    kernel: str = "auto",
+    given: GivenRefined | None = None,
 ) -> tuple[tuple[Matches, Matches], tuple[Screening, Screening]]:
     """Best matches of all neurons of two models, from what `screen` found.
 
@@ -197,6 +203,8 @@ def refine(
         What the sample says of all layers of `a`.
     kernel
         See `kernels.choose_kernel`.
+    given
+        Finds the best matches given the token meanwhile.
 
     Returns
     -------
@@ -228,6 +236,8 @@ def refine(
             mine.take(corr, chosen, np.arange(corr.shape[1]))
             theirs.take(corr.T, np.arange(corr.shape[1]), chosen)
             mine.baseline[:, chosen] = other.baseline.best(corr)
+            if given:
+                given.take_rows(side, corr, chosen)
 
     for number, side in enumerate(sides):
         complete(number, np.flatnonzero(side.rare))
@@ -238,6 +248,8 @@ def refine(
     corr *= b.neurons.factor[second]
     sides[0].matches.take_pairs(first, second, corr)
     sides[1].matches.take_pairs(second, first, corr)
+    if given:
+        given.take_pairs(first, second, corr)
     # Both before either is completed: an audit must not mend what the other one is to find.
     certified = [side.certify() for side in sides]
     for number, found in enumerate(certified):
@@ -245,6 +257,10 @@ def refine(
     one, other = (
         side.finish(found, screens.sampled) for side, found in zip(sides, certified, strict=True)
     )
+    for number, (side, found) in enumerate(zip(sides, certified, strict=True)):
+        if given:
+            sampled = side.screened.own_baseline
+            given.finish(number, side.matches.certified, found.audited, sampled)
     _log_operations(one, other, len(first), [len(model.neurons.std) for model in models])
     return (sides[0].matches, sides[1].matches), (one, other)
 
@@ -373,7 +389,11 @@ def refine_pair(
     """
     same = check_same_run([*screens, *a.paths(), *b.paths(), rotations])
     one, other = (Side.read(x, rotations) for x in (a, b))
-    matches, screening = refine(one, other, Screens.read(screens), kernel)
+    given = None
+    if a.given and b.given:
+        models = ((a, one), (b, other))
+        given = GivenRefined(*(Given(x.given, side.neurons, rotations) for x, side in models))
+    matches, screening = refine(one, other, Screens.read(screens), kernel, given)
     PairMatches(
         a.seed,
         b.seed,
@@ -383,4 +403,5 @@ def refine_pair(
         *matches,
         "screened",
         screening=screening,
+        given=given.found() if given else None,
     ).write(path, {**attributes, **same})

@@ -15,9 +15,12 @@ from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import (
     ABLATION_TOKENS,
     DIRECT_TOKENS,
+    GIVEN_DRAWS,
+    GIVEN_SUM_BYTES,
     INFLUENCE_GROUPS,
     INFLUENCE_TOKENS,
     INFLUENCE_VALUES,
+    LARGE_KINDS,
     PERMUTED_SHARE,
     REFINE_BYTES,
     REFINE_TOKENS,
@@ -167,8 +170,11 @@ def _capture(s: Sizes) -> Cost:
     return Cost(
         _times(token, s.grid.shard_tokens()),
         _times(token, s.models * s.scored),
-        2 * s.weights + s.shape.n_layers * 2 * CHUNK_BYTES + 2 * s.square,
-        s.models * (kept + s.sum_bytes * s.shape.d_mlp * s.shape.neurons),
+        2 * s.weights
+        + s.shape.n_layers * 2 * CHUNK_BYTES
+        + 2 * s.square
+        + 2 * LARGE_KINDS * s.layer_classes,
+        s.models * (kept + s.class_sums + s.sum_bytes * s.shape.d_mlp * s.shape.neurons),
         START_TORCH,
     )
 
@@ -220,12 +226,25 @@ def _rotated_std(s: Sizes) -> Cost:
     return Cost(job, _times(job, s.models), 6 * s.square)
 
 
+def _given(s: Sizes) -> Cost:
+    """Products of a model's sums by token, and its spread under rotations given the token."""
+    products = s.classes * s.layer_products
+    job = {"float32": products + 2 * min(s.draws, GIVEN_DRAWS) * s.shape.n_layers * s.cube}
+    stored = GIVEN_SUM_BYTES * s.models * s.classes * s.shape.neurons
+    return Cost(job, _times(job, s.models), 6 * s.square + 6 * s.layer_classes, stored)
+
+
 def _match(s: Sizes) -> Cost:
     # The first rotation by the other choice of baseline.standardise, too.
-    layer = {"float32": s.layer_baseline + s.layer_rotation}
-    layers = s.pairs * s.shape.n_layers
+    work = s.layer_baseline + s.layer_rotation
     # With the sampled neurons of the token budget at some eight points.
     memory = (10 + s.draws) * s.square
+    if s.grid.config.capture.store:
+        # The same given the token.
+        work += s.classes * s.layer_products + min(s.draws, GIVEN_DRAWS) * s.layer_rotation
+        memory += (2 + GIVEN_DRAWS) * s.square + (s.layers + 3) * s.layer_classes
+    layer = {"float32": work}
+    layers = s.pairs * s.shape.n_layers
     return Cost(_times(layer, s.layers), _times(layer, layers), memory)
 
 
@@ -253,7 +272,10 @@ def _refine(s: Sizes) -> Cost:
     # Those in full have baselines of their own.
     job = {"float32": REFINED_SHARE * s.shape.n_layers * s.layer_baseline}
     job[s.products] = job.get(s.products, 0) + REFINED_SHARE * s.pair
-    rotated = s.draws * s.square + REFINE_BYTES // 2
+    # Given the token: rows as above, and pairs of candidates, either way.
+    job["float32"] += REFINED_SHARE * s.classes * s.shape.n_layers * s.layer_products
+    job["float32"] += REFINED_SHARE * GIVEN_DRAWS * s.shape.n_layers * s.layer_rotation
+    rotated = s.draws * s.square + REFINE_BYTES // 2 + 6 * s.layer_classes + REFINE_BYTES
     memory = REFINE_BYTES + s.buffers + 4 * REFINE_TOKENS * s.shape.neurons + rotated
     return Cost(job, _times(job, s.pairs), memory)
 
@@ -347,6 +369,7 @@ RULES: dict[str, Callable[[Sizes], Cost]] = {
     "screen": _screen,
     "refine": _refine,
     "correlate": _correlate,
+    "given": _given,
     "match": _match,
     "similarity": _similarity,
     "influence": _influence,

@@ -24,7 +24,7 @@ def counts(grid: Grid) -> Counter[str]:
     found = {
         **_prepare(grid),
         **(_capture(grid) if stored else _direct(grid)),
-        **_correlate(grid, stored and not screened, screened),
+        **_correlate(grid, stored, screened),
         **_by_step(grid, stored),
         **_joins(grid),
     }
@@ -59,14 +59,15 @@ def _direct(grid: Grid) -> dict[str, int]:
     }
 
 
-def _correlate(grid: Grid, correlated: bool, screened: bool) -> dict[str, int]:
+def _correlate(grid: Grid, stored: bool, screened: bool) -> dict[str, int]:
     sizes = Sizes(grid)
     return {
         "rotations": 1,
         "rotated_std": sizes.models,
+        "given": stored * sizes.models,
         "screen": screened * sizes.blocks,
         "refine": screened * sizes.pairs,
-        "correlate": correlated * sizes.blocks * len(grid.shards),
+        "correlate": (stored and not screened) * sizes.blocks * len(grid.shards),
         "match": (not screened) * sizes.blocks,
         "similarity": (not screened and grid.config.correlate.similarity) * sizes.pairs,
     }

@@ -14,6 +14,10 @@ SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}
 # Tokens that a tokenizer knows, about; embeddings and logits are as wide.
 VOCABULARY = 50_000
 
+# Kinds of classes whose sums are large: by token and by the one before. Stored bytes of one of
+# their sums, and of one in all shards together, after compression; docs/performance.md.
+LARGE_KINDS, CLASS_SUM_BYTES, GIVEN_SUM_BYTES = 2, 1.5, 2.0
+
 # Numbers of other modules, which import too much to be asked here: tests/plan/test_cost.py holds
 # them in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`).
 BLOCK_BYTES = 64 << 20
@@ -29,6 +33,8 @@ UNTRAINED_TOKENS, PERMUTED_SHARE = 65536, 0.1
 WIDE_LAYER = 1024
 # What the screened mode refines at a time: tokens, and bytes of sums in full.
 REFINE_TOKENS, REFINE_BYTES = 4096, 1 << 30
+# Rotations of the baseline given the token.
+GIVEN_DRAWS = 2
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,25 @@ class Sizes:
     def scored(self) -> int:
         """Scored tokens."""
         return self.grid.config.corpus.tokens
+
+    @property
+    def classes(self) -> int:
+        """Identities of tokens that occur among the scored ones, at most."""
+        models = self.grid.config.models
+        known = models.train.vocab_size if models.source == "train" else VOCABULARY
+        return min(known, self.scored)
+
+    @property
+    def class_sums(self) -> float:
+        """Stored bytes of a model's sums over classes, of all shards."""
+        groups = min(2 * self.classes, self.grid.shard_tokens())
+        number = LARGE_KINDS * groups * self.shape.neurons * len(self.grid.shards)
+        return CLASS_SUM_BYTES * number
+
+    @property
+    def layer_classes(self) -> int:
+        """Bytes of a layer's sums over classes, in int32 or float32."""
+        return 4 * self.classes * self.shape.d_mlp
 
     @property
     def draws(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.errors import UserError
+from universal_neurons.prepare.clusters import halves_of, read_clusters
 from universal_neurons.prepare.corpus import select
 from universal_neurons.prepare.subsets import Subsets
 from universal_neurons.prepare.tokens import check_digest, excluded, read_facts
@@ -30,11 +31,14 @@ class Corpus:
         What `tokens.describe` says of them (JSON).
     subsets
         Every token's subset (.npy), if the corpus has any.
+    clusters
+        Every sequence's documents (.npy, see `clusters`), where they are asked for.
     """
 
     tokens: str | Path
     about: str | Path
     subsets: str | Path = ""
+    clusters: str | Path = ""
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -60,6 +64,11 @@ class Corpus:
         if not self.subsets:
             return None
         return Subsets.read(self.subsets, self.facts["subsets"], self.sequences.shape)
+
+    @cached_property
+    def halves(self) -> NDArray[np.int8]:
+        """Half of the documents that every sequence is of, 0 or 1, shape (sequences,)."""
+        return halves_of(read_clusters(self.clusters, len(self.sequences)))
 
     def excluded(self, option: str | Sequence[int]) -> list[int]:
         """Token ids that are not scored, see `tokens.excluded`."""

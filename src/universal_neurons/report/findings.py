@@ -89,6 +89,14 @@ class Findings:
         return whole.set_index("step").sort_index()
 
     @cached_property
+    def past_token(self) -> pd.Series:
+        """How many neurons are universal given the token, by step; NaN where it is not known."""
+        scores = self.tables["universality"]
+        known = scores["excess_given_token"].notna()
+        above = (scores["excess_given_token"] > scores["threshold"]).astype(float).where(known)
+        return above.groupby(scores["step"]).sum(min_count=1)
+
+    @cached_property
     def budget(self) -> pd.DataFrame:
         """See `summaries.budget_over_seeds`."""
         return summaries.budget_over_seeds(self.tables["token_budget"])

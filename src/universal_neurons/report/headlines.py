@@ -87,6 +87,7 @@ def _on_emergence(findings: Findings, stored: bool) -> str:
             f"{number(highest, 3)}."
         )
         sentences.append(_suggestion(findings))
+    sentences.append(_past_token(findings))
     sentences.append(_interval_of(findings.tables["fractions"], stored))
     if first != last:
         then = overall.loc[first]
@@ -125,6 +126,20 @@ def _suggestion(findings: Findings) -> str:
         f"chance at most {percent(suggested.by_chance)} would be: with "
         f"universality.excess_threshold: {suggested.threshold:g}{instead}, there are universal "
         "neurons to follow, to ablate and to hold against chance."
+    )
+
+
+def _past_token(findings: Findings) -> str:
+    """How many of them share more than what the token says."""
+    scores = findings.last_scores
+    universal = scores[scores["universal"]]
+    if universal.empty or scores["excess_given_token"].isna().all():
+        return ""
+    left = int((universal["excess_given_token"] > universal["threshold"]).sum())
+    return (
+        f"The token itself explains a median {percent(universal['token_r2'].median())} of the "
+        f"variance of a universal neuron; {out_of(left, len(universal))} stay above the threshold "
+        "once the mean of every token's identity is taken out of both models."
     )
 
 

@@ -31,6 +31,7 @@ COLUMNS = {
         *("first_rotation_excess", "other_choice_excess", "threshold", "universal", "q_value"),
         *("assigned_universal", "n_matched", "n_mutual", "n_mutual_permuted", "in_group"),
         *("leave_one_out", "leave_one_out_cases", "max_corr", "regression_r2"),
+        *("token_r2", "excess_given_token"),
     ],
     "groups": [
         *("step", "group", "seed", "layer", "neuron", "excess_corr"),

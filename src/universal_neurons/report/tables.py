@@ -72,20 +72,24 @@ def short_tables(
 
 def _universal_table(findings: Findings) -> ShortTable:
     shares = findings.pooled.pivot(index="step", columns="layer", values="fraction")
-    whole = findings.overall
+    whole, past = findings.overall, findings.past_token
     rows = []
     for step in shares.index:
         row = {
             "step": f"{step:,}",
             "universal": f"{int(whole.loc[step, 'n_universal']):,}",
             "of": f"{int(whole.loc[step, 'n_neurons']):,}",
+            "beyond the token": "–" if pd.isna(past[step]) else f"{int(past[step]):,}",
         }
         for layer, share in shares.loc[step].items():
             name = "all layers" if layer == ALL_LAYERS else f"layer {layer}"
             row[name] = "–" if pd.isna(share) else percent(share)
         rows.append(row)
     return ShortTable(
-        "Universal neurons by step and layer", "Share of neurons, pooled over seeds.", rows
+        "Universal neurons by step and layer",
+        "Share of neurons, pooled over seeds. Beyond the token: above the threshold once the mean "
+        "of every token's identity is taken out of both models.",
+        rows,
     )
 
 

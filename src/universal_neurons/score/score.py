@@ -13,6 +13,7 @@ from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.score import notions, nulls
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.fractions import fractions_table
+from universal_neurons.score.given import with_given, with_given_matches
 from universal_neurons.score.screening import screening_table
 from universal_neurons.score.similarity import (
     read_similarities,
@@ -31,16 +32,20 @@ from universal_neurons.store.same_run import check_same_run
 from universal_neurons.store.tables import read_table
 
 
-class OfPairs(TypedDict, total=False):
-    """Stores of all pairs at a step, of what a run may leave out.
+class Further(TypedDict, total=False):
+    """Stores at a step of what a run may leave out.
 
     Attributes
     ----------
+    given
+        Those of `given.write_given`, of all seeds; there are none without activations.
     similarity
-        Those of `similar_pair.compare_pair`.
+        Those of `similar_pair.compare_pair`, of all pairs.
     random_directions
-        Those of `random_directions.random_pair`.
+        Those of `random_directions.random_pair`, of all pairs.
     """
+
+    given: Sequence[str | Path]
 
     similarity: Sequence[str | Path]
     random_directions: Sequence[str | Path]
@@ -55,7 +60,7 @@ def score_step(
     influence: str | Path | None = None,
     permuted: Sequence[str | Path] = (),
     untrained: str | Path | None = None,
-    **more: Unpack[OfPairs],
+    **more: Unpack[Further],
 ) -> dict[str, pd.DataFrame]:
     """Score the neurons of one step.
 
@@ -75,7 +80,7 @@ def score_step(
     untrained
         Scores of untrained models; there are none at step 0.
     more
-        See `OfPairs`.
+        See `Further`.
 
     Returns
     -------
@@ -88,9 +93,10 @@ def score_step(
     UserError
         If the stores are not of one run.
     """
-    similarity, random_directions = more.get("similarity", ()), more.get("random_directions", ())
-    of_pairs = [*permuted, *similarity, *random_directions]
-    check_same_run([*parts, *moments, *of_pairs, *([influence] if influence else [])])
+    given, similarity = more.get("given", ()), more.get("similarity", ())
+    random_directions = more.get("random_directions", ())
+    further = [*permuted, *given, *similarity, *random_directions]
+    check_same_run([*parts, *moments, *further, *([influence] if influence else [])])
     step_matches = StepMatches.read(parts)
     influences = read_by_pair([influence]) if influence else {}
     means = mean_over_others(influences)
@@ -110,9 +116,11 @@ def score_step(
     against = {name: chance[name] for name in nulls.leading(chance)}
     scores = nulls.with_p_values(scores, against)
     scores = criterion.judge(scores, against, tokens)
+    scores = with_given(scores, step_matches.given, given)
     matches, scores, groups = notions.add_notions(
         matches, scores, step_matches.found, unrelated.found
     )
+    matches = with_given_matches(matches, step_matches)
     layers = read_similarities(similarity)
     scores = scores.assign(regression_r2=regression_r2(layers, len(scores)))
     thresholds = sampled_thresholds(scores)

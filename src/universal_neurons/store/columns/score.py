@@ -67,6 +67,26 @@ MATCHES = Table(
         ),
         Column("assigned_layer", "int32", "", "Layer of that partner; −1 without one."),
         Column("assigned_neuron", "int32", "", "Index of that partner; −1 without one."),
+        Column(
+            *("given_token_corr", "float64", "correlation"),
+            "Largest correlation given the token: within tokens of one identity, whose means are "
+            "taken out of both models; 0 where the token explains all of the neuron. By "
+            "certificate (`best_by`) among the refined pairs only; null where activations were not "
+            "stored.",
+            nullable=True,
+        ),
+        Column(
+            *("given_token_layer", "int32", ""),
+            "Layer of that neuron; −1 without one, and where the correlation is not known.",
+        ),
+        Column("given_token_neuron", "int32", "", "Index of that neuron; −1 likewise."),
+        Column(
+            *("given_token_baseline", "float64", "correlation"),
+            "The same with the rotated residuals of the other seed, mean over two rotations; an "
+            "estimate where `baseline_by` is `sample`; null where `given_token_corr` is, and where "
+            "too few audited neurons give an estimate.",
+            nullable=True,
+        ),
     ),
 )
 
@@ -83,6 +103,47 @@ SCORES = (
     Column(
         *("excess_se", "float64", "correlation"),
         "Its standard error, of tokens and rotations; null where activations were not stored.",
+        nullable=True,
+    ),
+)
+
+UNSTORED = "null where activations were not stored"
+
+# What classes of tokens explain, and the excess past the token.
+GIVEN = (
+    Column(
+        *("token_r2", "float64", "share"),
+        "Share of its variance that the identity of the current token explains, in documents that "
+        f"it was not learned from (two halves, each tried on the other); {UNSTORED}.",
+        nullable=True,
+    ),
+    Column(
+        *("previous_token_r2", "float64", "share"),
+        f"The same of the token before; {UNSTORED}.",
+        nullable=True,
+    ),
+    Column(
+        *("position_r2", "float64", "share"),
+        f"The same of the position in the sequence; {UNSTORED}.",
+        nullable=True,
+    ),
+    Column(
+        *("token_coverage", "float64", "share"),
+        f"Share of the scored tokens that `token_r2` is of: the token occurs in both halves; "
+        f"{UNSTORED}.",
+        nullable=True,
+    ),
+    Column(
+        *("excess_given_token", "float64", "correlation"),
+        "Excess correlation given the token: of what is left of both models when the mean of every "
+        "token's identity is taken out, over its own rotated baseline, mean over the other seeds; "
+        "0 where the token explains all; null where activations were not stored or a baseline is "
+        "not known.",
+        nullable=True,
+    ),
+    Column(
+        *("universal_given_token", "bool", ""),
+        "Whether that is above the threshold; null where it is.",
         nullable=True,
     ),
 )
@@ -168,6 +229,7 @@ UNIVERSALITY = Table(
             "`correlate.similarity`.",
             nullable=True,
         ),
+        *GIVEN,
     ),
 )
 
