@@ -51,6 +51,8 @@ from universal_neurons.correlate.screen import screen as screen_layers
 from universal_neurons.jobs import keep_memory
 from universal_neurons.models import load as models
 from universal_neurons.models.forward import forward
+from universal_neurons.prepare.clusters import LEAST_SEQUENCES
+from universal_neurons.prepare.reading import Documents
 from universal_neurons.store.arrays import create_array, new_store, write_arrays
 from universal_neurons.store.rows import RowWriter
 
@@ -278,9 +280,15 @@ class Pair:
         own = zip(self.stores, self.neurons, self.baseline, strict=True)
         return [Side(*of_one) for of_one in own]
 
+    @property
+    def documents(self) -> Documents:
+        """Of eight sequences each, in any order, as scored ones are."""
+        cluster = np.arange(self.n_tokens // CONTEXT) // LEAST_SEQUENCES
+        return Documents("", "", CONTEXT, np.random.default_rng(0).permutation(cluster))
+
     def screen(self, path: Path, sample: float) -> None:
         """The screened mode's look at a sample, baseline included."""
-        found = screen_layers(*self.sides, [0], Sampling(sample, 16, CONTEXT, "int8"))
+        found = screen_layers(*self.sides, [0], Sampling(sample, 16, "int8"), self.documents)
         shutil.rmtree(path, ignore_errors=True)
         found.write(path, [0], {})
 

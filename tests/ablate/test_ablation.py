@@ -1,5 +1,6 @@
 """Replacing neurons: the ablated loss is that of edited weights, at a fraction of the work."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -10,6 +11,7 @@ from architectures import (
     CONFIGS,
     VOCABULARY,
     edited,
+    held_out,
     hugging_face_loss,
     layers,
     make,
@@ -23,11 +25,12 @@ from universal_neurons.ablate import ablation, controls, measure, predictions
 from universal_neurons.errors import UserError
 
 
-def ablate(model, sequences, universal, **options):
+def ablate(model, sequences, universal, documents=None, **options):
     """`ablation.ablate`, by the facts of `architectures.neurons`."""
     names = ("mean", "std", "sparsity", "seed", "step")
     known = {name: options.pop(name) for name in names if name in options}
-    return ablation.ablate(subject(model, **known), sequences, universal, **options)
+    text = held_out(sequences, documents)
+    return ablation.ablate(subject(model, **known), text, universal, **options)
 
 
 def universal_rows(table, kind="mean"):
@@ -79,11 +82,64 @@ def test_standard_error_is_that_of_paired_differences_between_sequences():
     assert universal_rows(table).loc[-1, "delta_loss_se"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_one_sequence_has_no_standard_error():
+@pytest.mark.parametrize(("n", "documents"), [(1, None), (4, [7, 7, 7, 7])])
+def test_one_document_has_no_standard_error(n, documents):
     model = make()
-    table = ablate(model, tokens(n=1), seed="a", step=1, controls=1, **neurons(model))
-    assert table["delta_loss_se"].isna().all()
+    options = {"seed": "a", "step": 1, "controls": 1, "documents": documents}
+    table = ablate(model, tokens(n=n), **options, **neurons(model))
+    errors = table[["delta_loss_se", "difference_se", "adjusted_difference_se"]]
+    assert errors.isna().all(axis=None)
     assert table["delta_loss"].notna().all()
+
+
+def by_document(values, documents):
+    """Standard error of the mean of all values, from the sums of every document's deviations."""
+    mean = math.fsum(values) / len(values)
+    sums = dict.fromkeys(documents, 0.0)
+    for value, name in zip(values, documents, strict=True):
+        sums[name] += value - mean
+    squares = math.fsum(total**2 for total in sums.values())
+    return math.sqrt(squares * len(sums) / (len(sums) - 1)) / len(values)
+
+
+def test_standard_errors_are_over_documents_not_over_their_sequences():
+    """Of the loss change, of the difference to controls and of that at equal energy."""
+    model, sequences, documents = make(), tokens(n=7), [4, 0, 4, 9, 0, 4, 9]
+    facts = neurons(model)
+    options = {"seed": "a", "step": 1, "controls": 2, **facts}
+    row = universal_rows(ablate(model, sequences, documents=documents, **options)).loc[-1]
+    drawn = drawn_controls(model, facts)
+    sets = [facts["universal"], *(np.isin(np.arange(sum(model.d_mlp)), one) for one in drawn)]
+    clean, *losses = (
+        np.array([hugging_face_loss(module, one) for one in sequences[:, None]])
+        for module in (model.module, *(edited(model, one, facts["mean"]) for one in sets))
+    )
+    own, control = losses[0] - clean, np.mean(losses[1:], 0) - clean
+    expected = {
+        "delta_loss_se": own,
+        "difference_se": own - control,
+        "adjusted_difference_se": own - row["energy_ratio"] * control,
+    }
+    for name, values in expected.items():
+        assert row[name] == pytest.approx(by_document(values, documents), rel=1e-3)
+        assert row[name] != pytest.approx(by_document(values, range(7)), rel=0.05)
+
+
+def test_intervals_of_losses_cover_the_truth_by_document_but_not_by_sequence():
+    """Half of the variance of a loss change is its document's, of 1 to 12 sequences each."""
+    rng = np.random.default_rng(0)
+    covered = {"documents": [], "sequences": []}
+    for _ in range(1000):
+        documents = rng.permutation(np.repeat(np.arange(40), rng.integers(1, 13, 40)))
+        shared = rng.normal(size=40)[documents]
+        values = np.sqrt(0.5) * (shared + rng.normal(size=len(documents)))
+        each = np.arange(len(documents))
+        for name, groups in (("documents", documents), ("sequences", each)):
+            se = measure.standard_error(values, groups)
+            assert se == pytest.approx(by_document(values.tolist(), groups.tolist()), rel=1e-9)
+            covered[name].append(abs(values.mean()) < 1.96 * se)
+    assert 0.92 <= np.mean(covered["documents"]) <= 0.97
+    assert np.mean(covered["sequences"]) < 0.75
 
 
 def test_divergence_is_that_of_the_two_distributions():

@@ -7,8 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from architectures import edited, hugging_face_loss, make, neurons, subject, tokens
+from architectures import (
+    edited,
+    held_out,
+    hugging_face_loss,
+    layers,
+    make,
+    neurons,
+    subject,
+    tokens,
+)
 
+from universal_neurons.ablate import doses as module_of_doses
 from universal_neurons.ablate import effects as module
 from universal_neurons.ablate.doses import CONTROLS, DOSES, doses
 from universal_neurons.ablate.effects import attribution, effects
@@ -88,10 +98,14 @@ def random_excess(model):
     return np.random.default_rng(5).normal(size=sum(model.d_mlp))
 
 
+def scored(excess):
+    return pd.DataFrame({"excess_corr": excess})
+
+
 def test_the_sample_is_ablated_exactly():
     model, sequences = make(), tokens()
     made = facts(model)
-    table = effects(subject(model, **made), sequences)
+    table = effects(subject(model, **made), held_out(sequences))
     assert len(table) == sum(model.d_mlp)
     sample = table[table["sampled"] != ""]
     assert len(sample) == module.SAMPLE
@@ -109,7 +123,7 @@ def test_the_sample_is_ablated_exactly():
 def test_effects_get_the_scores_of_their_own_neurons(tmp_path):
     model, parts = make(), []
     for seed, step in product("ab", (1, 2)):
-        rows = effects(subject(model, **facts(model), seed=seed, step=step), tokens(n=1))
+        rows = effects(subject(model, **facts(model), seed=seed, step=step), held_out(tokens(n=1)))
         parts.append(tmp_path / f"{seed}{step}.parquet")
         write_table(parts[-1], SINGLE, rows, {})
     made = pd.concat(map(pd.read_parquet, parts), ignore_index=True)
@@ -129,7 +143,7 @@ def test_small_effects_are_what_the_first_order_says():
     model, sequences = make(), tokens()
     for projection in model.projections:
         projection.weight *= 0.02
-    table = effects(subject(model, **facts(model)), sequences)
+    table = effects(subject(model, **facts(model)), held_out(sequences))
     sample = table[table["sampled"] == "top"]
     np.testing.assert_allclose(
         sample["attributed_delta_loss"], sample["delta_loss"], rtol=0.1, atol=1e-6
@@ -139,10 +153,11 @@ def test_small_effects_are_what_the_first_order_says():
 def test_doses_take_the_top_of_all_neurons_by_excess():
     model, sequences = make(), tokens()
     excess, made = random_excess(model), facts(model)
-    table = doses(subject(model, **made), sequences, excess)
+    table = doses(subject(model, **made), held_out(sequences), scored(excess), named=())
     top = table[table["neuron_set"] == "top"].set_index("dose")
     assert top.index.tolist() == list(DOSES)
-    assert (table.groupby("dose").size() == 1 + CONTROLS).all()
+    matched = table[table["neuron_set"].isin(["top", "control"])]
+    assert (matched.groupby("dose").size() == 1 + CONTROLS).all()
     clean = hugging_face_loss(model.module, sequences)
     order = np.argsort(-excess)
     for dose, row in top.iterrows():
@@ -155,3 +170,34 @@ def test_doses_take_the_top_of_all_neurons_by_excess():
         assert row["difference"] == pytest.approx(
             row["delta_loss"] - controls["delta_loss"].mean(), abs=1e-9
         )
+
+
+def test_others_are_of_all_sizes_in_the_layers_shares_and_in_no_named_set(monkeypatch):
+    model, sequences = make(), tokens(n=2)
+    excess, seen = random_excess(model), []
+    universal = excess > np.sort(excess)[-20]
+    real = module_of_doses.measure
+
+    def measure(model, text, runs, *rest, **options):
+        seen.extend(run.neurons for run in runs)
+        return real(model, text, runs, *rest, **options)
+
+    monkeypatch.setattr(module_of_doses, "measure", measure)
+    scores = scored(excess).assign(universal=universal, none=False)
+    named = ("universal", "none")
+    table = doses(subject(model, **facts(model)), held_out(sequences), scores, named=named)
+    assert set(table["neuron_set"]) == {"top", "control", "universal", "others"}
+    row = table[table["neuron_set"] == "universal"].iloc[0]
+    assert (row["n_neurons"], row["draw"]) == (universal.sum(), -1)
+    assert row["dose"] == universal.mean()
+    others = table[table["neuron_set"] == "others"]
+    assert others["n_neurons"].is_monotonic_increasing
+    assert others["n_neurons"].max() > 2 * universal.sum()
+    assert others[["delta_loss", "energy"]].notna().all(axis=None)
+    assert others[["difference", "energy_ratio"]].isna().all(axis=None)
+    shares = np.bincount(layers(model)[universal], minlength=3) / universal.sum()
+    for one in seen:
+        if one.name == "others":
+            assert not universal[one.neurons].any()
+            found = np.bincount(layers(model)[one.neurons], minlength=3)
+            np.testing.assert_allclose(found, shares * len(one.neurons), atol=1.5)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 import torch
+from architectures import held_out
 
 from universal_neurons.ablate import ablation
 from universal_neurons.ablate.measure import Measured
@@ -43,15 +44,19 @@ def verdict(monkeypatch, *, worth: float, shift: float = 0.0):
         cost = np.where(universal, worth, 1.0) * std**2
         noise = 0.05 * rng.normal(size=(N, SEQUENCES))
 
-        def measure(model, sequences, runs, *_, std=std, cost=cost, noise=noise, **__):
+        def measure(model, text, runs, *_, std=std, cost=cost, noise=noise, **__):
             sets = [run.neurons.neurons for run in runs]
             delta = np.stack([1e-3 * (cost[one, None] * (1 + noise[one])).sum(0) for one in sets])
             energy = np.stack([np.full(SEQUENCES, (std[one] ** 2).sum()) for one in sets])
             clean = np.full(SEQUENCES, 2.0)
-            return Measured(clean, clean, delta, delta, delta, delta, energy, energy)
+            return Measured(
+                np.arange(SEQUENCES), clean, clean, delta, delta, delta, delta, energy, energy
+            )
 
         monkeypatch.setattr(ablation, "measure", measure)
-        tables.append(ablation.ablate(planted(seed, std), np.zeros((1, 2), int), universal))
+        tables.append(
+            ablation.ablate(planted(seed, std), held_out(np.zeros((1, 2), int)), universal)
+        )
     table = pd.concat(tables, ignore_index=True)
     found = Findings({"ablation": table}, synthetic.excess_above(0.5))
     return table, found.ablation.set_index("layer").loc[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from universal_neurons.correlate.refine import refine
 from universal_neurons.correlate.rotations import Baseline, rotation, rotation_name
 from universal_neurons.correlate.screen import Sampling, Side, screen
 from universal_neurons.errors import UserError
+from universal_neurons.prepare.reading import Documents
 from universal_neurons.score.notions import assignment
 from universal_neurons.score.screening import upper_bound
 from universal_neurons.store.arrays import create_array, new_store
@@ -173,6 +175,12 @@ def exact(a, b):
     return match(total, a.neurons, b.neurons, layers, baseline_a=a.baseline, baseline_b=b.baseline)
 
 
+def each(model):
+    """Every sequence a document of its own."""
+    n_tokens = sum(store.n_tokens for store in model.stores)
+    return Documents("corpus.json", "x", CONTEXT, np.arange(n_tokens // CONTEXT))
+
+
 def side(model):
     return Side(model.stores, model.neurons, model.baseline)
 
@@ -181,7 +189,7 @@ def screened(a, b, where, *, sample=0.1, candidates=2, blocks=None):
     """Both directions' matches in the screened mode, and how they were found."""
     paths = []
     for block in blocks or [range(len(a.neurons.d_mlp))]:
-        found = screen(side(a), side(b), list(block), Sampling(sample, candidates, CONTEXT))
+        found = screen(side(a), side(b), list(block), Sampling(sample, candidates), each(a))
         paths.append(where / f"screen{block[0]}.zarr")
         found.write(paths[-1], block, {})
     return refine(side(a), side(b), Screens.read(paths))
@@ -210,10 +218,11 @@ def test_screened_matches_are_those_of_the_exact_mode_to_the_bit(
         tolerance = 0 if encoding == "int8" else 1e-6
         np.testing.assert_allclose(mine.best, truth.best, rtol=0, atol=tolerance)
         assert (mine.lowest >= truth.lowest - tolerance).all()
-        # Neurons compared with all have the exact baseline, the others' is near it.
+        # Neurons compared with all have the exact baseline, the others' is near it: their mean by
+        # about two standard errors of a line through the few audited ones.
         rest = mine.certified
         np.testing.assert_allclose(mine.baseline[:, ~rest], truth.baseline[:, ~rest], atol=1e-6)
-        assert abs((mine.baseline - truth.baseline)[:, rest].mean()) < 0.005
+        assert abs((mine.baseline - truth.baseline)[:, rest].mean()) < 0.02
     # Every neuron has a match that no other wants.
     assigned, _ = assignment(*found)
     np.testing.assert_array_equal(assigned, found[0].index)
@@ -248,7 +257,7 @@ def test_bounds_of_common_neurons_fail_no_more_often_than_their_tail_says(tmp_pa
         for seed in range(6):
             monkeypatch.setattr(screening, "sample_groups", partial(draw, seed=seed))
             # One candidate: the runner-up is always the other of two equals.
-            found = screen(side(a), side(b), [0], Sampling(0.1, 1, CONTEXT, tail=tail))
+            found = screen(side(a), side(b), [0], Sampling(0.1, 1, tail=tail), each(a))
             candidates = found.forward.candidates
             index = candidates.index[:, 0]
             certified = candidates.rest <= corr[np.arange(len(corr)), index]
@@ -299,7 +308,7 @@ def test_a_dead_neuron_correlates_with_nothing_in_the_screened_mode(tmp_path):
 def test_groups_are_disjoint_and_of_whole_sequences(tmp_path):
     x = np.random.default_rng(6).standard_normal((300 * CONTEXT, 4))
     a = captured(tmp_path, [x], splits=(90 * CONTEXT, 100 * CONTEXT))
-    groups = sampling.sample_groups(a.stores, 0.3, CONTEXT)
+    groups = sampling.sample_groups(a.stores, 0.3, each(a))
     rows = [
         (piece.shard, row)
         for group in groups
@@ -312,10 +321,106 @@ def test_groups_are_disjoint_and_of_whole_sequences(tmp_path):
     assert all(p.rows.start % CONTEXT == p.rows.stop % CONTEXT == 0 for g in groups for p in g)
 
 
+def documents_of(cluster):
+    return Documents("corpus.json", "x", CONTEXT, np.asarray(cluster))
+
+
+def test_all_that_the_sample_has_of_a_document_is_in_one_group(tmp_path):
+    rng = np.random.default_rng(6)
+    # From one sequence to fifty, in any order.
+    cluster = rng.permutation(np.repeat(np.arange(60), [50, 30, *rng.integers(1, 9, 58)]))
+    x = rng.standard_normal((len(cluster) * CONTEXT, 4))
+    a = captured(tmp_path, [x], splits=(90 * CONTEXT, 100 * CONTEXT))
+    groups = sampling.sample_groups(a.stores, 0.5, documents_of(cluster))
+    first = [0, 90 * CONTEXT, 100 * CONTEXT]
+    tokens = [
+        np.concatenate([np.arange(p.rows.start, p.rows.stop) + first[p.shard] for p in group])
+        for group in groups
+    ]
+    together = np.concatenate(tokens)
+    assert len(np.unique(together)) == len(together)
+    assert len(together) == pytest.approx(0.5 * len(x), rel=0.1)
+    assert (np.bincount(together // CONTEXT) % CONTEXT == 0).all()
+    found = [set(cluster[own // CONTEXT]) for own in tokens]
+    assert sum(map(len, found)) == len(set.union(*found))
+    # About equal in size, but for the largest document.
+    sizes = np.sort([len(own) for own in tokens])
+    assert sizes[-3] <= 3 * sizes[0]
+
+
+@pytest.mark.parametrize("encoding", ["int8", "float32"])
+def test_a_group_is_read_as_the_rows_that_it_is_of(encoding, tmp_path, monkeypatch):
+    """Pieces of one chunk are read together, those of several chunks by themselves."""
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal((300 * CONTEXT, 5)) ** 3
+    a = captured(tmp_path, [x], splits=(90 * CONTEXT,), encoding=encoding)
+    whole = [store.codes(0).whole() for store in a.stores]
+    groups = sampling.sample_groups(a.stores, 0.6, documents_of(rng.integers(0, 40, 300)))
+    assert max(map(len, groups)) > 2
+    for chunk_tokens in (10**6, 7 * CONTEXT, 3):
+        monkeypatch.setattr(Activations, "chunk_tokens", chunk_tokens)
+        read = sampling.GroupReader(groups)
+        for group in groups:
+            found = read(a.stores, 0, group).whole()
+            expected = np.concatenate([whole[p.shard][p.rows] for p in group])
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_groups_of_documents_spread_as_samples_of_documents_do():
+    """Half of every variance is a document's: its eight sequences are alike."""
+    rng = np.random.default_rng(10)
+    n, true, n_documents = 20, 0.4, 200
+    n_tokens = 8 * n_documents * CONTEXT
+    store = SimpleNamespace(
+        n_tokens=n_tokens, chunk_tokens=4 * CONTEXT, token_index=lambda: np.arange(n_tokens)
+    )
+    covered = {"documents": [], "sequences": []}
+    for run in range(20):
+        cluster = rng.permutation(np.arange(8 * n_documents) // 8)
+
+        def part(cluster=cluster):
+            shared = rng.standard_normal((n_documents, n))[np.repeat(cluster, CONTEXT)]
+            return np.sqrt(0.5) * (shared + rng.standard_normal((n_tokens, n)))
+
+        common = part()
+        x, y = (np.sqrt(true) * common + np.sqrt(1 - true) * part() for _ in range(2))
+        for name, groups in (("documents", cluster), ("sequences", np.arange(len(cluster)))):
+            drawn = sampling.sample_groups([store], 0.4, documents_of(groups), seed=run)
+            rows = [np.concatenate([np.arange(n_tokens)[p.rows] for p in g]) for g in drawn]
+            sizes = np.array([len(own) for own in rows])
+            each = np.array([(x[own] * y[own]).mean(0) for own in rows])
+            mean = sizes @ each / sizes.sum()
+            squares = sizes @ (each - mean) ** 2
+            se = np.sqrt(squares / sizes.sum() / (sampling.GROUPS - 1))
+            covered[name].append(abs(mean - true) < scipy.stats.t.isf(0.025, 31) * se)
+    assert 0.92 <= np.mean(covered["documents"]) <= 0.98
+    assert np.mean(covered["sequences"]) < 0.85
+
+
+def test_neighbours_of_unknown_documents_stay_in_one_group(tmp_path):
+    """Of a token file, where consecutive sequences may well be of one document."""
+    x = np.random.default_rng(6).standard_normal((3000 * CONTEXT, 1))
+    a = captured(tmp_path, [x])
+    groups = sampling.sample_groups(a.stores, 0.5, each(a))
+    group = np.full(3000, -1)
+    for number, own in enumerate(groups):
+        for piece in own:
+            group[piece.rows.start // CONTEXT : piece.rows.stop // CONTEXT] = number
+    changes = np.count_nonzero(np.diff(group[group >= 0]))
+    # Runs of two dozen sequences.
+    assert changes < 80
+
+
 def test_a_corpus_too_short_to_sample_is_refused(tmp_path):
     a = captured(tmp_path, [np.random.default_rng(7).standard_normal((8 * CONTEXT, 4))])
-    with pytest.raises(UserError, match="at least 32 sequences"):
-        sampling.sample_groups(a.stores, 0.1, CONTEXT)
+    with pytest.raises(UserError, match="at least 32 documents"):
+        sampling.sample_groups(a.stores, 0.1, each(a))
+
+
+def test_a_sample_of_few_documents_is_refused_however_many_sequences_it_has(tmp_path):
+    a = captured(tmp_path, [np.random.default_rng(7).standard_normal((300 * CONTEXT, 4))])
+    with pytest.raises(UserError, match="at least 32 documents.* in its sample .*has 31"):
+        sampling.sample_groups(a.stores, 0.5, documents_of(np.arange(300) % 31))
 
 
 @pytest.mark.parametrize("encoding", ["int8", "float32"])

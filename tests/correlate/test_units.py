@@ -89,7 +89,7 @@ def test_matches_and_baselines_are_those_of_float64_in_any_unit(encoding, units,
         )
         for name in "ab"
     ]
-    screens = screen(*sides, (0, 1), Sampling(1.0, 4, planted.CONTEXT))
+    screens = screen(*sides, (0, 1), Sampling(1.0, 4), planted.documents(N_TOKENS))
     screened, _ = refine(*sides, screens)
     for name, other, other_way in (("a", "b", screened[0]), ("b", "a", screened[1])):
         own = np.hstack(models[name])

@@ -12,6 +12,7 @@ import tiny
 
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import corpus as corpus_module
+from universal_neurons.prepare.clusters import write_clusters
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokens import FACTS, read_facts
 from universal_neurons.store.files import write_json
@@ -27,12 +28,22 @@ def corpus(tmp_path):
     about = corpus_module.make(options, tmp_path, tmp_path / "tokens.npy", tmp_path / "c.npy")
     write_json(tmp_path / "corpus.json", about)
     write_json(tmp_path / "selection.json", corpus_module.select(about, **ASKED))
-    return Corpus(tmp_path / "tokens.npy", tmp_path / "corpus.json")
+    files = {"about": tmp_path / "corpus.json", "clusters": tmp_path / "c.npy"}
+    return Corpus(tmp_path / "tokens.npy", **files)
 
 
 def test_the_held_out_sequences_are_those_that_the_selection_names(corpus, tmp_path):
     found = corpus.held_out(tmp_path / "selection.json", **ASKED)
-    np.testing.assert_array_equal(found, np.load(tmp_path / "ids.npy")[40:56])
+    np.testing.assert_array_equal(found.sequences, np.load(tmp_path / "ids.npy")[40:56])
+    # The documents of a token file are not known.
+    np.testing.assert_array_equal(found.documents, np.arange(40, 56))
+
+
+def test_held_out_sequences_come_with_the_documents_that_they_are_of(corpus, tmp_path):
+    documents = np.random.default_rng(0).integers(0, 9, 60)
+    write_clusters(tmp_path / "c.npy", documents)
+    found = corpus.held_out(tmp_path / "selection.json", **ASKED)
+    np.testing.assert_array_equal(found.documents, documents[40:56])
 
 
 @pytest.mark.parametrize("said", ["{}", "null", "[]", "3"])

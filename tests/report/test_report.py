@@ -511,6 +511,7 @@ def test_sets_that_are_changed_by_more_than_any_others_get_no_verdict(demo):
     tables = {**demo, "ablation": pd.DataFrame(ablation(SEEDS, CONTROLS, comparable=False))}
     text = headline(tables, "Ablation (mean)")
     assert "Not comparable in any of 3 seeds, so there is no verdict" in text
+    assert "Those that have a partner are not compared on their own" in text
     assert "30.0 % of the summed squared sizes" in text
     assert "costs more" not in text
     assert "distinguishable" not in text

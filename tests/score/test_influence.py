@@ -14,6 +14,7 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.matches import Matches, StepMatches
 from universal_neurons.errors import UserError
 from universal_neurons.prepare.clusters import write_clusters
+from universal_neurons.prepare.reading import Documents
 from universal_neurons.prepare.tokens import describe
 from universal_neurons.score import fractions, influence, universality
 from universal_neurons.score.universality import mean_over_others
@@ -36,6 +37,10 @@ def pair(tmp_path_factory):
     return stores, about, matches
 
 
+def documents(cluster, context=16):
+    return Documents("corpus.json", "x", context, np.asarray(cluster))
+
+
 def read_activations(stores):
     return np.hstack(
         [np.concatenate([s.activations(i) for s in stores]) for i in range(len(stores[0].d_mlp))]
@@ -44,7 +49,7 @@ def read_activations(stores):
 
 def test_the_influence_of_a_group_is_what_the_correlation_changes_without_it(pair):
     stores, about, matches = pair
-    found = influence.influence(stores, about, matches, np.arange(96), 16)
+    found = influence.influence(stores, about, matches, documents(np.arange(96)))
     sequence = np.concatenate([s.token_index() for s in stores["a"]]) // 16
     group = influence.deal(sequence, influence.GROUPS)
     values = {seed: read_activations(own) for seed, own in stores.items()}
@@ -78,7 +83,9 @@ def test_a_dead_neuron_has_no_influence(pair):
     dead, about = deepcopy(matches["a", "b"]), deepcopy(about)
     dead.clear(np.arange(80) == 0)
     about["a"].factor[0] = 0
-    found = influence.influence(stores, about, {("a", "b"): dead}, np.arange(96), 16)["a", "b"]
+    found = influence.influence(stores, about, {("a", "b"): dead}, documents(np.arange(96)))[
+        "a", "b"
+    ]
     assert (found[:, 0] == 0).all()
     assert (found[:, 1:].std(0) > 0).all()
 
@@ -95,7 +102,7 @@ def test_groups_of_a_corpus_are_groups_of_its_documents(pair):
     """Influences by document are sums of those by sequence."""
     stores, about, matches = pair
     cluster = np.random.default_rng(0).permutation(np.repeat(np.arange(12), 8))
-    found = influence.influence(stores, about, matches, cluster, 16)["a", "b"]
+    found = influence.influence(stores, about, matches, documents(cluster))["a", "b"]
     sequence = np.concatenate([s.token_index() for s in stores["a"]]) // 16
     one = matches["a", "b"]
     z, other = (
@@ -166,7 +173,7 @@ def found_in(models, clusters=range(SEQUENCES)):
                 corr = np.array([np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(N)])
                 matches[a, b] = Matches.nothing(N, 1)
                 matches[a, b].take_pairs(index, index, corr)
-    return matches, influence.influence(stores, about, matches, np.asarray(clusters), CONTEXT)
+    return matches, influence.influence(stores, about, matches, documents(clusters, CONTEXT))
 
 
 def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():

@@ -12,6 +12,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.load import ARCHITECTURES, Model
+from universal_neurons.prepare.reading import HeldOut
 
 VOCABULARY = 40
 COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -69,6 +70,12 @@ def make(name="gpt2"):
 
 def tokens(n=5, length=9):
     return np.random.default_rng(1).integers(0, VOCABULARY, (n, length))
+
+
+def held_out(sequences, documents=None):
+    """Held-out text, every sequence a document of its own if nothing else is said."""
+    each = np.arange(len(sequences)) if documents is None else np.asarray(documents)
+    return HeldOut(sequences, each)
 
 
 def neurons(model, seed=2):

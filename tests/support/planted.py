@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from universal_neurons.models.load import Model
+from universal_neurons.prepare.reading import Documents
 
 CONTEXT = 50
 # Tokens that fix the codes: the first of `N_TOKENS`.
@@ -47,6 +48,11 @@ def model(layers: list[NDArray]) -> Model:
 def tokens(n_tokens: int = N_TOKENS) -> NDArray[np.int64]:
     """The corpus whose every token is another one, in sequences of `CONTEXT`."""
     return np.arange(n_tokens).reshape(-1, CONTEXT)
+
+
+def documents(n_tokens: int = N_TOKENS) -> Documents:
+    """Of that corpus: every sequence is one."""
+    return Documents("corpus.json", "", CONTEXT, np.arange(n_tokens // CONTEXT))
 
 
 def two_models(seed: int = 0, n_tokens: int = N_TOKENS) -> tuple[list[NDArray], list[NDArray]]:

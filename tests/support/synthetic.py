@@ -347,6 +347,26 @@ def _doses(seeds, steps, n, rng):
                             **compared(0.1 * dose if draw < 0 else np.nan, 1e-4),
                         }
                     )
+            # Twice as much as others at equal energy, in proportion to it.
+            for name, dose, draw in (
+                ("universal", 0.08, -1),
+                *(("others", size, i) for size in (0.005, 0.02, 0.07, 0.25, 0.8) for i in (0, 1)),
+            ):
+                energy = 3 * dose * np.exp(0.1 * rng.normal())
+                delta = energy * (0.2 if draw < 0 else 0.1) + rng.normal(scale=1e-5)
+                rows.append(
+                    {
+                        **rows[-1],
+                        "dose": dose,
+                        "neuron_set": name,
+                        "draw": draw,
+                        "n_neurons": max(1, round(dose * n)),
+                        "delta_loss": delta,
+                        "delta_loss_se": 1e-6,
+                        "energy": energy,
+                        **compared(np.nan, np.nan),
+                    }
+                )
     return pd.DataFrame(rows)
 
 

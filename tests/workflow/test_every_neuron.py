@@ -209,7 +209,7 @@ def test_screened_matches_are_those_of_the_exact_mode(shards, matches):
         Side(stores(shards, name), neurons(shards[name]), baseline(shards[name], DRAWS))
         for name in NAMES
     )
-    found = screen(a, b, [0, 1], Sampling(0.3, 4, planted.CONTEXT))
+    found = screen(a, b, [0, 1], Sampling(0.3, 4), planted.documents())
     refined, _ = refine(a, b, found)
     for ways, mine in zip((NAMES, NAMES[::-1]), refined, strict=True):
         np.testing.assert_array_equal(mine.index, matches[ways].index)
@@ -235,8 +235,7 @@ def test_influences_see_escapes(shards, matches, activations):
     """Over all groups they add up to nothing, and their size is that of float64's."""
     captured = {name: stores(shards, name) for name in NAMES}
     statistics = {name: neurons(shards[name]) for name in NAMES}
-    sequences = np.arange(planted.N_TOKENS // planted.CONTEXT + 1)
-    found = influence.influence(captured, statistics, matches, sequences, planted.CONTEXT)
+    found = influence.influence(captured, statistics, matches, planted.documents())
     z, other = (standardised(activations[name]) for name in NAMES)
     other = other[:, matches[NAMES].index]
     contributions = z * other - matches[NAMES].best * (z**2 + other**2) / 2

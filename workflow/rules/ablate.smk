@@ -3,6 +3,7 @@
 OPERATED = {
     "model": model_directories,
     "tokens": f"{CORPUS}/tokens.npy",
+    "clusters": f"{CORPUS}/clusters.npy",
     "about": f"{CORPUS}/corpus.json",
     "selection": f"{CORPUS}/selection.json",
     "moments": shards(MOMENTS),

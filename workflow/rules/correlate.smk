@@ -166,6 +166,8 @@ rule screen:
         rotations=ROTATIONS,
         rotated_a=ROTATED,
         rotated_b=ROTATED.replace("{seed}", "{other}"),
+        clusters=f"{CORPUS}/clusters.npy",
+        about=f"{CORPUS}/corpus.json",
     output:
         directory(SCREEN),
     log:
@@ -179,10 +181,7 @@ rule screen:
         **asks("screen"),
     params:
         layers=layers_of,
-        sampling={
-            **{k: config["correlate"][k] for k in ("sample", "candidates", "kernel")},
-            "context_length": config["corpus"]["context_length"],
-        },
+        sampling={k: config["correlate"][k] for k in ("sample", "candidates", "kernel")},
         version=METHOD_VERSION["screen"],
     script:
         "../scripts/screen.py"

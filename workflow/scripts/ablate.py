@@ -9,8 +9,8 @@ from universal_neurons.store.tables import write_table
 
 with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    asked = selection_options(snakemake.config)
-    held_out = Corpus(given.tokens, given.about).held_out(given.selection, **asked)
+    corpus = Corpus(given.tokens, given.about, clusters=given.clusters)
+    held_out = corpus.held_out(given.selection, **selection_options(snakemake.config))
     subject = Subject.read(given.model[0], given.moments, names.seed, int(names.step), params.load)
     universal = subject.scores(given.universality)["universal"].to_numpy()
     rows = ablate(subject, held_out, universal, kinds=[names.kind], **params.options)

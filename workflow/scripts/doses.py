@@ -9,9 +9,8 @@ from universal_neurons.store.tables import write_table
 
 with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    asked = selection_options(snakemake.config)
-    held_out = Corpus(given.tokens, given.about).held_out(given.selection, **asked)
+    corpus = Corpus(given.tokens, given.about, clusters=given.clusters)
+    held_out = corpus.held_out(given.selection, **selection_options(snakemake.config))
     subject = Subject.read(given.model[0], given.moments, names.seed, int(names.step), params.load)
-    excess = subject.scores(given.universality)["excess_corr"].to_numpy()
-    rows = doses(subject, held_out, excess, **params.options)
+    rows = doses(subject, held_out, subject.scores(given.universality), **params.options)
     write_table(snakemake.output[0], DOSES, rows, provenance(snakemake.config, "ablate"))

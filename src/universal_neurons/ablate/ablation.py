@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from universal_neurons.ablate.controls import Controls, is_comparable
 from universal_neurons.ablate.measure import NO_CONTRAST, Measured, NeuronSet, Run, measure
 from universal_neurons.ablate.subject import Subject
+from universal_neurons.prepare.reading import HeldOut
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 KINDS = ("mean", "zero", "resample")
@@ -30,7 +31,7 @@ DIRECT_CONTROLS = 4
 
 def ablate(
     subject: Subject,
-    sequences: NDArray[np.integer],
+    text: HeldOut,
     universal: NDArray[np.bool_],
     *,
     kinds: Sequence[str] = ("mean",),
@@ -44,8 +45,8 @@ def ablate(
     ----------
     subject
         The model.
-    sequences
-        Held-out token ids, shape (sequences, context length ≥ 2).
+    text
+        Sequences of at least two tokens.
     universal
         Whether a neuron is universal, shape (N,).
     kinds
@@ -86,7 +87,7 @@ def ablate(
         )
     ]
     replacement = subject.replacement(
-        sequences, kinds, random_seed=random_seed, batch_tokens=batch_tokens
+        text.sequences, kinds, random_seed=random_seed, batch_tokens=batch_tokens
     )
     runs = [
         Run(one, cell.kind, direct)
@@ -97,7 +98,7 @@ def ablate(
     ]
     measured = measure(
         subject.model,
-        sequences,
+        text,
         runs,
         replacement,
         name=subject.name,

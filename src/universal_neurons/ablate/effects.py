@@ -23,6 +23,7 @@ from universal_neurons.ablate.measure import (
 )
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.load import Model
+from universal_neurons.prepare.reading import HeldOut
 
 # Neurons per model that are also ablated exactly: half of them those with the largest estimates,
 # half drawn from all others. Each costs a pass.
@@ -48,8 +49,10 @@ def attribution(
 
     Parameters
     ----------
-    model, sequences, mean, batch_tokens
+    model, mean, batch_tokens
         See `ablation.ablate`.
+    sequences
+        Held-out token ids, shape (sequences, context length).
     rng
         Of the drawn tokens.
 
@@ -95,7 +98,7 @@ def attribution(
 
 def effects(
     subject: Subject,
-    sequences: NDArray[np.integer],
+    text: HeldOut,
     *,
     random_seed: int = 0,
     batch_tokens: int = 1024,
@@ -104,7 +107,7 @@ def effects(
 
     Parameters
     ----------
-    subject, sequences, random_seed, batch_tokens
+    subject, text, random_seed, batch_tokens
         See `ablation.ablate`.
 
     Returns
@@ -119,7 +122,7 @@ def effects(
     """
     model = subject.model
     rng = generator(random_seed, subject.seed, subject.step, "effects")
-    orders = attribution(model, sequences, subject.mean, rng, batch_tokens=batch_tokens)
+    orders = attribution(model, text.sequences, subject.mean, rng, batch_tokens=batch_tokens)
     attributed = orders.sum(0)
     order = np.argsort(-np.abs(attributed), kind="stable")
     n_top = min(SAMPLE // 2, len(order))
@@ -131,7 +134,7 @@ def effects(
     ]
     measured = measure(
         model,
-        sequences,
+        text,
         runs,
         Replacement(model, subject.mean),
         name=subject.name,

@@ -15,6 +15,7 @@ from universal_neurons.ablate.replay import frozen, known_outputs, record, repla
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
 from universal_neurons.models.load import Model
+from universal_neurons.prepare.reading import HeldOut
 
 # Held-out tokens whose activations stand for a neuron's distribution when resampling: 150 MB for
 # GPT-2 Small in float32.
@@ -48,6 +49,8 @@ class Measured:
 
     Attributes
     ----------
+    documents
+        Document of every sequence, shape (sequences,), which standard errors are over.
     clean, clean_later
         Mean loss of every sequence in nats per token, shape (sequences,): of all next-token
         positions, and without the prediction that is made at position 0.
@@ -60,6 +63,7 @@ class Measured:
         positions, all of them and those after position 0. What is changed is the clean model's.
     """
 
+    documents: NDArray[np.int64]
     clean: NDArray[np.float64]
     clean_later: NDArray[np.float64]
     delta: NDArray[np.float64]
@@ -76,7 +80,7 @@ class Measured:
         return {
             "ablated_loss": (self.clean + self.delta[run]).mean(),
             "delta_loss": self.delta[run].mean(),
-            "delta_loss_se": standard_error(self.delta[run]),
+            "delta_loss_se": standard_error(self.delta[run], self.documents),
             "kl": self.kl[run].mean(),
             "top1_change": self.top1[run].mean(),
             "energy": self.energy[run].mean(),
@@ -97,10 +101,10 @@ class Measured:
         difference, adjusted = self.delta[run] - others, self.delta[run] - ratio * others
         return {
             "difference": difference.mean(),
-            "difference_se": standard_error(difference),
+            "difference_se": standard_error(difference, self.documents),
             "energy_ratio": ratio,
             "adjusted_difference": adjusted.mean(),
-            "adjusted_difference_se": standard_error(adjusted),
+            "adjusted_difference_se": standard_error(adjusted, self.documents),
         }
 
     def permutation_p(self, run: int, controls: Sequence[int]) -> float:
@@ -109,15 +113,22 @@ class Measured:
         return float((1 + as_large) / (1 + len(controls)))
 
 
-def standard_error(values: NDArray[np.float64]) -> float:
-    """Of the mean over sequences; NaN for one."""
-    n = len(values)
-    return values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+def standard_error(values: NDArray[np.float64], documents: NDArray[np.int64]) -> float:
+    """Of the mean over sequences, of which those of one document are alike; NaN for one document.
+
+    With n sequences of D documents, √(D / (D − 1) Σ_d (Σ_{s in d} (x_s − mean))²) / n: the
+    cluster-robust error of a mean (Liang and Zeger 1986; D / (D − 1) as Cameron and Miller 2015,
+    section VI.B). If every sequence is a document, it is sd / √n.
+    """
+    _, place = np.unique(documents, return_inverse=True)
+    sums = np.bincount(place, values - values.mean())
+    n = len(sums)
+    return float(np.sqrt(n / (n - 1) * (sums**2).sum()) / len(values)) if n > 1 else np.nan
 
 
 def measure(
     model: Model,
-    sequences: NDArray[np.integer],
+    text: HeldOut,
     runs: Sequence[Run],
     replacement: Replacement,
     *,
@@ -128,7 +139,7 @@ def measure(
 
     Parameters
     ----------
-    model, sequences, batch_tokens
+    model, text, batch_tokens
         See `ablate`.
     runs
         What is ablated, how.
@@ -142,6 +153,7 @@ def measure(
     UserError
         If a token id is beyond the model's vocabulary, or a prediction is not finite.
     """
+    sequences = text.sequences
     check_tokens(model, sequences)
     # Row 0 is the clean pass.
     sums = np.empty((1 + len(runs), 6, len(sequences)))
@@ -154,6 +166,7 @@ def measure(
         sums[i, :, rows] = values
     clean, later, ablated = sums[0, LOSS], sums[0, LOSS_LATER], sums[1:]
     return Measured(
+        documents=text.documents,
         clean=clean,
         clean_later=later,
         delta=ablated[:, LOSS] - clean,

@@ -107,10 +107,14 @@ class Activations:
         """Their places in the corpus: sequence number times context length plus position."""
         return self._whole("token_index")
 
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of a chunk of the first layer: what is decoded at a time."""
+        return self._group["layer0"].chunks[0]  # type: ignore[union-attr]
+
     def row_blocks(self, rows: int) -> list[slice]:
         """Consecutive slices of at most about `rows` tokens, on the stores' chunk boundaries."""
-        chunk = self._group["layer0"].chunks[0]  # type: ignore[union-attr]
-        step = max(1, rows // chunk) * chunk
+        step = max(1, rows // self.chunk_tokens) * self.chunk_tokens
         return [slice(i, min(i + step, self.n_tokens)) for i in range(0, self.n_tokens, step)]
 
     def check_same_tokens(self, other: Activations) -> None:

@@ -1,13 +1,14 @@
-"""The screened mode's sample: groups of whole sequences, and how correlations spread over them."""
+"""The screened mode's sample: groups of documents, and how correlations spread over them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numba
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes, Escapes
@@ -15,6 +16,7 @@ from universal_neurons.activations.products import Reader
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.neurons import Neurons
 from universal_neurons.errors import UserError
+from universal_neurons.prepare.reading import Documents
 
 # Groups of the sample: enough degrees of freedom for a far quantile, few enough to be long.
 GROUPS = 32
@@ -26,7 +28,7 @@ PARTICIPATION = 0.75
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive rows of one shard's store: some whole sequences."""
+    """Consecutive rows of one shard's store, of whole sequences."""
 
     shard: int
     rows: slice
@@ -36,12 +38,16 @@ class Piece:
 
 
 def sample_groups(
-    stores: Sequence[Activations], fraction: float, context_length: int, seed: int = 0
+    stores: Sequence[Activations], fraction: float, documents: Documents, seed: int = 0
 ) -> list[list[Piece]]:
-    """Choose the sample: random runs of whole sequences, in `GROUPS` groups of about equal size.
+    """Choose the sample: random runs of whole sequences, dealt by document into `GROUPS` groups.
 
     A run is about two chunks of the store, so that little is decoded in vain; less if that would
-    leave fewer than two runs per group.
+    leave fewer than two runs per group. All that the sample has of a document is in one group: what
+    sequences of a document have in common would otherwise be in all groups, and they would spread
+    by less than samples of documents do. Documents of one run alone stay together, so that little
+    is read twice, and so do neighbours whose documents are not known. Groups are of about equal
+    size.
 
     Parameters
     ----------
@@ -49,37 +55,74 @@ def sample_groups(
         A model's shards; all models have the same rows.
     fraction
         Of the tokens to sample.
-    context_length
-        Tokens per sequence of the corpus.
+    documents
+        Of the corpus.
     seed
         Of the choice.
 
     Raises
     ------
     UserError
-        If there are fewer sequences than groups.
+        If there are fewer documents, or runs of them, than groups.
     """
+    rng = np.random.default_rng(seed)
+    pieces: list[Piece] = []
+    of_run: list[int] = []
+    of_document: list[int] = []
+    for run, (shard, rows) in enumerate(_runs(stores, fraction, documents.context_length, rng)):
+        document = documents.of_tokens(stores[shard].token_index()[rows])
+        starts = np.flatnonzero(np.diff(document, prepend=-1))
+        for start, stop in pairwise([*starts.tolist(), len(document)]):
+            pieces.append(Piece(shard, slice(rows.start + start, rows.start + stop)))
+            of_run.append(run)
+            of_document.append(document[start])
+    group = _deal(_units(of_run, of_document), list(map(len, pieces)), rng)
+    return [[pieces[i] for i in np.flatnonzero(group == g)] for g in range(GROUPS)]
+
+
+def _runs(
+    stores: Sequence[Activations], fraction: float, context_length: int, rng: np.random.Generator
+) -> list[tuple[int, slice]]:
+    """Random runs of whole sequences: shard and rows, in the order of the stores."""
     n_tokens = sum(store.n_tokens for store in stores)
-    chunk = stores[0].row_blocks(1)[0].stop if stores[0].n_tokens else 1
-    length = max(1, int(min(2 * chunk, n_tokens * fraction / (2 * GROUPS))))
-    pieces = []
+    length = max(1, int(min(2 * stores[0].chunk_tokens, n_tokens * fraction / (2 * GROUPS))))
+    runs = []
     for shard, store in enumerate(stores):
         sequence = store.token_index() // context_length
         starts = np.flatnonzero(np.diff(sequence, prepend=-1))
         near = np.searchsorted(starts, np.arange(0, store.n_tokens, length))
         edges = [*np.unique(starts[near[near < len(starts)]]), store.n_tokens]
-        pieces += [Piece(shard, slice(int(i), int(j))) for i, j in pairwise(edges)]
-    if len(pieces) < GROUPS:
+        runs += [(shard, slice(int(i), int(j))) for i, j in pairwise(edges)]
+    n_runs = min(len(runs), max(2 * GROUPS, round(fraction * len(runs))))
+    return [runs[i] for i in np.sort(rng.permutation(len(runs))[:n_runs])]
+
+
+def _units(of_run: Sequence[int], of_document: Sequence[int]) -> NDArray[np.int64]:
+    """What is dealt, by piece: a document of several runs, or all others of a run together."""
+    _, document = np.unique(of_document, return_inverse=True)
+    runs = pd.Series(of_run).groupby(document).nunique().to_numpy()
+    shared = runs[document] > 1
+    unit = np.where(shared, document, len(runs) + np.asarray(of_run))
+    return np.unique(unit, return_inverse=True)[1]
+
+
+def _deal(
+    unit: NDArray[np.int64], sizes: Sequence[int], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The group of every piece: units (numbers from 0) are dealt, groups get about equal sizes."""
+    total = np.bincount(unit, sizes)
+    if len(total) < GROUPS:
         raise UserError(
-            f"correlate.mode: screened needs at least {GROUPS} sequences with scored tokens, the "
-            "corpus has fewer; use exact"
+            f"correlate.mode: screened needs at least {GROUPS} documents, or runs of them, in its "
+            f"sample (correlate.sample), which has {len(total)}; use exact"
         )
-    n_pieces = min(len(pieces), max(2 * GROUPS, round(fraction * len(pieces))))
-    order = np.random.default_rng(seed).permutation(len(pieces))[:n_pieces]
-    return [
-        sorted((pieces[i] for i in order[g::GROUPS]), key=lambda p: (p.shard, p.rows.start))
-        for g in range(GROUPS)
-    ]
+    order = rng.permutation(len(total))
+    group, filled = np.zeros(len(total), np.int64), np.zeros(GROUPS)
+    # The largest first, each into the smallest group so far.
+    for i in order[np.argsort(-total[order], kind="stable")]:
+        group[i] = filled.argmin()
+        filled[group[i]] += total[i]
+    return group[unit]
 
 
 class GroupReader:
@@ -91,16 +134,45 @@ class GroupReader:
     def __call__(self, stores: Sequence[Activations], layer: int, group: Sequence[Piece]) -> Codes:
         """Codes of shape (tokens of the group, d_mlp)."""
         first = stores[0]
+        spans = [(stores[shard], *_span(own)) for shard, own in _chunks(stores, group)]
         if first.encoding != "int8":
-            parts = [stores[p.shard].codes(layer, p.rows).dense for p in group]
+            parts = [store.codes(layer, rows).dense[kept] for store, rows, kept in spans]
             return Codes.of(np.concatenate(parts))
         buffer = self._read.buffer(first, layer)
         start, escapes = 0, []
-        for piece in group:
-            own = buffer[start : start + len(piece)]
-            escapes.append(stores[piece.shard].codes(layer, piece.rows, own).escapes.moved(start))
-            start += len(piece)
+        for store, rows, kept in spans:
+            stop = start + len(kept)
+            if len(kept) == rows.stop - rows.start:
+                codes = store.codes(layer, rows, buffer[start:])
+            else:
+                codes = store.codes(layer, rows).take_rows(kept)
+                buffer[start:stop] = codes.dense
+            escapes.append(codes.escapes.moved(start))
+            start = stop
         return Codes(buffer[:start], Escapes.join(escapes))
+
+
+def _chunks(
+    stores: Sequence[Activations], group: Sequence[Piece]
+) -> Iterator[tuple[int, list[Piece]]]:
+    """Shards and pieces to read at once: all those within a chunk, which is decoded whole."""
+    own: list[Piece] = []
+    for piece in group:
+        if own:
+            first, chunk = own[0], stores[own[0].shard].chunk_tokens
+            last = (piece.rows.stop - 1) // chunk
+            if first.shard != piece.shard or first.rows.start // chunk != last:
+                yield first.shard, own
+                own = []
+        own.append(piece)
+    yield own[0].shard, own
+
+
+def _span(pieces: Sequence[Piece]) -> tuple[slice, NDArray[np.int64]]:
+    """The rows from the first to the last of some pieces, and which of them are theirs."""
+    start = pieces[0].rows.start
+    kept = [np.arange(piece.rows.start - start, piece.rows.stop - start) for piece in pieces]
+    return slice(start, pieces[-1].rows.stop), np.concatenate(kept)
 
 
 class Spread:

@@ -1,6 +1,6 @@
 """Best matches from a sample of the tokens: every neuron's candidates.
 
-1. All pairs are correlated on a sample of the tokens, cut into groups of whole sequences. Every
+1. All pairs are correlated on a sample of the tokens, cut into groups of documents. Every
    correlation gets an upper bound from its spread over the groups, and from what the sample lacks
    of the two neurons' variance.
 2. The few neurons with the largest bounds are every neuron's candidates. They are correlated on all
@@ -38,6 +38,7 @@ from universal_neurons.correlate.sample import (
     Spread,
     sample_groups,
 )
+from universal_neurons.prepare.reading import Documents
 from universal_neurons.store.same_run import check_same_run
 
 # Tail of Student's t that gives the width of a bound. It is no probability of a wrong certificate:
@@ -84,8 +85,6 @@ class Sampling:
         Fraction of the tokens.
     candidates
         Neurons to refine per neuron and direction.
-    context_length
-        Tokens per sequence of the corpus.
     kernel
         See `kernels.choose_kernel`.
     tail
@@ -94,12 +93,13 @@ class Sampling:
 
     sample: float
     candidates: int
-    context_length: int
     kernel: str = "auto"
     tail: float = TAIL
 
 
-def screen(a: Side, b: Side, layers: Sequence[int], sampling: Sampling) -> Screens:
+def screen(
+    a: Side, b: Side, layers: Sequence[int], sampling: Sampling, documents: Documents
+) -> Screens:
     """Correlate some layers of one model with all of another on a sample of the tokens.
 
     Parameters
@@ -110,10 +110,12 @@ def screen(a: Side, b: Side, layers: Sequence[int], sampling: Sampling) -> Scree
         Layers of `a`.
     sampling
         The sample's size and what is kept of it.
+    documents
+        Of the corpus.
     """
     for one, other in zip(a.stores, b.stores, strict=True):
         one.check_same_tokens(other)
-    groups = sample_groups(a.stores, sampling.sample, sampling.context_length)
+    groups = sample_groups(a.stores, sampling.sample, documents)
     sizes = np.array([sum(map(len, group)) for group in groups])
     sampled = int(sizes.sum())
     d_a, d_b = [a.neurons.d_mlp[i] for i in layers], b.neurons.d_mlp
@@ -188,6 +190,7 @@ def screen_pair(
     b: Captured,
     layers: Sequence[int],
     sampling: Sampling,
+    documents: Documents,
     *,
     rotations: str | Path,
     path: str | Path,
@@ -199,7 +202,7 @@ def screen_pair(
     ----------
     a, b
         The two models, with all their activations and their spread under the rotations.
-    layers, sampling
+    layers, sampling, documents
         See `screen`.
     rotations
         The run's.
@@ -211,8 +214,10 @@ def screen_pair(
     Raises
     ------
     UserError
-        If the stores are not of one run.
+        If the stores are not of one run, or of another corpus.
     """
     same = check_same_run([*a.paths(), *b.paths(), rotations])
-    found = screen(Side.read(a, rotations), Side.read(b, rotations), layers, sampling)
+    documents.check(same["corpus_sha256"], a.moments[0])
+    sides = Side.read(a, rotations), Side.read(b, rotations)
+    found = screen(*sides, layers, sampling, documents)
     found.write(path, layers, {**attributes, **same})

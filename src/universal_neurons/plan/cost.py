@@ -334,8 +334,8 @@ def _ablate(s: Sizes) -> Cost:
 
 
 def _doses(s: Sizes) -> Cost:
-    """Three doses and their controls, of all layers."""
-    return _held_out(s, 13, s.models)
+    """Three doses and their controls, and ten sets of others, of all layers."""
+    return _held_out(s, 24, s.models)
 
 
 def _effects(s: Sizes) -> Cost:

@@ -19,6 +19,76 @@ from universal_neurons.prepare.tokens import check_digest, excluded, read_facts
 from universal_neurons.store.files import again, read_json
 
 
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """Which document every token of a corpus is of.
+
+    Attributes
+    ----------
+    about
+        What is known of the corpus (``corpus.json``).
+    corpus_sha256
+        Of its tokens.
+    context_length
+        Tokens per sequence.
+    cluster
+        Cluster of every sequence, shape (sequences,), see `prepare.clusters`.
+    """
+
+    about: str | Path
+    corpus_sha256: str
+    context_length: int
+    cluster: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, clusters: str | Path, about: str | Path) -> Documents:
+        """Read both files.
+
+        Raises
+        ------
+        UserError
+            If one can't be read.
+        """
+        facts = read_facts(about)
+        cluster = read_clusters(clusters, facts["n_sequences"])
+        return cls(about, facts["sha256"], facts["context_length"], cluster)
+
+    def check(self, corpus_sha256: str, path: str | Path) -> None:
+        """Refuse to speak for `path`, made of the corpus of this digest, if that is another one.
+
+        Raises
+        ------
+        UserError
+            If it is.
+        """
+        if corpus_sha256 != self.corpus_sha256:
+            raise UserError(
+                f"{self.about}: not of the corpus that {path} was made of; the older one: "
+                f"{again(self.about)}"
+            )
+
+    def of_tokens(self, token_index: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Cluster of every token, given as in `Activations.token_index`."""
+        return self.cluster[token_index // self.context_length]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Held-out text.
+
+    Attributes
+    ----------
+    sequences
+        Token ids, shape (sequences, context length).
+    documents
+        Cluster of every sequence, shape (sequences,), see `prepare.clusters`: sequences of one
+        document are alike, so errors are over documents.
+    """
+
+    sequences: NDArray[np.integer]
+    documents: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Where the tokens are, and what is in them.
@@ -84,8 +154,8 @@ class Corpus:
         """
         return self.sequences[: select(self.facts, **asked)["n_train"]]
 
-    def held_out(self, selection: str | Path, **asked: Any) -> NDArray[np.integer]:
-        """The held-out sequences.
+    def held_out(self, selection: str | Path, **asked: Any) -> HeldOut:
+        """The held-out sequences and their documents.
 
         Parameters
         ----------
@@ -97,7 +167,7 @@ class Corpus:
         Raises
         ------
         UserError
-            If the file says something else than `select` does.
+            If the file says something else than `select` does, or the clusters can't be read.
         """
         chosen = select(self.facts, **asked)
         if read_json(selection) != chosen:
@@ -105,4 +175,6 @@ class Corpus:
                 f"{selection}: not what the configuration asks for of {self.about}; "
                 f"{again(selection)}"
             )
-        return self.sequences[chosen["heldout_start"] : chosen["heldout_stop"]]
+        own = slice(chosen["heldout_start"], chosen["heldout_stop"])
+        documents = read_clusters(self.clusters, self.facts["n_sequences"])
+        return HeldOut(self.sequences[own], documents[own])

@@ -39,6 +39,7 @@ def on_interventions(findings: Findings) -> dict[str, str]:
     return {
         **on_ablation(findings),
         "Doses": on_doses(findings),
+        "At equal perturbation": on_equal_energy(findings),
         "Single neurons": on_single(findings),
     }
 
@@ -107,14 +108,15 @@ def _verdict(row: pd.Series) -> str:
             f"{_size(row)}. Not comparable in {where}, so there is no verdict: neurons with a "
             f"partner of like size and sparsity have {percent(row['overlap'])} of the summed "
             f"squared sizes (of the layer that has fewest), where {percent(LEAST_OVERLAP)} are "
-            f"needed, and energies within a factor of {MOST_ENERGY_RATIO:g}."
+            f"needed, and energies within a factor of {MOST_ENERGY_RATIO:g}. Those that have a "
+            "partner are not compared on their own: they would not be the universal neurons."
         )
     where = "" if n == of else f"In {n} of {of} seeds the sets are comparable; there, the"
     difference = (where or "The") + " difference"
     if row["verdict"] == "not known":
         return (
             f"{_size(row)}. {difference} is {number(row['difference'], 4)}; its uncertainty is not "
-            "known, for want of comparable seeds or of held-out sequences."
+            "known, for want of comparable seeds or of held-out documents."
         )
     digits = decimals((row["high"] - row["low"]) / 4)
     ratio = f"; ratio {row['ratio']:.2f}" if not math.isnan(row["ratio"]) else ""
@@ -175,6 +177,39 @@ def on_doses(findings: Findings) -> str:
         f"largest excess changes the loss by {top} nats per token, control sets by {control}. "
     )
     return text + _verdict(largest).replace("universal neurons", "neurons")
+
+
+def on_equal_energy(findings: Findings) -> str:
+    """Loss changes beside those of other neurons that change as much, however many these are."""
+    table = findings.equal_energy
+    if table.empty:
+        return "No sets of other neurons were ablated to hold a loss change against."
+    text = (
+        "At the last step, random sets of other neurons, of many sizes and in the same shares of "
+        "the layers, say what it costs to change what the MLPs write by any energy (E‖Δ‖², its "
+        "mean squared length). At equal perturbation, the loss changes, in multiples of what "
+        "replacing others changes, by "
+    )
+    return text + "; by ".join(_at_equal_energy(row) for _, row in table.iterrows()) + "."
+
+
+def _at_equal_energy(row: pd.Series) -> str:
+    what = "all universal neurons replaced"
+    if row["neuron_set"] == "top":
+        what = f"the {100 * row['dose']:g} % of largest excess replaced"
+    if row["verdict"] == "not comparable":
+        return (
+            f"an unknown factor with {what}: in none of {count_seeds(row['n_seeds'])} do others "
+            "change as much and clearly cost something"
+        )
+    seeds = count_seeds(row["n_within"])
+    if row["n_within"] < row["n_seeds"]:
+        seeds += f" of {row['n_seeds']}, in which others change as much and clearly cost something"
+    if row["verdict"] == "not known":
+        return f"{row['ratio']:.2f} with {what} ({seeds}; no interval)"
+    says = {"more": "more", "less": "less", "undecided": "not distinguishable from 1"}
+    interval = f"95 % interval {row['low']:.2f} to {row['high']:.2f}, {seeds}"
+    return f"{row['ratio']:.2f} with {what} ({interval}): {says[row['verdict']]}"
 
 
 def _over_seeds(values: Sequence[float]) -> str:

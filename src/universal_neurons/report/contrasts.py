@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import t
 
 # What a comparison says. *Not comparable* where no seed's sets are, *not known* where there is no
-# interval, which takes two comparable seeds and two held-out sequences.
+# interval, which takes two comparable seeds and two held-out documents.
 VERDICTS = ("not comparable", "not known", "more", "less", "size", "undecided")
 
 # Means over all seeds, of columns of `contrasts`.
@@ -40,7 +40,7 @@ def contrasts(table: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
     DataFrame
         One row per comparison and seed with any such neurons and at least one control set: `keys`,
         seed, n_neurons, the last seven columns above; universal, universal_se, universal_energy,
-        universal_later (loss change of the neurons, its standard error over sequences, energy,
+        universal_later (loss change of the neurons, its standard error over documents, energy,
         change without position 0); control, control_se, control_energy, control_later (means over
         the sets), control_sd, control_max (of their loss changes), n_controls, control_neurons
         (neurons of the smallest set).
@@ -86,7 +86,7 @@ def over_seeds(compared: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     DataFrame
         One row per comparison: n_seeds, n_comparable; means over all seeds of n_neurons, universal,
         control, their energies and their changes without position 0; n_controls (fewest),
-        universal_se (of the mean, over seeds and sequences), control_sd (over control sets, of the
+        universal_se (of the mean, over seeds and documents), control_sd (over control sets, of the
         mean over seeds). Over the comparable seeds: difference, low, high, adjusted, adjusted_low,
         adjusted_high (`interval`), energy_ratio (mean), n_above, n_above_all (seeds whose
         difference is positive; that lose more than with any control set), ratio (universal over
@@ -133,11 +133,11 @@ def _over_seeds(rows: pd.DataFrame) -> dict[str, float | int | str]:
 
 
 def interval(values: pd.Series, errors: pd.Series) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval, for the choice of seeds and of held-out sequences.
+    """Mean over seeds and its 95 % interval, for the choice of seeds and of held-out documents.
 
     Seeds are independent of each other, so Student's t of their values, whose spread has everything
     in it that differs between seeds: the model, its universal neurons, the draw of its controls.
-    All seeds see the same held-out sequences, whose errors need not average out: the mean of the
+    All seeds see the same held-out documents, whose errors need not average out: the mean of the
     paired standard errors `errors` is added as if they were the same in all. NaN for one seed.
     """
     half = np.nan
@@ -148,7 +148,7 @@ def interval(values: pd.Series, errors: pd.Series) -> tuple[float, float, float]
 
 
 def _standard_error(values: pd.Series, errors: pd.Series) -> float:
-    """Of the mean over seeds; of one seed the error over sequences alone."""
+    """Of the mean over seeds; of one seed the error over documents alone."""
     between = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
     return float(np.sqrt(between + errors.mean() ** 2))
 

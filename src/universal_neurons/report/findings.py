@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from universal_neurons.report import contrasts, lasting, summaries
+from universal_neurons.report import contrasts, lasting, response, summaries
 from universal_neurons.report.baseline import baseline_by_layer
 from universal_neurons.report.results import Tables
 from universal_neurons.score.criterion import Criterion
@@ -131,6 +131,25 @@ class Findings:
     @cached_property
     def doses(self) -> pd.DataFrame:
         """The same of the top of all neurons, by dose, at the last step."""
+        top = contrasts.contrasts(self.last_doses, ["dose"], "top")
+        return contrasts.over_seeds(top, ["dose"])
+
+    @cached_property
+    def last_doses(self) -> pd.DataFrame:
+        """The rows of `doses` at its last step."""
         doses = self.tables["doses"]
-        last = doses[doses["step"] == doses["step"].max()]
-        return contrasts.over_seeds(contrasts.contrasts(last, ["dose"], "top"), ["dose"])
+        return doses[doses["step"] == doses["step"].max()]
+
+    @cached_property
+    def equal_energy(self) -> pd.DataFrame:
+        """See `response.ratio_over_seeds`: of universal neurons, then of every dose (`dose`)."""
+        top = response.at_equal_energy(self.last_doses, "top")
+        universal = response.at_equal_energy(self.last_doses, "universal")
+        # A share of its own in every seed.
+        sets = [("universal", universal.assign(dose=np.nan)), ("top", top)]
+        found = [
+            {"neuron_set": name, "dose": dose, **response.ratio_over_seeds(rows)}
+            for name, table in sets
+            for dose, rows in table.groupby("dose", dropna=False)
+        ]
+        return pd.DataFrame(found, columns=["neuron_set", "dose", *response.RATIO])

@@ -195,7 +195,7 @@ def _ablation_table(findings: Findings) -> ShortTable:
         "the standard deviation over control sets (controls). Energy: squared length of the "
         "change of what the MLPs write, of universal neurons and controls; per energy: loss change "
         "divided by it. Differences are those of the comparable seeds, the second one at equal "
-        "energy, with 95 % intervals for the choice of seeds and sequences."
+        "energy, with 95 % intervals for the choice of seeds and documents."
     )
     if findings.contrasts.empty:
         return ShortTable("Ablation", note, [])

@@ -243,7 +243,7 @@ def _on_controls(contrasts: pd.DataFrame) -> list[str]:
         "neurons are matched one to one in the size of what their ablation changes and in "
         "sparsity, not in all else that may matter. The interval of the difference covers the "
         "choice of seeds (Student's t), with it the draw of controls, and that of held-out "
-        "sequences. Intervals by layer are not corrected for the number of layers: of those "
+        "documents. Intervals by layer are not corrected for the number of layers: of those "
         "without any effect, about one in twenty would still exclude zero.",
         f"In {out_of(refused, len(contrasts))} comparisons (step, seed, layer) what is changed "
         "differs too much for a verdict (`comparable` in ablation.parquet)."

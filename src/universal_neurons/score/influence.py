@@ -19,12 +19,9 @@ from numpy.typing import NDArray
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.matches import Matches, StepMatches
 from universal_neurons.correlate.neurons import Captured, Neurons
-from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
-from universal_neurons.prepare.clusters import read_clusters
-from universal_neurons.prepare.tokens import read_facts
+from universal_neurons.prepare.reading import Documents
 from universal_neurons.store.arrays import write_by_pair
-from universal_neurons.store.files import again
 from universal_neurons.store.same_run import check_same_run
 
 # Groups that the documents are dealt into.
@@ -81,8 +78,7 @@ def influence(
     stores: Mapping[str, Sequence[Activations]],
     neurons: Mapping[str, Neurons],
     matches: Mapping[tuple[str, str], Matches],
-    clusters: NDArray[np.int64],
-    context_length: int,
+    documents: Documents,
 ) -> dict[tuple[str, str], NDArray[np.float32]]:
     """Influence of every group of documents on the correlations of all pairs' best matches.
 
@@ -100,10 +96,8 @@ def influence(
         Statistics over all tokens, by seed.
     matches
         By (seed, other seed), see `matches.StepMatches`.
-    clusters
-        Cluster of every sequence of the corpus, see `prepare.clusters`.
-    context_length
-        Tokens per sequence of the corpus.
+    documents
+        Of the corpus.
 
     Returns
     -------
@@ -112,7 +106,7 @@ def influence(
     """
     first = next(iter(stores.values()))
     tokens = [store.token_index() for store in first]
-    group = deal(clusters[np.concatenate(tokens) // context_length], GROUPS)
+    group = deal(documents.of_tokens(np.concatenate(tokens)), GROUPS)
     sizes = np.bincount(group)
     sums = {key: np.zeros((len(found.best), len(sizes), 5)) for key, found in matches.items()}
     widest = max(len(own.std) for own in neurons.values())
@@ -197,17 +191,12 @@ def influence_of_step(
         If the stores are not of one run, or of another corpus.
     """
     same = check_same_run([*matches, *(path for own in models.values() for path in own.paths())])
-    corpus = read_facts(about)
-    if same["corpus_sha256"] != corpus["sha256"]:
-        raise UserError(
-            f"{about}: not of the corpus that {matches[0]} was made of; the older one: "
-            f"{again(about)}"
-        )
+    documents = Documents.read(clusters, about)
+    documents.check(same["corpus_sha256"], matches[0])
     found = influence(
         {seed: list(map(Activations, own.activations)) for seed, own in models.items()},
         {seed: Neurons.read(own.moments, own.calibration) for seed, own in models.items()},
         StepMatches.read(matches).found,
-        read_clusters(clusters, corpus["n_sequences"]),
-        corpus["context_length"],
+        documents,
     )
     write_by_pair(path, found, {**attributes, **same})

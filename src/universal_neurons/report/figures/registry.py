@@ -47,6 +47,7 @@ FIGURES = {
     "ablation": Spec("Ablation of universal neurons", "ablation", ("ablation",)),
     "ablation_layers": Spec("Ablation by layer and step", "ablation", ("ablation",)),
     "dose_curve": Spec("Ablation of the top of all neurons", "ablation", ("doses",)),
+    "energy_response": Spec("Ablation at equal perturbation", "response", ("doses",)),
     "single_effects": Spec("Effect of single neurons", "ablation", ("effects",)),
     "loss": Spec("Held-out loss by step", "ablation", ("models",)),
 }

@@ -89,7 +89,7 @@ DELTA_LOSS = Column(
 )
 DELTA_LOSS_SE = Column(
     *("delta_loss_se", "float64", "nats per token"),
-    "Its standard error over sequences, from paired differences; null with one sequence.",
+    "Its standard error over documents, from paired differences; null with one document.",
     nullable=True,
 )
 KL = Column(
@@ -109,8 +109,8 @@ DIFFERENCE = Column(
 )
 DIFFERENCE_SE = Column(
     *("difference_se", "float64", "nats per token"),
-    "Its standard error over sequences, from paired differences, the sets being fixed; null where "
-    "it is, and with one sequence.",
+    "Its standard error over documents, from paired differences, the sets being fixed; null where "
+    "it is, and with one document.",
     nullable=True,
 )
 
@@ -186,14 +186,27 @@ ABLATION = Table(
 
 DOSES = Table(
     "doses",
-    "The same for the neurons of largest excess correlation, whatever the threshold.",
+    "The same for the neurons of largest excess correlation, whatever the threshold; and sets of "
+    "other neurons, of many sizes, which say what the loss is at any `energy`. Only `top` has matched "
+    "controls.",
     (
         STEP,
         SEED,
         KIND,
-        Column("dose", "float64", "share", "Fraction of all neurons of the model replaced."),
-        Column("neuron_set", "text", "", "`top` or `control`."),
-        Column("draw", "int64", "", "Number of the control set, from 0; −1 for `top`."),
+        Column(
+            *("dose", "float64", "share"),
+            "Fraction of all neurons of the model replaced; of `others` the one asked for.",
+        ),
+        Column(
+            *("neuron_set", "text", ""),
+            "`top`, `control` (matched with it one to one), `universal`, or `others`: random "
+            "neurons outside of the largest dose and of the universal ones, in their shares of the "
+            "layers.",
+        ),
+        Column(
+            *("draw", "int64", ""),
+            "Number of the set of controls or of others, from 0; −1 for `top` and `universal`.",
+        ),
     ),
     (
         Column("n_neurons", "int64", "neurons", "Neurons of the set."),
@@ -232,7 +245,7 @@ OF_ONE = (
     ),
     Column(
         *("delta_loss_se", "float64", "nats per token"),
-        "Its standard error over sequences; null where it is, and with one sequence.",
+        "Its standard error over documents; null where it is, and with one document.",
         nullable=True,
     ),
     Column(
