@@ -16,9 +16,9 @@ from tiny import configure, snakemake
 
 from universal_neurons.commands import estimate
 from universal_neurons.plan.config import resolve
-from universal_neurons.plan.cost import shares
 from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.shares import shares
 from universal_neurons.plan.units import in_bytes, in_time
 
 MODES = {

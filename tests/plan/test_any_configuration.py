@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from universal_neurons.errors import UserError
 from universal_neurons.models import hub
 from universal_neurons.plan.config import load_config, resolve
-from universal_neurons.plan.cost import FIXED, RULES, asked, summary
+from universal_neurons.plan.cost import FIXED, RULES, asked
 from universal_neurons.plan.grid import model_directory, parse_layers
 from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.plan.schema import SCHEMA
+from universal_neurons.plan.shares import summary
 from universal_neurons.prepare import corpus
 
 LENGTH = 16

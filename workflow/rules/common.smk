@@ -11,10 +11,11 @@ from universal_neurons.forks.scripts import run_scripts_as_forks
 from universal_neurons.method import METHOD_VERSION
 from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve
-from universal_neurons.plan.cost import asked, summary
+from universal_neurons.plan.cost import asked
 from universal_neurons.plan.grid import model_directory, parse_layers
 from universal_neurons.plan.records import keep_records
 from universal_neurons.plan.ready import notes, ready_grid
+from universal_neurons.plan.shares import summary
 from universal_neurons.store.files import check_writable
 
 try:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from universal_neurons.commands.plans import has_workflow, remaining
 from universal_neurons.plan.config import load_config
-from universal_neurons.plan.cost import Share, shares
 from universal_neurons.plan.counts import counts
 from universal_neurons.plan.ready import notes, ready_grid
+from universal_neurons.plan.shares import Share, shares
 from universal_neurons.plan.units import in_bytes, in_time
 
 NO_SHARE = Share(0, {}, 0.0, 0.0)
@@ -56,7 +56,7 @@ def table(
     Parameters
     ----------
     whole
-        What all jobs of the grid take, by rule, as `cost.shares` gives it.
+        What all jobs of the grid take, by rule, as `shares.shares` gives it.
     left
         What the jobs take that are still to do; None if that is not known.
     speed

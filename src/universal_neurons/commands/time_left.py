@@ -11,8 +11,8 @@ from statistics import fmean
 
 from universal_neurons.commands.estimate import rates
 from universal_neurons.commands.plans import Job
-from universal_neurons.plan.cost import shares
 from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.shares import shares
 
 
 @dataclass(frozen=True, order=True)

@@ -1,16 +1,14 @@
 """What every rule costs: jobs, operations, memory and bytes stored, by one formula each.
 
-The rules ask a scheduler for what a rule's largest job needs; `make estimate` adds up all jobs.
+The rules ask a scheduler for what a rule's largest job needs; `shares` adds up all jobs.
 Cheap to import: the Snakefile reads it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import (
     ABLATION_TOKENS,
@@ -29,7 +27,6 @@ from universal_neurons.plan.sizes import (
     WIDE_LAYER,
     Sizes,
 )
-from universal_neurons.plan.units import in_bytes
 from universal_neurons.store.arrays import CHUNK_BYTES
 
 # Stored bytes per activation and per entry of a rotation, after compression; docs/performance.md.
@@ -142,7 +139,8 @@ FIXED = {
 }
 
 
-def _times(work: Work, number: float) -> Work:
+def times(work: Work, number: float) -> Work:
+    """The operations of so many of the same."""
     return {kind: number * operations for kind, operations in work.items()}
 
 
@@ -160,7 +158,7 @@ def _train(s: Sizes) -> Cost:
     job = {"model": 3 * (forward + 2 * head) * tokens}
     seeds = len(s.grid.seeds)
     stored = s.models * 4 * (forward / 2 + head)
-    return Cost(job, _times(job, seeds), 2.5e9, stored, START_TORCH, 720)
+    return Cost(job, times(job, seeds), 2.5e9, stored, START_TORCH, 720)
 
 
 def _capture(s: Sizes) -> Cost:
@@ -168,8 +166,8 @@ def _capture(s: Sizes) -> Cost:
     config = s.grid.config.capture
     kept = ACTIVATION_BYTES[config.encoding] * s.scored * s.shape.neurons * config.keep
     return Cost(
-        _times(token, s.grid.shard_tokens()),
-        _times(token, s.models * s.scored),
+        times(token, s.grid.shard_tokens()),
+        times(token, s.models * s.scored),
         2 * s.weights
         + s.shape.n_layers * 2 * CHUNK_BYTES
         + 2 * s.square
@@ -196,7 +194,7 @@ def _direct(s: Sizes) -> Cost:
     codes = 2 * s.wide * DIRECT_TOKENS * s.shape.neurons
     sums = s.pairs * s.shape.neurons**2 + s.models * s.shape.d_mlp * s.shape.neurons
     return Cost(
-        _times(token, s.grid.shard_tokens()),
+        times(token, s.grid.shard_tokens()),
         whole,
         int(1e9 * s.grid.config.correlate.memory_gb) + seeds * (2 * s.weights + codes),
         s.sum_bytes * sums,
@@ -223,7 +221,7 @@ def _rotations(s: Sizes) -> Cost:
 def _rotated_std(s: Sizes) -> Cost:
     # And once by the other choice of baseline.standardise.
     job = {"float32": 2 * (s.draws + 1) * s.shape.n_layers * s.cube}
-    return Cost(job, _times(job, s.models), 6 * s.square)
+    return Cost(job, times(job, s.models), 6 * s.square)
 
 
 def _given(s: Sizes) -> Cost:
@@ -231,7 +229,7 @@ def _given(s: Sizes) -> Cost:
     products = s.classes * s.layer_products
     job = {"float32": products + 2 * min(s.draws, GIVEN_DRAWS) * s.shape.n_layers * s.cube}
     stored = GIVEN_SUM_BYTES * s.models * s.classes * s.shape.neurons
-    return Cost(job, _times(job, s.models), 6 * s.square + 6 * s.layer_classes, stored)
+    return Cost(job, times(job, s.models), 6 * s.square + 6 * s.layer_classes, stored)
 
 
 def _match(s: Sizes) -> Cost:
@@ -245,7 +243,7 @@ def _match(s: Sizes) -> Cost:
         memory += (2 + GIVEN_DRAWS) * s.square + (s.layers + 3) * s.layer_classes
     layer = {"float32": work}
     layers = s.pairs * s.shape.n_layers
-    return Cost(_times(layer, s.layers), _times(layer, layers), memory)
+    return Cost(times(layer, s.layers), times(layer, layers), memory)
 
 
 def _similarity(s: Sizes) -> Cost:
@@ -255,7 +253,7 @@ def _similarity(s: Sizes) -> Cost:
     cubes = FACTORS * 2 * layers + LAYERS_ALIKE * layers**2 + SPECTRA * spectra
     job = {"float32": cubes * s.cube}
     # Two factors in float32 of the other model's layers, of which a layer's sums are as large.
-    return Cost(job, _times(job, s.pairs), s.layer_sums + 8 * s.square)
+    return Cost(job, times(job, s.pairs), s.layer_sums + 8 * s.square)
 
 
 def _screen(s: Sizes) -> Cost:
@@ -265,7 +263,7 @@ def _screen(s: Sizes) -> Cost:
     layer[s.products] = layer.get(s.products, 0) + sampled
     memory = s.layer_sums + s.buffers + (4 + s.draws) * s.square
     layers = s.pairs * s.shape.n_layers
-    return Cost(_times(layer, s.layers), _times(layer, layers), memory)
+    return Cost(times(layer, s.layers), times(layer, layers), memory)
 
 
 def _refine(s: Sizes) -> Cost:
@@ -277,7 +275,7 @@ def _refine(s: Sizes) -> Cost:
     job["float32"] += REFINED_SHARE * GIVEN_DRAWS * s.shape.n_layers * s.layer_rotation
     rotated = s.draws * s.square + REFINE_BYTES // 2 + 6 * s.layer_classes + REFINE_BYTES
     memory = REFINE_BYTES + s.buffers + 4 * REFINE_TOKENS * s.shape.neurons + rotated
-    return Cost(job, _times(job, s.pairs), memory)
+    return Cost(job, times(job, s.pairs), memory)
 
 
 def _influence(s: Sizes) -> Cost:
@@ -287,7 +285,7 @@ def _influence(s: Sizes) -> Cost:
     sums = 2 * 8 * INFLUENCE_GROUPS * 5 * pairs
     tokens = min(INFLUENCE_VALUES // s.shape.neurons, s.grid.shard_tokens())
     memory = s.shape.neurons * (4 * max(INFLUENCE_TOKENS, tokens) * seeds + sums)
-    return Cost(job, _times(job, steps), memory)
+    return Cost(job, times(job, steps), memory)
 
 
 def _permuted(s: Sizes) -> Cost:
@@ -297,7 +295,7 @@ def _permuted(s: Sizes) -> Cost:
     products = PERMUTED_SHARE * (s.pair + 2 * s.scored * s.layer_products)
     work[s.products] = work.get(s.products, 0) + products
     memory = s.layer_sums + 2 * s.buffers + (6 + 2 * s.draws) * s.square
-    return Cost(work, _times(work, s.pairs), memory)
+    return Cost(work, times(work, s.pairs), memory)
 
 
 def _untrained(s: Sizes) -> Cost:
@@ -314,7 +312,7 @@ def _random_directions(s: Sizes) -> Cost:
     """Either model run twice over the sample, and every draw of one matched with the other."""
     memory = 4 * s.weights + 2 * s.layer_sums + s.buffers + (6 + s.draws) * s.square
     memory += 2 * s.random_layers * CHUNK_BYTES
-    return Cost(s.random_work, _times(s.random_work, s.pairs), memory, start=START_TORCH)
+    return Cost(s.random_work, times(s.random_work, s.pairs), memory, start=START_TORCH)
 
 
 def _held_out(s: Sizes, passes: float, jobs: int) -> Cost:
@@ -323,7 +321,7 @@ def _held_out(s: Sizes, passes: float, jobs: int) -> Cost:
     job = {"model": passes * tokens * s.grid.forward_operations()}
     # Activations and gradients of a batch, with its logits.
     batch = 4 * ABLATION_TOKENS * (8 * s.shape.neurons + 6 * VOCABULARY)
-    return Cost(job, _times(job, jobs), 3 * s.weights + batch, start=START_TORCH)
+    return Cost(job, times(job, jobs), 3 * s.weights + batch, start=START_TORCH)
 
 
 def _ablate(s: Sizes) -> Cost:
@@ -353,7 +351,7 @@ def _trace(s: Sizes) -> Cost:
     }
     return Cost(
         model,
-        _times(model, len(s.grid.seeds) * (len(s.grid.steps) - 1)),
+        times(model, len(s.grid.seeds) * (len(s.grid.steps) - 1)),
         2 * s.weights + 3 * 4 * config.persistence.trace_tokens * s.shape.neurons,
         start=START_TORCH,
     )
@@ -400,71 +398,3 @@ def cost(grid: Grid, rule: str) -> Cost:
 def asked(grid: Grid, rule: str) -> Cost | Fixed:
     """What a job of any rule asks for: memory, minutes and threads."""
     return FIXED[rule] if rule in FIXED else cost(grid, rule)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What some jobs of a rule take.
-
-    Attributes
-    ----------
-    jobs
-        Their number; parts of jobs count too.
-    work
-        Multiplications and additions.
-    stored
-        Bytes that they leave on disk.
-    start
-        Processor seconds of each job that are no work.
-    """
-
-    jobs: float
-    work: Work
-    stored: float
-    start: float
-
-    @property
-    def operations(self) -> float:
-        """Operations, whatever their rate."""
-        return sum(self.work.values())
-
-    def seconds(self, rates: Mapping[str, float]) -> float:
-        """Time at these rates (operations per second), all cores busy."""
-        starts = self.jobs * self.start / (os.cpu_count() or 1)
-        return starts + sum(self.work[kind] / rates[kind] for kind in self.work)
-
-
-def shares(grid: Grid, jobs: Mapping[str, float]) -> dict[str, Share]:
-    """What numbers of jobs take, each as much as others of its rule.
-
-    Parameters
-    ----------
-    grid
-        They are of.
-    jobs
-        Number of jobs by rule, as `counts` or a dry run has them.
-    """
-    whole, sizes = counts(grid), Sizes(grid)
-
-    def share(rule: str, number: float) -> Share:
-        formula = FORMULA.get(rule, rule)
-        if formula not in RULES:
-            # `all` is no job that takes time.
-            return Share(number, {}, 0.0, START if formula in FIXED else 0.0)
-        of = sum(n for other, n in whole.items() if FORMULA.get(other, other) == formula)
-        found, part = RULES[formula](sizes), number / of
-        return Share(number, _times(found.whole, part), found.stored * part, found.start)
-
-    return {rule: share(rule, number) for rule, number in jobs.items()}
-
-
-def summary(grid: Grid) -> str:
-    """One line for the start of a run; of the whole grid, whatever is done already."""
-    found = shares(grid, counts(grid)).values()
-    jobs, operations, stored = (
-        sum(getattr(each, name) for each in found) for name in ("jobs", "operations", "stored")
-    )
-    return (
-        f"The whole grid takes {jobs} jobs, about {operations:.1e} operations and "
-        f"{in_bytes(stored)} of disk; `make estimate` says how long."
-    )

@@ -187,8 +187,8 @@ ABLATION = Table(
 DOSES = Table(
     "doses",
     "The same for the neurons of largest excess correlation, whatever the threshold; and sets of "
-    "other neurons, of many sizes, which say what the loss is at any `energy`. Only `top` has matched "
-    "controls.",
+    "other neurons, of many sizes, which say what the loss is at any `energy`. Only `top` has "
+    "matched controls.",
     (
         STEP,
         SEED,
