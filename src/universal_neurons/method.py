@@ -17,7 +17,7 @@ METHOD_VERSION = {
     "permuted": 4,
     "untrained": 2,
     "random_directions": 1,
-    "score": 13,
+    "score": 14,
     "ablate": 4,
     "persist": 4,
     "trace": 1,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from universal_neurons.score.nulls import excess_thresholds
 
@@ -75,3 +75,20 @@ class Criterion:
         threshold = np.where(np.asarray(effective_tokens) < LEAST_EFFECTIVE, np.inf, threshold)
         universal = scores["excess_corr"].to_numpy() > threshold
         return scores.assign(threshold=threshold, universal=universal)
+
+    def beyond(
+        self, scores: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]
+    ) -> NDArray[np.float64]:
+        """Excess above which a q-value is below `false_discovery_rate`, whatever the criterion.
+
+        Parameters
+        ----------
+        scores, nulls
+            As `judge` takes them; `scores` may have been judged already.
+
+        Returns
+        -------
+        ndarray
+            Shape (rows of `scores`,).
+        """
+        return excess_thresholds(scores, nulls, self.false_discovery_rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
@@ -68,3 +69,12 @@ def local_fdr(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     null = null_share(p_values)
     found[known] = null / np.maximum(density[:-1][place], null)
     return found
+
+
+def with_local_fdr(scores: pd.DataFrame) -> pd.DataFrame:
+    """Add ``local_fdr``, within every seed, to one step's ``seed, p_value``."""
+    found = np.full(len(scores), np.nan)
+    p = scores["p_value"].to_numpy(float)
+    for rows in scores.groupby("seed", observed=True).indices.values():
+        found[rows] = local_fdr(p[rows])
+    return scores.assign(local_fdr=found)

@@ -12,8 +12,9 @@ from universal_neurons.activations.moments import effective_tokens
 from universal_neurons.correlate.matches import StepMatches
 from universal_neurons.score import notions, nulls
 from universal_neurons.score.criterion import Criterion
-from universal_neurons.score.fractions import fractions_table
 from universal_neurons.score.given import with_given, with_given_matches
+from universal_neurons.score.kinds import fractions_of_kinds
+from universal_neurons.score.local_fdr import with_local_fdr
 from universal_neurons.score.screening import screening_table
 from universal_neurons.score.similarity import (
     read_similarities,
@@ -115,7 +116,8 @@ def score_step(
         chance[nulls.LEADING] = nulls.random_null(read_by_pair(random_directions), scores)
     against = {name: chance[name] for name in nulls.leading(chance)}
     scores = nulls.with_p_values(scores, against)
-    scores = criterion.judge(scores, against, tokens)
+    scores = criterion.judge(with_local_fdr(scores), against, tokens)
+    beyond = criterion.beyond(scores, against) if random_directions else None
     scores = with_given(scores, step_matches.given, given)
     matches, scores, groups = notions.add_notions(
         matches, scores, step_matches.found, unrelated.found
@@ -127,7 +129,7 @@ def score_step(
     return {
         "matches": matches,
         "universality": scores,
-        "fractions": fractions_table(scores, matches, influences),
+        "fractions": fractions_of_kinds(scores, matches, influences, beyond),
         "groups": groups,
         "nulls": nulls.histograms(chance, step),
         "token_budget": budget_table(step_matches.budgets, step, thresholds),

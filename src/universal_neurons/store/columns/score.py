@@ -193,6 +193,12 @@ UNIVERSALITY = Table(
             nullable=True,
         ),
         Column(
+            *("local_fdr", "float64", "probability"),
+            "Probability that the neuron is no better than the leading null, given its p-value "
+            "(empirical Bayes over the neurons of the seed); null where the p-value is.",
+            nullable=True,
+        ),
+        Column(
             *("assigned_excess", "float64", "correlation"),
             "Excess correlation with the partners assigned one to one in place of the best "
             "matches, 0 standing for the correlation where there is no partner.",
@@ -242,6 +248,49 @@ UNTRAINED = Table(
 
 # What both ends of an interval are for.
 INTERVAL = "for the choice of tokens, of the mean also of seeds; null without a standard error"
+
+
+def _new_seed(prefix: str, universal: str) -> tuple[Column, ...]:
+    """The columns of whether a new seed has a match."""
+    meaning = (
+        f"Probability that a neuron {universal} in the other seeds has a match in a new one: "
+        "share of cases matched where every seed is left out in turn"
+    )
+    ends = "95 % interval over seeds, in all roles (jackknife; four seeds or more)"
+    return (
+        Column(
+            *(f"{prefix}new_seed", "float64", "probability"),
+            f"{meaning}; null for single seeds and without cases.",
+            nullable=True,
+        ),
+        Column(*(f"{prefix}new_seed_low", "float64", "probability"), f"Lower end, {ends}.", True),
+        Column(*(f"{prefix}new_seed_high", "float64", "probability"), f"Upper end, {ends}.", True),
+    )
+
+
+def _kind(name: str, universal: str, interval: str) -> tuple[Column, ...]:
+    """The columns of another kind of universal neuron."""
+    return (
+        Column(
+            *(name, "float64", "share"),
+            f"Share of neurons {universal}, in the rows of the mean that of the seeds' shares; "
+            "null where that is not known.",
+            nullable=True,
+        ),
+        Column(
+            *(f"{name}_low", "float64", "share"),
+            f"Lower end of its 95 % interval, {interval}.",
+            nullable=True,
+        ),
+        Column(
+            *(f"{name}_high", "float64", "share"),
+            f"Upper end of its 95 % interval, {interval}.",
+            nullable=True,
+        ),
+        *_new_seed(f"{name}_", universal),
+    )
+
+
 FRACTIONS = Table(
     "fractions",
     "How many neurons are universal, per layer and overall, of every seed and over seeds.",
@@ -274,6 +323,19 @@ FRACTIONS = Table(
             *("high", "float64", "share"),
             f"Upper end of the 95 % interval of `mean_fraction`, {INTERVAL}.",
             nullable=True,
+        ),
+        *_new_seed("", "universal"),
+        *_kind("beyond_random", "beyond random directions (q-value below the rate)", INTERVAL),
+        Column(
+            *("expected_beyond_random", "float64", "neurons"),
+            "How many neurons are expected to be better than random directions, whichever they are "
+            "(by the p-values above ½: Storey); null without that null.",
+            nullable=True,
+        ),
+        *_kind(
+            "given_token",
+            "universal given the token",
+            "for the choice of seeds alone; null for single seeds and fewer than three",
         ),
     ),
 )
