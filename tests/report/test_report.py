@@ -97,6 +97,8 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "n_mutual_permuted": np.nan,
                     "max_corr": np.where(universal, 0.6, 0.3),
                     "regression_r2": np.nan,
+                    "token_r2": np.nan,
+                    "excess_given_token": np.nan,
                 }
             )
         )
