@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import numba
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes, Escapes
@@ -100,7 +99,7 @@ def _runs(
 def _units(of_run: Sequence[int], of_document: Sequence[int]) -> NDArray[np.int64]:
     """What is dealt, by piece: a document of several runs, or all others of a run together."""
     _, document = np.unique(of_document, return_inverse=True)
-    runs = pd.Series(of_run).groupby(document).nunique().to_numpy()
+    runs = np.bincount(np.unique([document, of_run], axis=1)[0])
     shared = runs[document] > 1
     unit = np.where(shared, document, len(runs) + np.asarray(of_run))
     return np.unique(unit, return_inverse=True)[1]
