@@ -16,7 +16,7 @@ METHOD_VERSION = {
     "influence": 4,
     "permuted": 4,
     "untrained": 2,
-    "random_directions": 1,
+    "random_directions": 2,
     "score": 14,
     "ablate": 4,
     "persist": 4,

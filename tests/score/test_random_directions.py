@@ -31,7 +31,7 @@ from universal_neurons.prepare import training
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokens import describe
 from universal_neurons.score import nulls
-from universal_neurons.score.random_directions import Drawing, random_pair
+from universal_neurons.score.random_directions import Drawing, random_step
 from universal_neurons.store.arrays import read_by_pair
 from universal_neurons.store.files import write_json
 
@@ -96,8 +96,8 @@ def test_excess_over_random_directions_equals_a_plain_float64_computation(tmp_pa
     captured = run_capture(models["b"], TOKENS[:20], tmp_path / "any", seed="any")
     write_rotations(tmp_path / "rotations.zarr", [captured], 3)
     (tmp_path / "room").mkdir()
-    random_pair(
-        *(cell(tmp_path, seed, model) for seed, model in models.items()),
+    random_step(
+        [cell(tmp_path, seed, model) for seed, model in models.items()],
         DRAWING,
         rotations=tmp_path / "rotations.zarr",
         rotating=Rotating(3, standardise),
@@ -149,8 +149,8 @@ def test_the_null_of_trained_models_lies_between_rotations_and_their_own_matches
     shards = [run_capture(m, tokens, tmp_path / f"of {s}", seed=s) for s, m in models.items()]
     found = StepMatches.read(run_match(*shards, tmp_path, draws=3)).found
     tmp_path.joinpath("room").mkdir()
-    random_pair(
-        *(cell(tmp_path, seed, model, tokens) for seed, model in models.items()),
+    random_step(
+        [cell(tmp_path, seed, model, tokens) for seed, model in models.items()],
         Drawing(2, len(tokens), 0),
         rotations=tmp_path / "rotations.zarr",
         rotating=Rotating(3),

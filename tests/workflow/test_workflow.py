@@ -163,14 +163,14 @@ CHANGES = {
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
         | {"given": 3, "similarity": 3, "influence": 1, "permuted": 3, "effects": 3, "trace": 3}
-        | {"random_directions": 3}
+        | {"random_directions": 1}
         | {**JOINED, **OF_A_STEP},
     ),
     "a further seed": (
         {"models": {"seeds": [*SEEDS, "late"]}},
         # Its own models, and their three pairs at two steps.
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
-        | {"given": 2, "similarity": 6, "permuted": 6, "random_directions": 6}
+        | {"given": 2, "similarity": 6, "permuted": 6, "random_directions": 2}
         | {"effects": 2, "trace": 1}
         # Scores are means over the other seeds, so that all are new, and what is ablated by them.
         | {**JOINED, "influence": 2, "ablate": 24, "doses": 8},
@@ -181,7 +181,7 @@ CHANGES = {
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
         # Random directions, as traces, are of all tokens where they are so few.
         | {"similarity": 6, "influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED}
-        | {"random_directions": 6, "given": 6},
+        | {"random_directions": 2, "given": 6},
     ),
     "other batches": ({"capture": {"batch_tokens": 64}}, {}),
     # Rows and categories are in the order of the seeds; nothing else is.
@@ -197,12 +197,12 @@ CHANGES = {
     "a baseline of standardised neurons": (
         {"baseline": {"standardise": True}},
         {"rotated_std": 6, "given": 6, "match": 6, "influence": 2, "permuted": 6, "untrained": 1}
-        | {"random_directions": 6, **SCORED},
+        | {"random_directions": 2, **SCORED},
     ),
     "no similarity of layers": ({"correlate": {"similarity": False}}, SCORED),
     "more random directions": (
         {"nulls": {"random_directions": {"draws": 3}}},
-        {"random_directions": 6, **SCORED},
+        {"random_directions": 2, **SCORED},
     ),
     "no random directions": ({"nulls": {"random_directions": {"draws": 0}}}, SCORED),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
@@ -272,7 +272,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
     try:
         of_the_model = {"capture_first": 1, "capture": 1, "rotated_std": 1, "trace": 1}
         of_its_pairs = {"correlate": 4, "match": 2, "similarity": 2, "influence": 1, "permuted": 2}
-        of_its_pairs["random_directions"] = 2
+        of_its_pairs["random_directions"] = 1
         of_the_model["given"] = 1
         made = {**of_the_model, **of_its_pairs, "effects": 1}
         assert planned(where) == {**JOINED, **OF_A_STEP, **made}

@@ -72,7 +72,7 @@ SCREEN = f"{RESULTS}/screen/step{{step}}/{{seed}}/{{other}}/layers{{layers}}.zar
 REFINED = f"{RESULTS}/refined/step{{step}}/{{seed}}/{{other}}.zarr"
 INFLUENCE = f"{RESULTS}/influence/step{{step}}.zarr"
 PERMUTED = f"{RESULTS}/permuted/step{{step}}/{{seed}}/{{other}}.zarr"
-RANDOM_DIRECTIONS = f"{RESULTS}/random_directions/step{{step}}/{{seed}}/{{other}}.zarr"
+RANDOM_DIRECTIONS = f"{RESULTS}/random_directions/step{{step}}.zarr"
 UNTRAINED = f"{RESULTS}/untrained.parquet"
 BY_STEP = f"{RESULTS}/tables/{{table}}/step{{step}}.parquet"
 BY_MODEL = f"{RESULTS}/tables/{{table}}/seed{{seed}}/step{{step}}.parquet"
@@ -212,18 +212,6 @@ def sums_of_layers(wildcards):
     """A pair's partial sums of all blocks of layers, of each all shards."""
     blocks = GRID.layer_blocks(wildcards.seed, wildcards.other)
     return expand(SUMS, layers=blocks, shard=GRID.shards, **wildcards)
-
-
-def random_pairs(wildcards):
-    """The stores of matches among random directions of all pairs at a step, if asked for."""
-    if not config["nulls"]["random_directions"]["draws"]:
-        return []
-    return [RANDOM_DIRECTIONS.format(step=wildcards.step, seed=a, other=b) for a, b in GRID.pairs]
-
-
-def pair_directories(wildcards):
-    """Directories of the models of a job's pair."""
-    return model_directories(wildcards, [wildcards.seed, wildcards.other])
 
 
 def untrained_scores(wildcards):

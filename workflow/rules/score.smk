@@ -87,26 +87,28 @@ rule untrained:
         "../scripts/untrained.py"
 
 
-# What two models match among random directions of each other's real MLP inputs.
+# What neurons match among random directions of the other seeds' real MLP inputs. One job for all
+# pairs at a step: every model is run once.
 rule random_directions:
     input:
-        models=pair_directories,
-        weights=lambda wildcards: weights_files(pair_directories(wildcards)),
+        models=lambda wildcards: model_directories(wildcards, GRID.by_name),
+        weights=lambda wildcards: weights_files(model_directories(wildcards, GRID.by_name)),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
         rotations=ROTATIONS,
     output:
         directory(RANDOM_DIRECTIONS),
     log:
-        log_of(RANDOM_DIRECTIONS),
+        log_of("random_directions/step{step}"),
     benchmark:
-        benchmark_of(RANDOM_DIRECTIONS)
+        benchmark_of("random_directions/step{step}")
     conda:
         ENVIRONMENT
     threads: threads_of("random_directions")
     resources:
         **asks("random_directions"),
     params:
+        seeds=GRID.by_name,
         capture=CAPTURE,
         drawing=DRAWING,
         rotating=ROTATING,
@@ -128,7 +130,7 @@ rule score:
         given=expand(given_token(GIVEN), seed=GRID.by_name, allow_missing=True),
         untrained=untrained_scores,
         similarity=similar_pairs,
-        random_directions=random_pairs,
+        random_directions=RANDOM_DIRECTIONS if DRAWING["draws"] else [],
     output:
         matches=BY_STEP.replace("{table}", "matches"),
         universality=BY_STEP.replace("{table}", "universality"),

@@ -309,10 +309,12 @@ def _untrained(s: Sizes) -> Cost:
 
 
 def _random_directions(s: Sizes) -> Cost:
-    """Either model run twice over the sample, and every draw of one matched with the other."""
-    memory = 4 * s.weights + 2 * s.layer_sums + s.buffers + (6 + s.draws) * s.square
+    """Every model run twice over the sample, and every draw of one matched with all others."""
+    memory = (
+        4 * s.weights * len(s.grid.seeds) + 2 * s.layer_sums + s.buffers + (6 + s.draws) * s.square
+    )
     memory += 2 * s.random_layers * CHUNK_BYTES
-    return Cost(s.random_work, times(s.random_work, s.pairs), memory, start=START_TORCH)
+    return Cost(s.random_work, times(s.random_work, len(s.grid.steps)), memory, start=START_TORCH)
 
 
 def _held_out(s: Sizes, passes: float, jobs: int) -> Cost:

@@ -80,7 +80,7 @@ def _by_step(grid: Grid, stored: bool) -> dict[str, int]:
         "influence": stored * steps,
         "permuted": stored * sizes.pairs,
         "untrained": int(0 not in grid.steps),
-        "random_directions": bool(grid.config.nulls.random_directions.draws) * sizes.pairs,
+        "random_directions": bool(grid.config.nulls.random_directions.draws) * steps,
         "score": steps,
         "ablate": ablated * kinds,
         "doses": ablated,

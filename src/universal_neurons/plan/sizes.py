@@ -170,14 +170,17 @@ class Sizes:
 
     @property
     def random_work(self) -> dict[str, float]:
-        """Operations of a pair's matches among random directions, by their rate."""
+        """Operations of a step's matches among random directions, by their rate."""
         draws = self.grid.config.nulls.random_directions.draws
         tokens = self.grid.sequences_of_directions() * self.grid.config.corpus.context_length
         # Reading random inputs takes a third of a block: one of the MLP's two matrices, of three.
-        model = 2 * self.grid.forward_operations() * (2 + draws / 3)
-        products = self.pair / self.scored * 2 * draws + 2 * (1 + draws) * self.layer_products
+        n, pairs = len(self.grid.seeds), len(self.grid.pairs)
+        model = n * self.grid.forward_operations() * (2 + draws / 3)
+        products = pairs * self.pair / self.scored * 2 * draws
+        products += n * (1 + draws) * self.layer_products
         # One direction of the rotated best matches, and the spread of the random neurons.
-        rotated = draws * self.shape.n_layers * (self.layer_baseline + 4 * self.draws * self.cube)
+        spread = n * 2 * self.draws * self.cube
+        rotated = draws * self.shape.n_layers * (pairs * self.layer_baseline + spread)
         work = {"model": tokens * model, "float32": rotated}
         work[self.products] = work.get(self.products, 0) + tokens * products
         return work

@@ -136,7 +136,7 @@ def random_null(
     Parameters
     ----------
     excess
-        By (seed, other seed), shape (draws, N), see `random_directions.random_pair`.
+        By (seed, other seed), shape (draws, N), see `random_directions.random_step`.
     scores
         Of the same neurons, in the order of seeds: ``layer, stratum``.
 

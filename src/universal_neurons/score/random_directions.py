@@ -1,10 +1,11 @@
-"""What a model's neurons match among random directions of another's real MLP inputs."""
+"""What neurons match among random directions of other models' real MLP inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import permutations, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +27,7 @@ from universal_neurons.correlate.rotations import (
     covariance_within,
     rotated_std,
 )
+from universal_neurons.jobs import progress
 from universal_neurons.store.arrays import Added, read_arrays, write_by_pair
 from universal_neurons.store.same_run import check_same_run
 
@@ -90,59 +92,65 @@ class Populations:
         return Baseline(of, rotations, together, standardise=rotating.standardise)
 
 
-def excess_of_random(
-    own: Populations,
-    other: Populations,
-    draw: int,
-    *,
-    rotations: Rotations,
-    rotating: Rotating,
-    kernel: str,
-) -> NDArray[np.float64]:
-    """Excess correlation of a model's neurons with random ones of another.
-
-    As that of a run, `universality.universality_table`, with the random neurons in place of the
-    other's own, in the best match and in the rotated baseline alike.
+class RandomMatches:
+    """Matches of other models' neurons among one draw of a model's random ones.
 
     Parameters
     ----------
-    own, other
-        The two models.
+    other
+        The model.
     draw
-        Which of the other's random neurons.
+        Which of its random neurons.
     rotations, rotating
         The run's rotations, and how neurons are rotated.
     kernel
         See `kernels.choose_kernel`.
-
-    Returns
-    -------
-    ndarray
-        Shape (N of `own`,); NaN for a neuron that is constant in the sample.
     """
-    a, b = own.neurons(0), other.neurons(1 + draw)
-    baseline = other.baseline(1 + draw, rotations, rotating)
-    blocks = own.store.row_blocks(block_tokens(max(a.d_mlp + b.d_mlp)))
-    kernel = choose_kernel(kernel, 2 * own.store.n_tokens * len(a.std) * len(b.std))
-    excess = np.empty(len(a.std))
-    for layer, rows in enumerate(a.layers):
-        read = Reader(max((block.stop - block.start for block in blocks), default=0))
-        others = [partial(read, other.store, j) for j in other.layers(1 + draw)]
-        tiles = [zeros(a.d_mlp[layer], d, own.store.encoding) for d in b.d_mlp]
-        what = f"blocks of layer {layer}, draw {draw + 1}"
-        for _, j, mine, theirs in paired(blocks, partial(read, own.store, layer), others, what):
-            tiles[j] = add_products(tiles[j], mine, theirs, kernel)
-        corr = np.empty((a.d_mlp[layer], len(b.std)))
-        for columns, tile in zip(b.layers, tiles, strict=True):
-            standardised(tile, a, rows, b, columns, corr[:, columns])
-        excess[rows] = corr.max(1).clip(-1, 1) - baseline.best(corr).mean(0)
-    excess[a.std == 0] = np.nan
-    return excess
+
+    def __init__(
+        self, other: Populations, draw: int, rotations: Rotations, rotating: Rotating, kernel: str
+    ) -> None:
+        self._store, self._layers, self._kernel = other.store, other.layers(1 + draw), kernel
+        self._neurons = other.neurons(1 + draw)
+        self._baseline = other.baseline(1 + draw, rotations, rotating)
+
+    def excess(self, own: Populations) -> NDArray[np.float64]:
+        """Excess correlation of another model's neurons with them.
+
+        As that of a run, `universality.universality_table`, with the random neurons in place of
+        the model's own, in the best match and in the rotated baseline alike.
+
+        Parameters
+        ----------
+        own
+            The other model.
+
+        Returns
+        -------
+        ndarray
+            Shape (N of `own`,); NaN for a neuron that is constant in the sample.
+        """
+        a, b = own.neurons(0), self._neurons
+        blocks = own.store.row_blocks(block_tokens(max(a.d_mlp + b.d_mlp)))
+        kernel = choose_kernel(self._kernel, 2 * own.store.n_tokens * len(a.std) * len(b.std))
+        excess = np.empty(len(a.std))
+        for layer, rows in enumerate(a.layers):
+            read = Reader(max((block.stop - block.start for block in blocks), default=0))
+            others = [partial(read, self._store, j) for j in self._layers]
+            tiles = [zeros(a.d_mlp[layer], d, own.store.encoding) for d in b.d_mlp]
+            mine, what = partial(read, own.store, layer), f"blocks of layer {layer}"
+            for _, j, codes, theirs in paired(blocks, mine, others, what):
+                tiles[j] = add_products(tiles[j], codes, theirs, kernel)
+            corr = np.empty((a.d_mlp[layer], len(b.std)))
+            for columns, tile in zip(b.layers, tiles, strict=True):
+                standardised(tile, a, rows, b, columns, corr[:, columns])
+            excess[rows] = corr.max(1).clip(-1, 1) - self._baseline.best(corr).mean(0)
+        excess[a.std == 0] = np.nan
+        return excess
 
 
-def random_pair(
-    a: Cell,
-    b: Cell,
+def random_step(
+    cells: Sequence[Cell],
     drawing: Drawing,
     *,
     rotations: str | Path,
@@ -151,43 +159,48 @@ def random_pair(
     path: str | Path,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Store what two models' neurons match among random directions of each other's inputs.
+    """Store what the neurons of a step match among random directions of the other seeds' inputs.
 
     Parameters
     ----------
-    a, b
-        Two seeds at a step.
+    cells
+        All seeds at the step.
     drawing
         How many directions, and on what tokens.
     rotations, rotating, kernel
-        See `excess_of_random`.
+        See `RandomMatches`.
     path
         Store to make: per (seed, other seed) the excess, shape (draws, N), see
         `arrays.read_by_pair`. Beside it is the room for what is removed at the end: the
-        activations of both models.
+        activations of all models on the sample.
     attributes
         Recorded with it.
 
     Raises
     ------
     UserError
-        If the two are not of one run, or no token of the sample is scored.
+        If the models are not of one run, or no token of the sample is scored.
     """
     with TemporaryDirectory(dir=Path(path).parent, prefix=".random-") as name:
-        folders = [Path(name, str(i)) for i in range(2)]
-        one, other = (_populations(*each, drawing) for each in zip((a, b), folders, strict=True))
-        stores = [folder / "activations.zarr" for folder in folders]
-        same = check_same_run([*stores, rotations])
-        one.store.check_same_tokens(other.store)
-        among = partial(
-            excess_of_random, rotations=Added([rotations]), rotating=rotating, kernel=kernel
-        )
-        draws = range(drawing.draws)
+        folders = {cell.seed: Path(name, str(i)) for i, cell in enumerate(cells)}
         found = {
-            (a.seed, b.seed): np.stack([among(one, other, draw) for draw in draws]),
-            (b.seed, a.seed): np.stack([among(other, one, draw) for draw in draws]),
+            cell.seed: _populations(cell, folders[cell.seed], drawing)
+            for cell in progress(cells, "models")
         }
-        write_by_pair(path, found, {**attributes, **same})
+        stores = [folder / "activations.zarr" for folder in folders.values()]
+        same = check_same_run([*stores, rotations])
+        first, *others = found.values()
+        for another in others:
+            first.store.check_same_tokens(another.store)
+        matrices = Added([rotations])
+        excess: dict[tuple[str, str], list[NDArray]] = {pair: [] for pair in permutations(found, 2)}
+        for other, draw in progress([*product(found, range(drawing.draws))], "draws"):
+            among = RandomMatches(found[other], draw, matrices, rotating, kernel)
+            for seed in found:
+                if seed != other:
+                    excess[seed, other].append(among.excess(found[seed]))
+        by_pair = {pair: np.stack(draws) for pair, draws in excess.items()}
+        write_by_pair(path, by_pair, {**attributes, **same})
 
 
 def _populations(cell: Cell, where: Path, drawing: Drawing) -> Populations:

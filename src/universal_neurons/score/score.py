@@ -43,7 +43,7 @@ class Further(TypedDict, total=False):
     similarity
         Those of `similar_pair.compare_pair`, of all pairs.
     random_directions
-        Those of `random_directions.random_pair`, of all pairs.
+        That of `random_directions.random_step`.
     """
 
     given: Sequence[str | Path]
