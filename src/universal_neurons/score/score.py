@@ -49,7 +49,7 @@ class Further(TypedDict, total=False):
     given: Sequence[str | Path]
 
     similarity: Sequence[str | Path]
-    random_directions: Sequence[str | Path]
+    random_directions: str | Path | None
 
 
 def score_step(
@@ -95,9 +95,9 @@ def score_step(
         If the stores are not of one run.
     """
     given, similarity = more.get("given", ()), more.get("similarity", ())
-    random_directions = more.get("random_directions", ())
-    further = [*permuted, *given, *similarity, *random_directions]
-    check_same_run([*parts, *moments, *further, *([influence] if influence else [])])
+    random_directions = more.get("random_directions")
+    single = [store for store in (influence, random_directions) if store]
+    check_same_run([*parts, *moments, *permuted, *given, *similarity, *single])
     step_matches = StepMatches.read(parts)
     influences = read_by_pair([influence]) if influence else {}
     means = mean_over_others(influences)
@@ -113,7 +113,7 @@ def score_step(
     if untrained:
         chance["untrained"] = nulls.untrained_null(read_table(untrained))
     if random_directions:
-        chance[nulls.LEADING] = nulls.random_null(read_by_pair(random_directions), scores)
+        chance[nulls.LEADING] = nulls.random_null(read_by_pair([random_directions]), scores)
     against = {name: chance[name] for name in nulls.leading(chance)}
     scores = nulls.with_p_values(scores, against)
     scores = criterion.judge(with_local_fdr(scores), against, tokens)

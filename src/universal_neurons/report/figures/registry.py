@@ -30,6 +30,7 @@ class Spec(NamedTuple):
 # In the order of the report.
 FIGURES = {
     "emergence": Spec("Universal neurons by step", "universality", ("universality", "fractions")),
+    "emergence_kinds": Spec("Universal, and beyond what", "universality", ("fractions",)),
     "excess_histogram": Spec(
         "Distribution of excess correlation", "universality", ("universality", "nulls")
     ),

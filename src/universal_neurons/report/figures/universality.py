@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullLocator
 
 from universal_neurons.report.figures.style import (
     BLACK,
     GREY,
     MAX_NAMED,
+    OKABE_ITO,
     StepLocator,
     color_key,
     dot_size,
@@ -32,12 +33,21 @@ from universal_neurons.report.figures.style import (
 )
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.words import criterion_met
+from universal_neurons.score.kinds import BEYOND_RANDOM, GIVEN_TOKEN
 from universal_neurons.score.nulls import BIN_WIDTH, LEADING
 from universal_neurons.score.token_budget import ENOUGH
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # How the curves of chance are drawn.
 _NULL_STYLES = {LEADING: "-", "rotated": ":", "permuted": "-.", "untrained": "--"}
+
+
+# Kinds of universal neurons: column of `fractions`, prefix of its ends, name.
+_KINDS = (
+    ("mean_fraction", "", "universal"),
+    (BEYOND_RANDOM, f"{BEYOND_RANDOM}_", "beyond random directions"),
+    (GIVEN_TOKEN, f"{GIVEN_TOKEN}_", "universal given the token"),
+)
 
 
 def emergence(findings: Findings) -> Figure:
@@ -81,6 +91,34 @@ def emergence(findings: Findings) -> Figure:
         step_axis(ax, steps)
         if not counts["n_universal"].any():
             say(ax, f"no neuron\n{criterion_met(findings.criterion)}\nat any step")
+    return figure
+
+
+def emergence_kinds(findings: Findings) -> Figure:
+    """Shares universal, beyond random directions and given the token, by step and by layer.
+
+    Bands are the intervals of the means over seeds. On the right the last step's layers.
+    """
+    table = findings.tables["fractions"]
+    mean = table[table["seed"] == ""].sort_values(["step", "layer"])
+    overall = mean[mean["layer"] == ALL_LAYERS]
+    last = mean[(mean["step"] == mean["step"].max()) & (mean["layer"] != ALL_LAYERS)]
+    figure = Figure(figsize=(7.4, 3.1), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    dot = dot_size(len(overall))
+    for (column, prefix, name), color in zip(_KINDS, OKABE_ITO, strict=False):
+        if overall[column].isna().all():
+            continue
+        for ax, rows, x in ((axes[0], overall, "step"), (axes[1], last, "layer")):
+            low, high = rows[f"{prefix}low"], rows[f"{prefix}high"]
+            ax.fill_between(rows[x], low, high, color=color, alpha=0.15, lw=0)
+            ax.plot(rows[x], rows[column], color=color, lw=1.6, marker="o", ms=dot, label=name)
+    percent_axis(axes)
+    step_axis(axes[0], sorted(set(overall["step"])))
+    axes[0].set(ylabel="neurons, mean over seeds", title="All layers")
+    axes[1].set(xlabel="layer", title=f"Step {mean['step'].max():,}")
+    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend(frameon=False, fontsize="small", loc="best")
     return figure
 
 
