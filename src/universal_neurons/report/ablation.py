@@ -206,7 +206,7 @@ def _at_equal_energy(row: pd.Series) -> str:
     if row["n_within"] < row["n_seeds"]:
         seeds += f" of {row['n_seeds']}, in which others change as much and clearly cost something"
     if row["verdict"] == "not known":
-        return f"{row['ratio']:.2f} with {what} ({seeds}; no interval)"
+        return f"{number(row['ratio'], 2)} with {what} ({seeds}; no interval)"
     says = {"more": "more", "less": "less", "undecided": "not distinguishable from 1"}
     interval = f"95 % interval {row['low']:.2f} to {row['high']:.2f}, {seeds}"
     return f"{row['ratio']:.2f} with {what} ({interval}): {says[row['verdict']]}"

@@ -38,8 +38,9 @@ def opening(findings: Findings) -> str:
     sentences = [f"Of the neurons at the last step ({now['step']:,}), {shares} (mean over seeds)."]
     if pd.notna(now[BEYOND_RANDOM]) and now["expected_beyond_random"] > 0:
         sentences.append(
-            f"In all, {number(now['expected_beyond_random'], 0)} of {now['n_neurons']:,} are "
-            "expected to be better than random directions, whichever they are."
+            f"By all p-values together, about {number(now['expected_beyond_random'], 0)} of "
+            f"{now['n_neurons']:,} do better than random directions; of most of them it can't be "
+            "said singly."
         )
     if first["step"] != now["step"]:
         moved = listed([f"{percent(first[k])} to {percent(now[k])}" for k in known])
