@@ -61,6 +61,15 @@ def test_every_kind_is_counted_by_its_own_excess_and_threshold():
     assert everywhere["expected_beyond_random"] == pytest.approx(0.25 * 5 * N, rel=0.1)
 
 
+def test_where_no_excess_could_pass_there_is_no_interval():
+    scores, matches = tables(np.random.default_rng(0))
+    influences = {pair: np.zeros((4, N), np.float32) for pair in permutations(SEEDS, 2)}
+    table = fractions_of_kinds(scores, matches, influences, np.full(len(scores), np.inf))
+    assert (table["beyond_random"] == 0).all()
+    assert table[["beyond_random_low", "beyond_random_high"]].isna().all(axis=None)
+    assert table[["low", "high"]].notna().all(axis=None)
+
+
 def test_what_was_not_compared_is_null_and_the_rest_stays():
     scores, matches = tables(np.random.default_rng(0))
     nothing = matches.assign(given_token_corr=np.nan, given_token_baseline=np.nan)

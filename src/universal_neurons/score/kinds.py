@@ -103,6 +103,9 @@ def _fraction(
     found = fractions_table(judged, own, kind.influences or still)
     if not kind.influences:
         found.loc[found["seed"] != "", ["low", "high"]] = np.nan
+    # Where no excess could pass, none of a resample could either: that is no interval.
+    if np.isinf(kind.threshold.to_numpy()).all():
+        found[["low", "high"]] = np.nan
     columns = {"mean_fraction": name, "low": f"{name}_low", "high": f"{name}_high"}
     found = found.rename(columns=columns)[["seed", "layer", *columns.values()]]
     if unknown:

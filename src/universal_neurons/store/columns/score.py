@@ -325,7 +325,11 @@ FRACTIONS = Table(
             nullable=True,
         ),
         *_new_seed("", "universal"),
-        *_kind("beyond_random", "beyond random directions (q-value below the rate)", INTERVAL),
+        *_kind(
+            "beyond_random",
+            "beyond random directions (q-value below the rate)",
+            f"{INTERVAL} and where no excess would do, as the null has too few values",
+        ),
         Column(
             *("expected_beyond_random", "float64", "neurons"),
             "How many neurons are expected to be better than random directions, whichever they are "
