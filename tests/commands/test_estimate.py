@@ -168,7 +168,7 @@ def test_bytes_and_time_are_those_of_a_run(where):
     result = snakemake(where, real=True)
     took = time.monotonic() - start
     assert result.returncode == 0, result.stdout
-    folders = ("activations", "sums", "within", "rotations.zarr")
+    folders = ("activations", "sums", "within", "classes", "given", "rotations.zarr")
     stored = sum(
         file.stat().st_size
         for folder in folders

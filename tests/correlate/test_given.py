@@ -293,8 +293,9 @@ def test_refined_pairs_have_the_same_correlations_given_the_token(hard, computed
         sides.append(Side([Activations(x / "activations.zarr") for x in shards], own, turned))
         givens.append(Given(where / f"given{i}.zarr", own, rotations))
     found = GivenRefined(*givens)
+    documents = planted.documents(sum(store.n_tokens for store in sides[0].stores))
     plain, screening = refine(
-        *sides, screen(*sides, [0, 1], Sampling(0.3, 4, CONTEXT)), given=found
+        *sides, screen(*sides, [0, 1], Sampling(0.3, 4), documents), given=found
     )
     ways = zip(matches.given.values(), plain, found.found(), strict=True)
     for exact, of_all, own in ways:

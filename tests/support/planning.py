@@ -36,7 +36,7 @@ def grid(shape=SMALL, seeds=("0", "1", "2"), sections=None, **corpus):
     """A grid of models of one size; `sections` and `corpus` change the configuration."""
     sections = {"models": {"seeds": list(seeds)}, "corpus": corpus, **(sections or {})}
     changes = {name: replace(getattr(PLAIN, name), **keys) for name, keys in sections.items()}
-    return Grid(replace(PLAIN, **changes), dict.fromkeys(seeds, shape))
+    return Grid(replace(PLAIN, **changes), dict.fromkeys(seeds, shape), None)
 
 
 def rule_names(files):

@@ -222,7 +222,7 @@ CHANGES = {
     ),
     "a seed less": (
         {"models": {"seeds": SEEDS[1:]}},
-        {**JOINED, "influence": 2, "ablate": 12, "doses": 4},
+        {**JOINED, "influence": 2, "random_directions": 2, "ablate": 12, "doses": 4},
     ),
 }
 

@@ -49,10 +49,13 @@ class Grid:
         Of the run.
     shapes
         Size of every seed's models.
+    vocabulary
+        Their token ids, as far as that is known.
     """
 
     config: Config
     shapes: Mapping[str, Shape]
+    vocabulary: int | None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Grid:
@@ -64,7 +67,8 @@ class Grid:
         typed = Config.of(config)
         models, train = typed.models, typed.models.train
         if models.source == "train":
-            return cls(typed, dict.fromkeys(models.seeds, Shape(train.layers, train.d_mlp)))
+            shape = Shape(train.layers, train.d_mlp)
+            return cls(typed, dict.fromkeys(models.seeds, shape), train.vocab_size)
         cells = list(product(models.seeds, models.steps))
         directories = [Path(model_directory(config, seed, step)) for seed, step in cells]
         if models.source == "hub":
@@ -95,7 +99,7 @@ class Grid:
                 "capture.store: false runs all seeds side by side and needs them to have one size; "
                 "use true"
             )
-        return cls(typed, shapes)
+        return cls(typed, shapes, max(vocabularies, default=None))
 
     @property
     def seeds(self) -> list[str]:

@@ -81,9 +81,7 @@ class Sizes:
     @property
     def classes(self) -> int:
         """Identities of tokens that occur among the scored ones, at most."""
-        models = self.grid.config.models
-        known = models.train.vocab_size if models.source == "train" else VOCABULARY
-        return min(known, self.scored)
+        return min(self.grid.vocabulary or VOCABULARY, self.scored)
 
     @property
     def class_sums(self) -> float:
