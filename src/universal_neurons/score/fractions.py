@@ -75,7 +75,7 @@ def fractions_table(
     Returns
     -------
     DataFrame
-        `columns.score.FRACTIONS`. Without influences, or with those of a single group, nothing has
+        `columns.fractions.FRACTIONS`. Without influences, or with those of a single group, nothing has
         an interval; with fewer seeds than `LEAST_SEEDS` the mean has none.
     """
     shares = _resampled(universality, matches, influences, draws, seed)

@@ -16,7 +16,7 @@ from universal_neurons.store.columns.declare import ALL_LAYERS
 
 Influences = Mapping[tuple[str, str], NDArray[np.float32]]
 
-# What they are called in `columns.score.FRACTIONS`.
+# What they are called in `columns.fractions.FRACTIONS`.
 BEYOND_RANDOM, GIVEN_TOKEN = "beyond_random", "given_token"
 
 
@@ -61,7 +61,7 @@ def fractions_of_kinds(
     Returns
     -------
     DataFrame
-        `columns.score.FRACTIONS`. What was not compared is null.
+        `columns.fractions.FRACTIONS`. What was not compared is null.
     """
     table = fractions_table(universality, matches, influences)
     excess = matches["best_corr"] - matches["baseline_corr"]

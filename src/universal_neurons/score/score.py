@@ -105,15 +105,9 @@ def score_step(
     tokens = effective_tokens(moments)
     scores = with_choices(universality_table(matches, means), step_matches.found)
     scores = nulls.with_strata(scores, tokens)
-    chance = {"rotated": nulls.rotated_null(step_matches.found, scores)}
     unrelated = StepMatches.read(permuted)
-    if permuted:
-        noise = universality_table(matches_table(unrelated, step))
-        chance["permuted"] = nulls.permuted_null(noise, scores)
-    if untrained:
-        chance["untrained"] = nulls.untrained_null(read_table(untrained))
-    if random_directions:
-        chance[nulls.LEADING] = nulls.random_null(read_by_pair([random_directions]), scores)
+    chance = {"rotated": nulls.rotated_null(step_matches.found, scores)}
+    chance |= _measured(scores, unrelated, untrained, random_directions)
     against = {name: chance[name] for name in nulls.leading(chance)}
     scores = nulls.with_p_values(scores, against)
     scores = criterion.judge(with_local_fdr(scores), against, tokens)
@@ -136,3 +130,21 @@ def score_step(
         "screening": screening_table(step_matches.screenings, step),
         "similarity": similarity_table(layers, step),
     }
+
+
+def _measured(
+    scores: pd.DataFrame,
+    unrelated: StepMatches,
+    untrained: str | Path | None,
+    random_directions: str | Path | None,
+) -> dict[str, pd.DataFrame]:
+    """The nulls that were measured, by name, as `nulls.p_values` takes them."""
+    found = {}
+    if unrelated.found:
+        noise = universality_table(matches_table(unrelated, int(scores["step"].iloc[0])))
+        found["permuted"] = nulls.permuted_null(noise, scores)
+    if untrained:
+        found["untrained"] = nulls.untrained_null(read_table(untrained))
+    if random_directions:
+        found[nulls.LEADING] = nulls.random_null(read_by_pair([random_directions]), scores)
+    return found

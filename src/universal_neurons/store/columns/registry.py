@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from universal_neurons.store.columns.ablate import ABLATION, DOSES, EFFECTS, SINGLE
 from universal_neurons.store.columns.describe import MODELS, NEURONS, SUBSETS
+from universal_neurons.store.columns.fractions import FRACTIONS
 from universal_neurons.store.columns.persist import PERSISTENCE, TRACE, TRAJECTORIES
 from universal_neurons.store.columns.score import (
-    FRACTIONS,
     GROUPS,
     MATCHES,
     NULLS,
