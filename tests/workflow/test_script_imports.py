@@ -20,7 +20,7 @@ USED = {
     **dict.fromkeys(("ablate", "doses", "effects", "trace"), MODELS | TABLES),
     **dict.fromkeys(("capture", "capture_first", "restore"), MODELS | SUMS),
     **dict.fromkeys(("direct", "direct_first", "direct_more"), MODELS | SUMS),
-    **dict.fromkeys(("influence", "match", "permuted", "refine", "screen"), SUMS),
+    **dict.fromkeys(("given", "influence", "match", "permuted", "refine", "screen"), SUMS),
     **dict.fromkeys(("tokenizer", "train"), MODELS),
     **dict.fromkeys(("concatenate", "join_effects", "persistence", "trajectories"), TABLES),
     **dict.fromkeys(("models", "neurons", "report", "score", "subsets"), TABLES | SUMS),

@@ -75,8 +75,8 @@ def fractions_table(
     Returns
     -------
     DataFrame
-        `columns.fractions.FRACTIONS`. Without influences, or with those of a single group, nothing has
-        an interval; with fewer seeds than `LEAST_SEEDS` the mean has none.
+        `columns.fractions.FRACTIONS`. Without influences, or with those of a single group, nothing
+        has an interval; with fewer seeds than `LEAST_SEEDS` the mean has none.
     """
     shares = _resampled(universality, matches, influences, draws, seed)
     rows = []
