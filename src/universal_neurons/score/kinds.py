@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from universal_neurons.score.fractions import fractions_table
 from universal_neurons.score.local_fdr import null_share
 from universal_neurons.score.new_seed import new_seed_table
+from universal_neurons.score.notions import rows_of_pairs
+from universal_neurons.score.universality import mean_over_others
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 Influences = Mapping[tuple[str, str], NDArray[np.float32]]
@@ -84,20 +86,22 @@ def _named(kind: str, column: str) -> str:
     return f"{kind}_{column}" if kind else column
 
 
+def _by_pair(matches: pd.DataFrame, kind: Kind) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Excess by (seed, other seed), shape (N,)."""
+    excess = kind.excess.to_numpy()
+    return {pair: excess[rows] for pair, rows in rows_of_pairs(matches).items()}
+
+
 def _fraction(
     universality: pd.DataFrame, matches: pd.DataFrame, kind: Kind, name: str
 ) -> pd.DataFrame:
     """``seed, layer, name, name_low, name_high``, ends of single seeds where tokens have theirs."""
-    by_pair = kind.excess.groupby([matches["seed"], matches["other_seed"]], observed=True)
-    pairs = {(str(a), str(b)): own.to_numpy() for (a, b), own in by_pair}
+    pairs = _by_pair(matches, kind)
     unknown = bool(kind.excess.isna().all())
     # Without influences only the seeds move the fraction.
     still = {pair: np.zeros((2, len(own)), np.float32) for pair, own in pairs.items()}
-    mean = [
-        np.mean([x for (a, _), x in pairs.items() if a == seed], axis=0)
-        for seed in dict.fromkeys(universality["seed"])
-    ]
-    above = np.concatenate(mean) > kind.threshold.to_numpy()
+    mean = np.concatenate([*mean_over_others(pairs).values()])
+    above = mean > kind.threshold.to_numpy()
     judged = universality.assign(threshold=kind.threshold, universal=above)
     own = matches.assign(best_corr=kind.excess, baseline_corr=0.0)
     found = fractions_table(judged, own, kind.influences or still)
@@ -116,12 +120,10 @@ def _fraction(
 def _new_seed(
     universality: pd.DataFrame, matches: pd.DataFrame, kind: Kind, name: str
 ) -> pd.DataFrame:
-    by_pair = kind.excess.groupby([matches["seed"], matches["other_seed"]], observed=True)
-    excess = {(str(a), str(b)): own.to_numpy() for (a, b), own in by_pair}
     seeds = universality["seed"]
     threshold = {str(s): x.to_numpy() for s, x in kind.threshold.groupby(seeds, observed=True)}
     layer = {str(s): x.to_numpy() for s, x in universality["layer"].groupby(seeds, observed=True)}
-    found = new_seed_table(excess, threshold, layer).drop(columns="cases")
+    found = new_seed_table(_by_pair(matches, kind), threshold, layer).drop(columns="cases")
     new = {"new_seed": "new_seed", "low": "new_seed_low", "high": "new_seed_high"}
     return found.rename(columns={old: _named(name, column) for old, column in new.items()})
 
