@@ -104,7 +104,7 @@ class RandomMatches:
     rotations, rotating
         The run's rotations, and how neurons are rotated.
     kernel
-        See `kernels.choose_kernel`.
+        See `kernels.add_products`.
     """
 
     def __init__(
@@ -132,7 +132,6 @@ class RandomMatches:
         """
         a, b = own.neurons(0), self._neurons
         blocks = own.store.row_blocks(block_tokens(max(a.d_mlp + b.d_mlp)))
-        kernel = choose_kernel(self._kernel, 2 * own.store.n_tokens * len(a.std) * len(b.std))
         excess = np.empty(len(a.std))
         for layer, rows in enumerate(a.layers):
             read = Reader(max((block.stop - block.start for block in blocks), default=0))
@@ -140,7 +139,7 @@ class RandomMatches:
             tiles = [zeros(a.d_mlp[layer], d, own.store.encoding) for d in b.d_mlp]
             mine, what = partial(read, own.store, layer), f"blocks of layer {layer}"
             for _, j, codes, theirs in paired(blocks, mine, others, what):
-                tiles[j] = add_products(tiles[j], codes, theirs, kernel)
+                tiles[j] = add_products(tiles[j], codes, theirs, self._kernel)
             corr = np.empty((a.d_mlp[layer], len(b.std)))
             for columns, tile in zip(b.layers, tiles, strict=True):
                 standardised(tile, a, rows, b, columns, corr[:, columns])
@@ -167,8 +166,10 @@ def random_step(
         All seeds at the step.
     drawing
         How many directions, and on what tokens.
-    rotations, rotating, kernel
+    rotations, rotating
         See `RandomMatches`.
+    kernel
+        See `kernels.choose_kernel`.
     path
         Store to make: per (seed, other seed) the excess, shape (draws, N), see
         `arrays.read_by_pair`. Beside it is the room for what is removed at the end: the
@@ -192,7 +193,9 @@ def random_step(
         first, *others = found.values()
         for another in others:
             first.store.check_same_tokens(another.store)
-        matrices = Added([rotations])
+        matrices, neurons = Added([rotations]), sum(len(of.neurons(0).std) for of in found.values())
+        # Of all pairs together: each alone may be too few to look for the fastest one.
+        kernel = choose_kernel(kernel, 2 * drawing.draws * first.store.n_tokens * neurons**2)
         excess: dict[tuple[str, str], list[NDArray]] = {pair: [] for pair in permutations(found, 2)}
         for other, draw in progress([*product(found, range(drawing.draws))], "draws"):
             among = RandomMatches(found[other], draw, matrices, rotating, kernel)
