@@ -28,7 +28,9 @@ ALLOWED = {
     "persist": {"models", "store"},
     "report": {"persist", "score", "store"},
     "plan": {"activations", "models", "prepare", "store"},
-    "commands": {"activations", "plan", "prepare", "report", "store"},
+    "api": {"activations", "correlate", "models", "store"},
+    "export": {"api"},
+    "commands": {"activations", "api", "export", "plan", "prepare", "report", "store"},
 }
 
 

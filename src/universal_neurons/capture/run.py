@@ -214,6 +214,8 @@ def fix_codes(cell: Cell, *, calibration: str | Path, facts: str | Path) -> None
         "seed": cell.seed,
         "step": cell.step,
         "source": cell.source,
+        "directory": str(cell.directory),
+        "dtype": cell.options.dtype,
         "revision": hub.commit(str(cell.directory)),
         "sha256": cell.attributes["model_sha256"],
         "n_layers": len(cell.model.d_mlp),

@@ -43,6 +43,36 @@ def _compare_published(given: argparse.Namespace) -> str:
     return published.page(given.results)
 
 
+def _show(given: argparse.Namespace) -> str:
+    from universal_neurons.api.run import open_run
+
+    return str(open_run(given.results).neuron_at(given.neuron))
+
+
+def _export_csv(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import export
+
+    return export.csv(given.results, given.table, given.output)
+
+
+def _export_gurnee(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import export
+
+    return export.gurnee(given.results, given.seed, given.step, given.output)
+
+
+def _export_rosetta(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import export
+
+    return export.rosetta(given.results, given.seeds, given.step, given.output)
+
+
+def _export_neuronpedia(given: argparse.Namespace) -> str:
+    from universal_neurons.commands import export
+
+    return export.neuronpedia(given.results, given.seed, given.model_id, given.output)
+
+
 # Commands import what they need when they are called: pandas and torch take seconds.
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -91,8 +121,46 @@ def _parser() -> argparse.ArgumentParser:
         "Universal neurons of a run of GPT-2 Small beside the published counts.",
         _compare_published,
     )
-    published.add_argument("results", type=Path, help="the run's directory, results/<run>")
+    show = add("show", "The card of a neuron: scores, partners, training, examples.", _show)
+    for command in (published, show):
+        command.add_argument("results", type=Path, help="the run's directory, results/<run>")
+    show.add_argument("neuron", help="seed/step/layer/neuron, as 0/400/1/86")
+    export = add("export", "Results in the formats of other tools.", None)
+    _add_exports(export.add_subparsers(required=True, metavar="KIND"))
     return parser
+
+
+def _add_exports(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def add(name: str, about: str, run: object, output: str) -> argparse.ArgumentParser:
+        found = kinds.add_parser(name, help=about, description=about)
+        found.set_defaults(run=run)
+        found.add_argument("results", type=Path, help="the run's directory, results/<run>")
+        found.add_argument("--output", type=Path, help=f"what to write ({output})")
+        return found
+
+    csv = add("csv", "A table as CSV.", _export_csv, "TABLE.csv")
+    csv.add_argument("table", help="its name, as universality; docs/tables.md has all")
+    gurnee = add(
+        "gurnee", "The columns of universal.csv of 2401.12181.", _export_gurnee, "universal.csv"
+    )
+    rosetta = add(
+        "rosetta",
+        "Mutual matches of two seeds as best_buddies.json.",
+        _export_rosetta,
+        "best_buddies.json",
+    )
+    rosetta.add_argument("--seeds", nargs=2, metavar="SEED", help="which (the first two)")
+    for command in (gurnee, rosetta):
+        command.add_argument("--step", type=int, help="which step (the last)")
+    neuronpedia = add(
+        "neuronpedia",
+        "Features and activations of a seed for Neuronpedia.",
+        _export_neuronpedia,
+        "neuronpedia/",
+    )
+    neuronpedia.add_argument("--model-id", required=True, help="the model's name there")
+    for command in (gurnee, neuronpedia):
+        command.add_argument("--seed", help="which seed (the first)")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

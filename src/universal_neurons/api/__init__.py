@@ -1,0 +1,1 @@
+"""A finished run as a Python object, and correlations without a workflow."""
