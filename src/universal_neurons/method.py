@@ -21,5 +21,5 @@ METHOD_VERSION = {
     "ablate": 4,
     "persist": 4,
     "trace": 1,
-    "report": 11,
+    "report": 12,
 }

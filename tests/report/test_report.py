@@ -22,10 +22,12 @@ from universal_neurons.report.figures.registry import FIGURES
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.headlines import headlines
 from universal_neurons.report.page import write_report
+from universal_neurons.report.questions import OPENING_FIGURE, QUESTIONS, belongs
 from universal_neurons.report.results import read_benchmarks
 from universal_neurons.report.tables import short_tables
+from universal_neurons.report.tiles import tiles
 from universal_neurons.report.trust import trust, warnings
-from universal_neurons.report.words import extremes
+from universal_neurons.report.words import extremes, percent, share_range
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.nulls import BIN_WIDTH, LEADING, histograms
 
@@ -749,6 +751,51 @@ def test_the_page_stands_on_its_own(demo, drawn, tmp_path):
     assert not re.search(r"url\(|@import", page)
 
 
+def test_every_figure_paragraph_and_table_answers_one_question(demo):
+    figures = [*(name for question in QUESTIONS for name in question.figures), OPENING_FIGURE]
+    assert sorted(figures) == sorted(FIGURES)
+    opening, *said = headlines(findings(demo), CONFIG)
+    assert opening.topic == "In short"
+    for each in said:
+        assert sum(belongs(each.topic, question) for question in QUESTIONS) == 1, each.topic
+    titles = [title for question in QUESTIONS for title in question.tables]
+    benchmarks = {"capture": {"jobs": 1.0, "seconds": 1.0, "memory_mb": 1.0}}
+    preferences = pd.DataFrame({"subset": ["a"], "n_tokens": 5, "n_neurons": 2, "n_universal": 1})
+    shown = {table.title for table in short_tables(findings(demo), benchmarks, preferences)}
+    assert len(set(titles)) == len(titles)
+    assert shown <= set(titles)
+
+
+def test_what_cannot_be_drawn_is_a_sentence(tmp_path):
+    """One step: nothing can persist, and there is no figure that says so."""
+    tables = synthetic.tables(steps=[5])
+    for name in FIGURES:
+        save(figure(name, findings(tables)), tmp_path / name)
+    page = page_of(tables, tmp_path, tmp_path)
+    assert "Does the function move to another index?: one step only: nothing can move." in page
+    assert 'alt="Does the function move to another index?"' not in page
+    assert 'alt="Universal neurons by step"' in page
+
+
+def test_the_tiles_are_the_numbers_of_the_tables(demo):
+    shares = demo["fractions"].query("seed == '' and layer == -1").sort_values("step").iloc[-1]
+    shown = {tile.label: tile for tile in tiles(findings(demo))}
+    assert shown["universal"].value == percent(shares["mean_fraction"])
+    assert share_range(shares["low"], shares["high"]) in shown["universal"].note
+    known = demo["persistence"].query("layer == -1 and n_from > 0")
+    last = known[known["to_step"] == known["to_step"].max()]
+    last = last[last["from_step"] == last["from_step"].max()]
+    kept = shown["persist to the last step"]
+    assert kept.value == percent(last["n_both"].sum() / last["n_from"].sum())
+    assert "measured anew there" in kept.note
+
+
+def test_tiles_say_why_a_number_is_missing():
+    notes = {tile.label: tile for tile in tiles(findings(synthetic.tables(steps=[5])))}
+    assert notes["persist to the last step"].value == "–"
+    assert notes["persist to the last step"].note == "this run has one step"
+
+
 def test_every_anchor_leads_somewhere(demo, drawn, tmp_path):
     page = page_of(demo, drawn, tmp_path)
     for anchor in re.findall(r'href="#([^"]+)"', page):
@@ -773,7 +820,8 @@ def test_names_are_escaped(demo, drawn, tmp_path):
 def test_captions_are_sound(demo, drawn, tmp_path):
     page = page_of(demo, drawn, tmp_path)
     assert "system-message" not in page
-    assert page.count("<figcaption><p><strong>What.</strong>") == len(FIGURES)
+    shown = page.count("<figcaption>")
+    assert page.count("<p><strong>What.</strong>") == shown == len(FIGURES)
     for path in CAPTIONS.glob("*.rst"):
         # Snakemake renders captions as Jinja templates.
         assert not re.search(r"\{[{%#]", path.read_text()), path
@@ -819,7 +867,7 @@ def test_a_missing_caption_or_figure_is_named(demo, drawn, tmp_path):
         "provenance": ORIGIN,
         "out": tmp_path / "report.html",
     }
-    with pytest.raises(UserError, match=r"workflow\.rst is missing"):
+    with pytest.raises(UserError, match=r"\.rst is missing: every figure needs a caption"):
         write_report(demo, drawn, tmp_path, **options)
     with pytest.raises(UserError, match=r"emergence\.svg is missing"):
         write_report(demo, tmp_path, CAPTIONS, **options)

@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from markupsafe import Markup
 from universal_neurons.errors import UserError
 from universal_neurons.report.figures.registry import FIGURES
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.headlines import headlines
+from universal_neurons.report.headlines import Headline, headlines
 from universal_neurons.report.origin import origin
+from universal_neurons.report.questions import OPENING_FIGURE, QUESTIONS, Question, belongs
 from universal_neurons.report.results import (
     Tables,
     check_rows,
@@ -28,7 +30,9 @@ from universal_neurons.report.results import (
     subset_preferences,
 )
 from universal_neurons.report.tables import short_tables
+from universal_neurons.report.tiles import tiles
 from universal_neurons.report.trust import trust, warnings
+from universal_neurons.report.words import ShortTable
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.store.arrays import attributes_of
 from universal_neurons.store.files import read_record, replacing
@@ -78,14 +82,18 @@ def write_report(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    opening, *said = headlines(findings, config)
+    short = short_tables(findings, benchmarks, subsets)
+    drawn = {name: _figure(name, Path(figures), Path(captions)) for name in FIGURES}
     page = environment.get_template("report.html.j2").render(
         run=config["run"],
         warnings=warnings(findings, config),
-        headlines=headlines(findings, config),
+        tiles=tiles(findings),
+        opening=opening,
+        opening_figure=drawn[OPENING_FIGURE],
+        sections=[_section(question, said, drawn, short) for question in QUESTIONS],
         introduction=_caption(Path(captions) / "workflow.rst"),
         trust=trust(findings, config, int(provenance["scored tokens"])),
-        figures=[_figure(name, Path(figures), Path(captions)) for name in FIGURES],
-        tables=short_tables(findings, benchmarks, subsets),
         configuration=_as_yaml(config),
         provenance=provenance,
     )
@@ -131,16 +139,38 @@ def report_run(
     )
 
 
+def _section(
+    question: Question,
+    headlines: Sequence[Headline],
+    figures: Mapping[str, Mapping[str, Any]],
+    tables: Sequence[ShortTable],
+) -> dict[str, Any]:
+    """What the report shows for a question; figures that show nothing are sentences."""
+    chosen = [figures[name] for name in question.figures]
+    by_title = {table.title: table for table in tables}
+    return {
+        "anchor": question.anchor,
+        "title": question.title,
+        "headlines": [each for each in headlines if belongs(each.topic, question)],
+        "figures": [figure for figure in chosen if not figure["nothing"]],
+        "not_drawn": [figure for figure in chosen if figure["nothing"]],
+        "tables": [by_title[title] for title in question.tables if title in by_title],
+    }
+
+
 def _figure(name: str, figures: Path, captions: Path) -> dict[str, Any]:
     path = figures / f"{name}.svg"
     if not path.is_file():
         raise UserError(f"{path} is missing: draw the figures first")
     svg = path.read_bytes()
+    # Of `figures.style.message`.
+    said = re.search(rb"<dc:description>(.*?)</dc:description>", svg, re.DOTALL)
     # Matplotlib gives the size in points, of which 72 make 96 CSS pixels.
     width = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', svg)
     return {
         "name": name,
         "title": FIGURES[name].title,
+        "nothing": unescape(said[1].decode()) if said else "",
         "caption": _caption(captions / f"{name}.rst"),
         "source": f"data:image/svg+xml;base64,{b64encode(svg).decode()}",
         "width": round(float(width[1]) * 96 / 72) if width else 900,

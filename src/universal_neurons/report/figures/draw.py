@@ -45,9 +45,12 @@ def draw(name: str, findings: Findings) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as ``<path>.svg`` and ``<path>.png``; the same figure gives the same bytes."""
-    path = Path(path)
-    options: dict[str, dict[str, Any]] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
+    """Write a figure as ``<path>.svg`` and ``<path>.png``; the same figure gives the same bytes.
+
+    What `style.message` says in place of a drawing is the description among the SVG's metadata.
+    """
+    path, about = Path(path), {"Date": None, "Description": figure.get_label() or None}
+    options: dict[str, dict[str, Any]] = {"svg": {"metadata": about}, "png": {"dpi": 150}}
     for kind, how in options.items():
         with styled(), replacing(path.with_name(f"{path.name}.{kind}")) as temporary:
             figure.savefig(temporary, format=kind, **how)

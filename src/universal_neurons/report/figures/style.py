@@ -195,8 +195,9 @@ def say(ax: Axes, text: str) -> None:
 
 
 def message(text: str) -> Figure:
-    """A figure that says why there is nothing to draw."""
+    """A figure that says why there is nothing to draw, in its label too."""
     figure = Figure(figsize=(5.2, 1.4), layout="constrained")
+    figure.set_label(text)
     ax = figure.subplots()
     ax.set_axis_off()
     say(ax, text)
