@@ -27,6 +27,7 @@ include: "workflow/rules/correlate.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/ablate.smk"
 include: "workflow/rules/persist.smk"
+include: "workflow/rules/describe.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -48,7 +49,7 @@ onsuccess:
 rule all:
     default_target: True
     input:
-        expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
+        expand(f"{RESULTS}/{{table}}.parquet", table=[*TABLES, *DESCRIBED]),
         f"{RESULTS}/report.html",
         # The page has them in it, but a page alone is half a report.
         expand(f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["svg", "png"]),

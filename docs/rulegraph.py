@@ -7,7 +7,10 @@ import sys
 
 from snakemake_logger_plugin_stages import STAGES, stage_of
 
-COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#999999")
+COLOURS = (
+    *("#56b4e9", "#e69f00", "#009e73", "#f0e442"),
+    *("#d55e00", "#cc79a7", "#0072b2", "#999999"),
+)
 
 graph = sys.stdin.read()
 rules = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))

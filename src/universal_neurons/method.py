@@ -21,5 +21,6 @@ METHOD_VERSION = {
     "ablate": 4,
     "persist": 4,
     "trace": 1,
+    "examples": 1,
     "report": 12,
 }

@@ -14,6 +14,7 @@ from universal_neurons.ablate import ablation
 from universal_neurons.activations import products
 from universal_neurons.capture import direct
 from universal_neurons.correlate import given, permuted, refine, similar_pair
+from universal_neurons.describe import chosen, collect, examples, windows
 from universal_neurons.plan import cost, sizes
 from universal_neurons.plan.counts import counts
 from universal_neurons.score import influence, untrained
@@ -32,6 +33,10 @@ COPIES = {
     "GIVEN_DRAWS": given.DRAWS,
     "REFINE_TOKENS": refine.DOT_TOKENS,
     "REFINE_BYTES": refine.EXACT_BYTES,
+    "CONTEXTS": collect.TOP + len(collect.BANDS) * collect.OF_BAND + collect.RANDOM,
+    "WINDOW": windows.BEFORE + 1 + windows.AFTER,
+    "SAMPLE_TOKENS": examples.SAMPLE_TOKENS,
+    "OTHERS": chosen.EFFECTS + chosen.OTHERS,
 }
 LARGE = {"tokens": 5_000_000, "heldout_tokens": 50_000, "shards": 8}
 GRIDS = {

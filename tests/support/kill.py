@@ -24,7 +24,8 @@ import tiny
 
 TABLES = ["matches", "universality", "persistence", "ablation", "neurons", "models"]
 TABLES += ["fractions", "groups", "nulls", "trajectories", "doses", "effects", "token_budget"]
-TABLES += ["screening", "similarity"]
+TABLES += ["screening", "similarity", "examples", "contexts", "histograms", "activating_tokens"]
+TABLES += ["vocabulary"]
 ARGUMENTS = ("--cores", "2", "--quiet", "all", "--nolock", "--rerun-incomplete")
 
 

@@ -14,6 +14,10 @@ ABLATED = {
     "doses": f"{RUN}/tables/doses/seeda/step10.parquet",
     "effects": f"{RUN}/tables/single/seeda/step10.parquet",
 }
+DESCRIBED = {
+    "examples": (20, f"{RUN}/tables/examples/seeda/step20.parquet"),
+    "contexts": (10, f"{RUN}/tables/contexts/seeda/step10.parquet"),
+}
 TRACE = f"{RUN}/tables/trace/seeda/step10.parquet"
 
 
@@ -45,6 +49,16 @@ def test_only_the_captured_model_is_ablated(exchange, job):
     assert "my models/a/10: its weights (SHA-256 " in done.stdout
     assert "are not those that were captured" in done.stdout
     assert f"rm -r {RUN}/moments/seeda/step10/shard0.zarr" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("job", DESCRIBED)
+def test_only_captured_models_are_described(exchange, job):
+    step, table = DESCRIBED[job]
+    done = tiny.snakemake(exchange(step), "--force", table)
+    assert done.returncode != 0
+    assert f"my models/a/{step}: its weights (SHA-256 " in done.stdout
+    assert "are not those that were captured" in done.stdout
     assert "Traceback" not in done.stdout
 
 

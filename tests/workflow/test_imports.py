@@ -26,6 +26,7 @@ ALLOWED = {
     "score": {"activations", "capture", "correlate", "models", "prepare", "store"},
     "ablate": {"activations", "models", "prepare", "store"},
     "persist": {"models", "store"},
+    "describe": {"activations", "models", "prepare", "store"},
     "report": {"persist", "score", "store"},
     "plan": {"activations", "models", "prepare", "store"},
     "api": {"activations", "correlate", "models", "store"},

@@ -30,7 +30,10 @@ def test_what_is_left_out_is_not_planned(without, monkeypatch):
     expected = {"concatenate_ablation", "concatenate_doses", "join_effects", "trajectories"}
     expected |= {"persistence"}
     drawn = {"models", "figures", "report"}
-    assert tiny.planned(without) == dict.fromkeys({*expected, *drawn}, 1)
+    # Contexts are of the neurons with the largest effects, too.
+    expected |= {"concatenate_examples", "concatenate_contexts"}
+    described = {"examples": 3, "contexts": 6}
+    assert tiny.planned(without) == dict.fromkeys({*expected, *drawn}, 1) | described
     new = tiny.planned(without, "--config", "run=new")
     assert not {"ablate", "doses", "effects", "trace"} & {*new}
     monkeypatch.chdir(without)

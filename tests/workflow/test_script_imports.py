@@ -17,12 +17,15 @@ SUMS = frozenset({"numba"})
 MODELS = frozenset({"torch", "transformers"})
 # What a script may import of them; the others none.
 USED = {
-    **dict.fromkeys(("ablate", "doses", "effects", "trace"), MODELS | TABLES),
+    **dict.fromkeys(
+        ("ablate", "contexts", "doses", "effects", "examples", "trace"), MODELS | TABLES
+    ),
     **dict.fromkeys(("capture", "capture_first", "restore"), MODELS | SUMS),
     **dict.fromkeys(("direct", "direct_first", "direct_more"), MODELS | SUMS),
     **dict.fromkeys(("given", "influence", "match", "permuted", "refine", "screen"), SUMS),
     **dict.fromkeys(("tokenizer", "train"), MODELS),
     **dict.fromkeys(("concatenate", "join_effects", "persistence", "trajectories"), TABLES),
+    "vocabulary": TABLES,
     **dict.fromkeys(("models", "neurons", "report", "score", "subsets"), TABLES | SUMS),
     "figures": TABLES | SUMS | {"matplotlib"},
     "random_directions": MODELS | SUMS,

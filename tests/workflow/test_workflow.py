@@ -48,6 +48,13 @@ COLUMNS = {
     "first_position_share",
     "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss "
     "heldout_loss_later",
+    "examples": "step seed layer neuron band rank sequence position activation start token_ids "
+    "activations",
+    "contexts": "step seed other_seed other_step layer neuron band rank other_layer other_neuron "
+    "activations",
+    "histograms": "step seed layer neuron subset low high counts",
+    "activating_tokens": "step seed layer neuron rank token_id mean count",
+    "vocabulary": "token_id text",
 }
 
 
@@ -151,8 +158,11 @@ MAY_BE_NULL = ["leave_one_out", "assigned_corr"]
 DRAWN = {"figures": 1, "report": 1}
 # Six models, three kinds.
 ABLATED = {"ablate": 18, "doses": 6, "concatenate_ablation": 1, "concatenate_doses": 1, **DRAWN}
+# Contexts are chosen by scores and effects at the last step, and read by all models.
+JOINED_CONTEXTS = {"concatenate_examples": 1, "concatenate_contexts": 1}
+DESCRIBED = {"examples": 3, "contexts": 6, **JOINED_CONTEXTS}
 SCORED = {"score": 2, "concatenate": 1, "persistence": 1, "trajectories": 1}
-SCORED = {**SCORED, **ABLATED, "join_effects": 1}
+SCORED = {**SCORED, **ABLATED, "join_effects": 1, **DESCRIBED}
 JOINED = {**SCORED, "neurons": 1, "models": 1}
 # Of one step: three models.
 OF_A_STEP = {"score": 1, "ablate": 9, "doses": 3}
@@ -164,7 +174,7 @@ CHANGES = {
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
         | {"given": 3, "similarity": 3, "influence": 1, "permuted": 3, "effects": 3, "trace": 3}
         | {"random_directions": 1}
-        | {**JOINED, **OF_A_STEP},
+        | {**JOINED, **OF_A_STEP, "contexts": 9},
     ),
     "a further seed": (
         {"models": {"seeds": [*SEEDS, "late"]}},
@@ -173,7 +183,7 @@ CHANGES = {
         | {"given": 2, "similarity": 6, "permuted": 6, "random_directions": 2}
         | {"effects": 2, "trace": 1}
         # Scores are means over the other seeds, so that all are new, and what is ablated by them.
-        | {**JOINED, "influence": 2, "ablate": 24, "doses": 8},
+        | {**JOINED, "influence": 2, "ablate": 24, "doses": 8, "examples": 4, "contexts": 8},
     ),
     "half as many tokens again, in a further shard": (
         # Of 61 sequences: 30, 31 and then 30 more.
@@ -188,11 +198,12 @@ CHANGES = {
     "another order of the seeds": (
         {"models": {"seeds": SEEDS[::-1]}},
         {"concatenate": 1, "concatenate_ablation": 1, "concatenate_doses": 1, "join_effects": 1}
-        | {"persistence": 1, "trajectories": 1, "neurons": 1, "models": 1, **DRAWN},
+        | {"persistence": 1, "trajectories": 1, "neurons": 1, "models": 1, **DRAWN}
+        | JOINED_CONTEXTS,
     ),
     "fewer held-out tokens": (
         {"corpus": {"heldout_tokens": 10 * 16}},
-        {"selection": 1, "effects": 6, "join_effects": 1, "models": 1, **ABLATED},
+        {"selection": 1, "effects": 6, "join_effects": 1, "models": 1, **ABLATED, **DESCRIBED},
     ),
     "a baseline of standardised neurons": (
         {"baseline": {"standardise": True}},
@@ -215,14 +226,18 @@ CHANGES = {
         {"ablation": {"kinds": ["mean", "zero"]}},
         {"concatenate_ablation": 1, **DRAWN},
     ),
+    "other contexts at random": ({"explorer": {"seed": 1}}, DESCRIBED),
+    "contexts of fewer tokens": ({"explorer": {"tokens": 480}}, DESCRIBED),
+    "contexts of all neurons": ({"explorer": {"neurons": "all"}}, DESCRIBED),
     "a step less": (
         {"models": {"steps": [20]}},
         # Untrained models are those of the first step's architecture.
-        {**JOINED, **OF_A_STEP, "untrained": 1},
+        {**JOINED, **OF_A_STEP, "untrained": 1, "contexts": 3},
     ),
     "a seed less": (
         {"models": {"seeds": SEEDS[1:]}},
-        {**JOINED, "influence": 2, "random_directions": 2, "ablate": 12, "doses": 4},
+        {**JOINED, "influence": 2, "random_directions": 2, "ablate": 12, "doses": 4}
+        | {"examples": 2, "contexts": 4},
     ),
 }
 

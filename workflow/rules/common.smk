@@ -45,6 +45,10 @@ TABLES += ["persistence", "trajectories", "neurons", "models"]
 if GRID.config.corpus.has_subsets:
     TABLES.append("subsets")
 
+# Of contexts, which are chosen at the last step, and of what tokens are.
+OF_CONTEXTS = ["examples", "histograms", "activating_tokens"]
+DESCRIBED = [*OF_CONTEXTS, "contexts", "vocabulary"]
+
 # Paths by wildcards; {seed} and {other} are a pair.
 CORPUS = f"{RESULTS}/corpus"
 # Which subset of the corpus every token is of, where it has subsets.
@@ -105,6 +109,11 @@ ROTATING = {key: config["baseline"][key] for key in ("draws", "standardise")}
 # How random directions are drawn, and what they are matched on.
 DRAWING = {key: config["nulls"]["random_directions"][key] for key in ("draws", "seed")}
 DRAWING["sequences"] = GRID.sequences_of_directions()
+# What neurons are described on, and the step at which their contexts are chosen.
+DESCRIBING = {"n": GRID.described_sequences()}
+DESCRIBING["exclude"] = config["corpus"]["exclude_token_ids"]
+DESCRIBING["positions"] = config["corpus"]["exclude_positions"]
+HOME = GRID.steps[-1]
 # How models are loaded that are run without being captured.
 LOAD = {key: config["capture"][key] for key in ("dtype", "device")}
 
@@ -214,6 +223,18 @@ def sums_of_layers(wildcards):
     """A pair's partial sums of all blocks of layers, of each all shards."""
     blocks = GRID.layer_blocks(wildcards.seed, wildcards.other)
     return expand(SUMS, layers=blocks, shard=GRID.shards, **wildcards)
+
+
+def examples_read(wildcards):
+    """Examples whose contexts a model reads: of its own seed, or at the last step of the others."""
+    last = wildcards.step == str(HOME)
+    seeds = [seed for seed in GRID.by_name if (seed != wildcards.seed) == last]
+    return expand(BY_MODEL, table="examples", seed=seeds, step=HOME)
+
+
+def matches_read(wildcards):
+    """What says which neurons of a model are partners of the others'."""
+    return [BY_STEP.format(table="matches", step=HOME)] if wildcards.step == str(HOME) else []
 
 
 def untrained_scores(wildcards):

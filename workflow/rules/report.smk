@@ -49,6 +49,32 @@ use rule concatenate as concatenate_doses with:
         **asks("concatenate_doses"),
 
 
+use rule concatenate as concatenate_examples with:
+    input:
+        expand(BY_MODEL, table=OF_CONTEXTS, seed=GRID.seeds, step=HOME),
+    output:
+        expand(f"{RESULTS}/{{table}}.parquet", table=OF_CONTEXTS),
+    log:
+        log_of("concatenate_examples"),
+    benchmark:
+        benchmark_of("concatenate_examples")
+    resources:
+        **asks("concatenate_examples"),
+
+
+use rule concatenate as concatenate_contexts with:
+    input:
+        cells(BY_MODEL, table="contexts"),
+    output:
+        f"{RESULTS}/contexts.parquet",
+    log:
+        log_of("concatenate_contexts"),
+    benchmark:
+        benchmark_of("concatenate_contexts")
+    resources:
+        **asks("concatenate_contexts"),
+
+
 rule join_effects:
     input:
         parts=ablated(BY_MODEL, table="single"),

@@ -19,9 +19,8 @@ from universal_neurons.ablate.controls import (
 )
 from universal_neurons.ablate.measure import Replacement
 from universal_neurons.activations import moments
-from universal_neurons.errors import UserError
-from universal_neurons.models.load import Model, load
-from universal_neurons.store.files import again, reading
+from universal_neurons.models.load import Model, load_captured
+from universal_neurons.store.files import reading
 from universal_neurons.store.same_run import check_same_run
 from universal_neurons.store.tables import read_table
 
@@ -62,20 +61,14 @@ class Subject:
         Raises
         ------
         UserError
-            If the stores are not of one run or of other weights, or see `models.load.load`, with
+            If the stores are not of one run, or see `models.load.load_captured`, with
             `load_options`.
         """
         with reading(stores[0]):
             captured = check_same_run(stores)["models"][f"{seed}/{step}"]
         _, sums = moments.read(stores)[step, seed]
         facts = moments.moments(sums)
-        model = load(directory, **load_options)
-        if (digest := model.digest()) != captured:
-            raise UserError(
-                f"{directory}: its weights (SHA-256 {digest[:12]}…) are not those that were "
-                f"captured ({captured[:12]}…, {stores[0]}): put those back, or, to capture these, "
-                f"{again(stores[0])}"
-            )
+        model = load_captured(directory, captured, stores[0], load_options)
         return cls(model, seed, step, facts["mean"], facts["std"], facts["sparsity"])
 
     def scores(self, universality: str | Path) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,7 @@ from universal_neurons.models.description import read_description
 from universal_neurons.models.fit import check_loading, check_size
 from universal_neurons.models.shape import read_shape
 from universal_neurons.models.weights import one_line, read_weights
+from universal_neurons.store.files import again
 
 # Loading a model takes no time worth a progress bar; our own log says what is loaded.
 transformers_logging.disable_progress_bar()
@@ -225,6 +226,36 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
         if not torch.isfinite(weight).all():
             raise UserError(f"{path}: weight {name} has NaN or infinite values")
     return _reach(module, device)
+
+
+def load_captured(
+    path: str | Path, sha256: str, captured: str | Path, options: Mapping[str, str]
+) -> Model:
+    """Load a model whose activations were captured, and refuse other weights.
+
+    Parameters
+    ----------
+    path
+        See `load`.
+    sha256
+        `Model.digest` of the captured one.
+    captured
+        The file or store that says so.
+    options
+        Of `load`.
+
+    Raises
+    ------
+    UserError
+        If the weights are others, or see `load`.
+    """
+    model = load(path, **options)
+    if (digest := model.digest()) != sha256:
+        raise UserError(
+            f"{path}: its weights (SHA-256 {digest[:12]}…) are not those that were captured "
+            f"({sha256[:12]}…, {captured}): put those back, or, to capture these, {again(captured)}"
+        )
+    return model
 
 
 def untrained(path: str | Path, seed: int, *, dtype: str = "float32", device: str = "cpu") -> Model:

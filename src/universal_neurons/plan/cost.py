@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import (
     ABLATION_TOKENS,
+    CONTEXTS,
     DIRECT_TOKENS,
     GIVEN_DRAWS,
     GIVEN_SUM_BYTES,
@@ -19,12 +20,15 @@ from universal_neurons.plan.sizes import (
     INFLUENCE_TOKENS,
     INFLUENCE_VALUES,
     LARGE_KINDS,
+    PER_ACTIVATION,
     PERMUTED_SHARE,
     REFINE_BYTES,
     REFINE_TOKENS,
+    SAMPLE_TOKENS,
     UNTRAINED_TOKENS,
     VOCABULARY,
     WIDE_LAYER,
+    WINDOW,
     Sizes,
 )
 from universal_neurons.store.arrays import CHUNK_BYTES
@@ -131,6 +135,9 @@ FIXED = {
     "concatenate_ablation": Fixed(2000, 30),
     "concatenate_doses": Fixed(2000, 30),
     "join_effects": Fixed(8000, 30),
+    "concatenate_examples": Fixed(4000, 30),
+    "concatenate_contexts": Fixed(16000, 60),
+    "vocabulary": Fixed(2000, 10),
     "neurons": Fixed(4000, 30),
     "subsets": Fixed(8000, 30),
     "models": Fixed(1000, 10),
@@ -359,6 +366,30 @@ def _trace(s: Sizes) -> Cost:
     )
 
 
+def _examples(s: Sizes) -> Cost:
+    """A forward pass at the last step, of which the activations of chosen neurons are looked at."""
+    job = {
+        "model": s.described * s.grid.forward_operations(),
+        "float32": PER_ACTIVATION * s.described * s.chosen,
+    }
+    sample = 4 * min(s.described, SAMPLE_TOKENS) * s.chosen
+    # Sums of tokens that are not rare, which are some thousands of all.
+    tokens = 8 * min(s.classes, s.described / 100) * s.chosen
+    seeds = len(s.grid.seeds)
+    stored = seeds * s.chosen * (4 * 2 * CONTEXTS * WINDOW + 512)
+    return Cost(job, times(job, seeds), 2 * s.weights + sample + tokens, stored, START_TORCH)
+
+
+def _contexts(s: Sizes) -> Cost:
+    """A forward pass of every model, at the last step for the neurons of all other seeds."""
+    job = {"model": s.described * s.grid.forward_operations()}
+    read = 4 * CONTEXTS * WINDOW * s.chosen
+    others = len(s.grid.seeds) - 1
+    stored = len(s.grid.seeds) * (others + len(s.grid.steps) - 1) * read
+    memory = 2 * s.weights + 4 * others * read
+    return Cost(job, times(job, s.models), memory, stored, START_TORCH)
+
+
 RULES: dict[str, Callable[[Sizes], Cost]] = {
     "fetch": _fetch,
     "train": _train,
@@ -380,6 +411,8 @@ RULES: dict[str, Callable[[Sizes], Cost]] = {
     "doses": _doses,
     "effects": _effects,
     "trace": _trace,
+    "examples": _examples,
+    "contexts": _contexts,
 }
 
 

@@ -86,6 +86,9 @@ def _by_step(grid: Grid, stored: bool) -> dict[str, int]:
         "doses": ablated,
         "effects": ablated,
         "trace": len(grid.seeds) * len(grid.traced_steps),
+        "examples": len(grid.seeds),
+        "contexts": sizes.models,
+        "vocabulary": 1,
     }
 
 
@@ -93,6 +96,7 @@ def _joins(grid: Grid) -> dict[str, int]:
     joins = (
         *("persistence", "trajectories", "concatenate", "concatenate_ablation"),
         *("concatenate_doses", "join_effects", "neurons"),
+        *("concatenate_examples", "concatenate_contexts"),
         *("subsets",) * grid.config.corpus.has_subsets,
         *("models", "figures", "report", "all"),
     )

@@ -208,6 +208,11 @@ class Grid:
         corpus, wanted = self.config.corpus, self.config.nulls.random_directions.tokens
         return max(1, min(wanted, corpus.tokens) // corpus.context_length)
 
+    def described_sequences(self) -> int:
+        """Scored sequences that neurons are described on."""
+        corpus, wanted = self.config.corpus, self.config.explorer.tokens
+        return max(1, min(wanted, corpus.tokens) // corpus.context_length)
+
     def forward_operations(self) -> float:
         """Operations per token: a block has about 12 weights per squared width, d_mlp = 4 width."""
         shape = self.largest

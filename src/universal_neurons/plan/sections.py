@@ -153,6 +153,15 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Explorer:
+    """Section ``explorer``."""
+
+    neurons: str | int
+    tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Config:
     """A resolved configuration."""
 
@@ -166,6 +175,7 @@ class Config:
     universality: Universality
     persistence: Persistence
     ablation: Ablation
+    explorer: Explorer
 
     @classmethod
     def of(cls, resolved: Mapping[str, Any]) -> Config:
@@ -182,4 +192,5 @@ class Config:
             universality=Universality(**resolved["universality"]),
             persistence=Persistence(**resolved["persistence"]),
             ablation=Ablation(**resolved["ablation"]),
+            explorer=Explorer(**resolved["explorer"]),
         )

@@ -35,6 +35,12 @@ WIDE_LAYER = 1024
 REFINE_TOKENS, REFINE_BYTES = 4096, 1 << 30
 # Rotations of the baseline given the token.
 GIVEN_DRAWS = 2
+# Of a neuron whose contexts are shown: how many there are, tokens of each, and of all the tokens
+# that contexts are drawn from; the neurons that are no universal ones.
+CONTEXTS, WINDOW, SAMPLE_TOKENS, OTHERS = 50, 16, 1 << 16, 100
+# Share of the neurons that may be universal at some step, and operations that a chosen neuron's
+# activation takes, by their time beside that of a product (docs/performance.md).
+CHOSEN_SHARE, PER_ACTIVATION = 0.1, 4000
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,18 @@ class Sizes:
     def sum_bytes(self) -> float:
         """Stored bytes of one sum, in all shards."""
         return SUM_BYTES[self.grid.config.capture.encoding] * len(self.grid.shards)
+
+    @property
+    def chosen(self) -> float:
+        """Neurons of a model whose contexts are shown, about."""
+        which, neurons = self.grid.config.explorer.neurons, self.shape.neurons
+        wanted = {"universal": CHOSEN_SHARE * neurons, "all": neurons}.get(str(which))
+        return min(neurons, OTHERS + (float(which) if wanted is None else wanted))
+
+    @property
+    def described(self) -> int:
+        """Tokens that neurons are described on."""
+        return self.grid.described_sequences() * self.grid.config.corpus.context_length
 
     @property
     def random_layers(self) -> int:

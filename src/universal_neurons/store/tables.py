@@ -25,7 +25,7 @@ from universal_neurons.store.provenance import check_method
 def write_table(
     path: str | Path,
     table: Table,
-    rows: pd.DataFrame,
+    rows: pd.DataFrame | pa.Table,
     attributes: Mapping[str, Any],
     seeds: Sequence[str] | None = None,
 ) -> None:
@@ -110,7 +110,7 @@ def _read(path: str | Path, columns: Sequence[str] | None = None, filters: Any =
 
 def write_tables(
     paths: Mapping[str, str | Path],
-    tables: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame | pa.Table],
     attributes: Mapping[str, Any],
 ) -> None:
     """Write tables under the paths of the same names, see `write_table`."""

@@ -18,6 +18,9 @@ TYPES = {
     "int32": pa.int32(),
     "int64": pa.int64(),
     "float64": pa.float64(),
+    "list<int32>": pa.list_(pa.int32()),
+    "list<int64>": pa.list_(pa.int64()),
+    "list<float32>": pa.list_(pa.float32()),
 }
 
 # A column of one kind is stored as another of the same kind if no value changes.
@@ -58,6 +61,8 @@ class Column:
         own = TYPES[self.type]
         if pa.types.is_dictionary(found):
             found = found.value_type
+        if pa.types.is_list(own) and (pa.types.is_list(found) or pa.types.is_large_list(found)):
+            own, found = own.value_type, found.value_type
         return pa.types.is_null(found) or any(kind(found) and kind(own) for kind in KINDS)
 
 

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from universal_neurons.store.columns.ablate import ABLATION, DOSES, EFFECTS, SINGLE
 from universal_neurons.store.columns.describe import MODELS, NEURONS, SUBSETS
+from universal_neurons.store.columns.examples import (
+    ACTIVATING_TOKENS,
+    CONTEXTS,
+    EXAMPLES,
+    HISTOGRAMS,
+    VOCABULARY,
+)
 from universal_neurons.store.columns.fractions import FRACTIONS
 from universal_neurons.store.columns.persist import PERSISTENCE, TRACE, TRAJECTORIES
 from universal_neurons.store.columns.score import (
@@ -24,5 +31,6 @@ TABLES = {
         *(SCREENING, SIMILARITY),
         *(ABLATION, DOSES, EFFECTS, SINGLE, PERSISTENCE, TRAJECTORIES, TRACE),
         *(NEURONS, SUBSETS, MODELS),
+        *(EXAMPLES, CONTEXTS, HISTOGRAMS, ACTIVATING_TOKENS, VOCABULARY),
     )
 }
