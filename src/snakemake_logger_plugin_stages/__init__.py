@@ -32,7 +32,8 @@ STAGES = {
     "score": "influence score",
     "ablate": "ablate doses effects",
     "persist": "trace persistence trajectories",
-    "describe": "examples contexts vocabulary concatenate_examples concatenate_contexts",
+    "describe": "vocabulary describe examples contexts concatenate_described concatenate_examples "
+    "concatenate_contexts",
     "report": "concatenate concatenate_ablation concatenate_doses join_effects neurons subsets "
     "models figures report all",
 }

@@ -21,6 +21,7 @@ METHOD_VERSION = {
     "ablate": 4,
     "persist": 4,
     "trace": 1,
+    "describe": 1,
     "examples": 1,
     "report": 12,
 }

@@ -14,7 +14,7 @@ from universal_neurons.ablate import ablation
 from universal_neurons.activations import products
 from universal_neurons.capture import direct
 from universal_neurons.correlate import given, permuted, refine, similar_pair
-from universal_neurons.describe import chosen, collect, examples, windows
+from universal_neurons.describe import chosen, collect, examples, features, windows
 from universal_neurons.plan import cost, sizes
 from universal_neurons.plan.counts import counts
 from universal_neurons.score import influence, untrained
@@ -31,6 +31,7 @@ COPIES = {
     "PERMUTED_SHARE": permuted.SAMPLE,
     "WIDE_LAYER": similar_pair.WIDE,
     "GIVEN_DRAWS": given.DRAWS,
+    "MOST_TOKENS": features.MOST_TOKENS,
     "REFINE_TOKENS": refine.DOT_TOKENS,
     "REFINE_BYTES": refine.EXACT_BYTES,
     "CONTEXTS": collect.TOP + len(collect.BANDS) * collect.OF_BAND + collect.RANDOM,

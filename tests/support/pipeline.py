@@ -32,13 +32,12 @@ def gpt2(seed: int, *, d_mlp: int = 40, layers: int = 2, **options: Any) -> mode
     torch.manual_seed(seed)
     config = GPT2Config(
         n_layer=layers,
-        n_embd=16,
         n_inner=d_mlp,
         n_head=2,
         n_positions=32,
         bos_token_id=0,
         eos_token_id=0,
-        **{"initializer_range": 0.3, "vocab_size": VOCABULARY, **options},
+        **{"n_embd": 16, "initializer_range": 0.3, "vocab_size": VOCABULARY, **options},
     )
     return wrap(GPT2LMHeadModel(config))
 

@@ -57,6 +57,8 @@ def tables(
         "token_budget": _token_budget(universality, seeds, steps),
         "screening": screening(seeds, steps).iloc[:0],
         "similarity": _similarity(seeds, steps, n_layers),
+        "roles": _named(universality, "role", ["prediction", "suppression", "partition"]),
+        "families": _named(universality, "family", ["unigram", "position", "previous token"]),
     }
     return {name: _in_order(table, seeds) for name, table in made.items()}
 
@@ -424,6 +426,14 @@ def _similarity(seeds, steps, n_layers):
     return table.assign(
         pwcca=0.8 * table["cka"], procrustes=0.7 * table["cka"], soft_matching=0.3 * table["cka"]
     )
+
+
+def _named(universality, column, names):
+    """Every third neuron has none; with the excess the first becomes more common."""
+    own = universality["neuron"] % 3 - 1
+    own = own.where(universality["excess_corr"] < 0.25, 0)
+    name = np.array([None, *names], dtype=object)[own + 1]
+    return universality[["step", "seed", "layer", "neuron"]].assign(**{column: name})
 
 
 def _token_budget(universality, seeds, steps, shards=8):

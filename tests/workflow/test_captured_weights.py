@@ -15,6 +15,7 @@ ABLATED = {
     "effects": f"{RUN}/tables/single/seeda/step10.parquet",
 }
 DESCRIBED = {
+    "describe": (10, f"{RUN}/tables/roles/seeda/step10.parquet"),
     "examples": (20, f"{RUN}/tables/examples/seeda/step20.parquet"),
     "contexts": (10, f"{RUN}/tables/contexts/seeda/step10.parquet"),
 }

@@ -18,7 +18,7 @@ MODELS = frozenset({"torch", "transformers"})
 # What a script may import of them; the others none.
 USED = {
     **dict.fromkeys(
-        ("ablate", "contexts", "doses", "effects", "examples", "trace"), MODELS | TABLES
+        ("ablate", "contexts", "describe", "doses", "effects", "examples", "trace"), MODELS | TABLES
     ),
     **dict.fromkeys(("capture", "capture_first", "restore"), MODELS | SUMS),
     **dict.fromkeys(("direct", "direct_first", "direct_more"), MODELS | SUMS),

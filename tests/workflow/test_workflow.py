@@ -46,6 +46,10 @@ COLUMNS = {
     "unmatched_mass matched_corr",
     "neurons": "step seed layer neuron mean std skewness kurtosis sparsity min max "
     "first_position_share",
+    "roles": "step seed layer neuron w_in_norm w_out_norm input_bias in_out_cos l2_penalty "
+    "vocab_mean vocab_var vocab_skew vocab_kurt logit_var null_space role promoted_ids "
+    "promoted_cos suppressed_ids suppressed_cos",
+    "families": "step seed layer neuron family explanation variance_reduction position_mi dead",
     "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss "
     "heldout_loss_later",
     "examples": "step seed layer neuron band rank sequence position activation start token_ids "
@@ -163,7 +167,7 @@ JOINED_CONTEXTS = {"concatenate_examples": 1, "concatenate_contexts": 1}
 DESCRIBED = {"examples": 3, "contexts": 6, **JOINED_CONTEXTS}
 SCORED = {"score": 2, "concatenate": 1, "persistence": 1, "trajectories": 1}
 SCORED = {**SCORED, **ABLATED, "join_effects": 1, **DESCRIBED}
-JOINED = {**SCORED, "neurons": 1, "models": 1}
+JOINED = {**SCORED, "neurons": 1, "models": 1, "concatenate_described": 1}
 # Of one step: three models.
 OF_A_STEP = {"score": 1, "ablate": 9, "doses": 3}
 # Three pairs of seeds, two steps, two shards. A change, and exactly what it makes Snakemake run.
@@ -173,7 +177,7 @@ CHANGES = {
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
         | {"given": 3, "similarity": 3, "influence": 1, "permuted": 3, "effects": 3, "trace": 3}
-        | {"random_directions": 1}
+        | {"random_directions": 1, "describe": 3}
         | {**JOINED, **OF_A_STEP, "contexts": 9},
     ),
     "a further seed": (
@@ -181,7 +185,7 @@ CHANGES = {
         # Its own models, and their three pairs at two steps.
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
         | {"given": 2, "similarity": 6, "permuted": 6, "random_directions": 2}
-        | {"effects": 2, "trace": 1}
+        | {"effects": 2, "trace": 1, "describe": 2}
         # Scores are means over the other seeds, so that all are new, and what is ablated by them.
         | {**JOINED, "influence": 2, "ablate": 24, "doses": 8, "examples": 4, "contexts": 8},
     ),
@@ -191,7 +195,7 @@ CHANGES = {
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
         # Random directions, as traces, are of all tokens where they are so few.
         | {"similarity": 6, "influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED}
-        | {"random_directions": 2, "given": 6},
+        | {"random_directions": 2, "given": 6, "describe": 6},
     ),
     "other batches": ({"capture": {"batch_tokens": 64}}, {}),
     # Rows and categories are in the order of the seeds; nothing else is.
@@ -199,7 +203,7 @@ CHANGES = {
         {"models": {"seeds": SEEDS[::-1]}},
         {"concatenate": 1, "concatenate_ablation": 1, "concatenate_doses": 1, "join_effects": 1}
         | {"persistence": 1, "trajectories": 1, "neurons": 1, "models": 1, **DRAWN}
-        | JOINED_CONTEXTS,
+        | {**JOINED_CONTEXTS, "concatenate_described": 1},
     ),
     "fewer held-out tokens": (
         {"corpus": {"heldout_tokens": 10 * 16}},
@@ -218,6 +222,14 @@ CHANGES = {
     "no random directions": ({"nulls": {"random_directions": {"draws": 0}}}, SCORED),
     "another threshold": ({"universality": {"excess_threshold": 0.1}}, SCORED),
     "universal by q-value": ({"universality": {"criterion": "q_value"}}, SCORED),
+    "another cut-off of a role": (
+        {"roles": {"kurtosis": 5}},
+        {"describe": 6, "concatenate_described": 1, **DRAWN},
+    ),
+    "another cut-off of a family": (
+        {"families": {"letter": 0.5}},
+        {"describe": 6, "concatenate_described": 1, **DRAWN},
+    ),
     "more controls": (
         {"ablation": {"controls": 21}},
         {"ablate": 18, "concatenate_ablation": 1, **DRAWN},
@@ -227,7 +239,10 @@ CHANGES = {
         {"concatenate_ablation": 1, **DRAWN},
     ),
     "other contexts at random": ({"explorer": {"seed": 1}}, DESCRIBED),
-    "contexts of fewer tokens": ({"explorer": {"tokens": 480}}, DESCRIBED),
+    "contexts of fewer tokens": (
+        {"explorer": {"tokens": 480}},
+        {**DESCRIBED, "describe": 6, "concatenate_described": 1, **DRAWN},
+    ),
     "contexts of all neurons": ({"explorer": {"neurons": "all"}}, DESCRIBED),
     "a step less": (
         {"models": {"steps": [20]}},
@@ -289,7 +304,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
         of_its_pairs = {"correlate": 4, "match": 2, "similarity": 2, "influence": 1, "permuted": 2}
         of_its_pairs["random_directions"] = 1
         of_the_model["given"] = 1
-        made = {**of_the_model, **of_its_pairs, "effects": 1}
+        made = {**of_the_model, **of_its_pairs, "effects": 1, "describe": 1}
         assert planned(where) == {**JOINED, **OF_A_STEP, **made}
     finally:
         weights.write_bytes(content)

@@ -45,9 +45,11 @@ TABLES += ["persistence", "trajectories", "neurons", "models"]
 if GRID.config.corpus.has_subsets:
     TABLES.append("subsets")
 
+# What all neurons are for and what makes them fire.
+OF_MODELS = ["roles", "families"]
 # Of contexts, which are chosen at the last step, and of what tokens are.
 OF_CONTEXTS = ["examples", "histograms", "activating_tokens"]
-DESCRIBED = [*OF_CONTEXTS, "contexts", "vocabulary"]
+DESCRIBED = [*OF_MODELS, *OF_CONTEXTS, "contexts", "vocabulary"]
 
 # Paths by wildcards; {seed} and {other} are a pair.
 CORPUS = f"{RESULTS}/corpus"

@@ -1,6 +1,36 @@
 # What single neurons do: in which contexts they are active, here and in other models.
 
 
+# One job for both, as loading the model takes a small study longer than either.
+rule describe:
+    input:
+        **CORPUS_SUBSETS,
+        model=model_directories,
+        facts=MODEL_FACTS,
+        tokens=f"{CORPUS}/tokens.npy",
+        about=f"{CORPUS}/corpus.json",
+        vocabulary=f"{RESULTS}/vocabulary.parquet",
+    output:
+        roles=BY_MODEL.replace("{table}", "roles"),
+        families=BY_MODEL.replace("{table}", "families"),
+    log:
+        log_of("describe/seed{seed}/step{step}"),
+    benchmark:
+        benchmark_of("describe/seed{seed}/step{step}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("describe")
+    resources:
+        **asks("describe"),
+    params:
+        text=DESCRIBING,
+        cutoffs={"roles": config["roles"], "families": config["families"]},
+        load=LOAD,
+        version=METHOD_VERSION["describe"],
+    script:
+        "../scripts/describe.py"
+
+
 # Contexts are those of the last step: a later step has its own, and all models read them again.
 rule examples:
     input:

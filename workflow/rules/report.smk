@@ -49,6 +49,19 @@ use rule concatenate as concatenate_doses with:
         **asks("concatenate_doses"),
 
 
+use rule concatenate as concatenate_described with:
+    input:
+        *(cells(BY_MODEL, table=table) for table in OF_MODELS),
+    output:
+        expand(f"{RESULTS}/{{table}}.parquet", table=OF_MODELS),
+    log:
+        log_of("concatenate_described"),
+    benchmark:
+        benchmark_of("concatenate_described")
+    resources:
+        **asks("concatenate_described"),
+
+
 use rule concatenate as concatenate_examples with:
     input:
         expand(BY_MODEL, table=OF_CONTEXTS, seed=GRID.seeds, step=HOME),

@@ -5,6 +5,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+class Attention(NamedTuple):
+    """Where a block's queries and keys are made.
+
+    Attributes
+    ----------
+    norm
+        Path, within a block, of the norm that they are made after.
+    query, key
+        Paths, within a block, of their projections: of GPT-2 one, of queries, keys and values.
+    """
+
+    norm: str
+    query: str
+    key: str
+
+
 class Architecture(NamedTuple):
     """Where the neurons of an architecture are.
 
@@ -19,29 +35,73 @@ class Architecture(NamedTuple):
         gated. A neuron's activation is nonlinearity(input), or nonlinearity(gate)·up.
     nonlinearity
         Path of the MLP's nonlinearity.
+    norm
+        Path, within a block, of the norm that the MLP's input comes from.
+    final_norm
+        Path of the norm that tokens are read out after.
+    output_norm
+        Path, within a block, of the norm of what the MLP writes, if there is one.
+    gain_offset
+        What a norm adds to its stored weight.
+    attention
+        How attention reads positions without turning them, if it does.
     """
 
     blocks: str
     projection: str
     inputs: tuple[str, ...]
     nonlinearity: str
+    norm: str
+    final_norm: str
+    output_norm: str | None = None
+    gain_offset: float = 0
+    attention: Attention | None = None
 
 
 _GATED = Architecture(
-    "model.layers", "mlp.down_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.act_fn"
+    "model.layers",
+    "mlp.down_proj",
+    ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.act_fn",
+    "post_attention_layernorm",
+    "model.norm",
 )
+_GEMMA = _GATED._replace(gain_offset=1)
 
 # By model_type of config.json. A new architecture is a new line here.
 ARCHITECTURES = {
-    "gpt2": Architecture("transformer.h", "mlp.c_proj", ("mlp.c_fc",), "mlp.act"),
-    "gpt_neox": Architecture(
-        "gpt_neox.layers", "mlp.dense_4h_to_h", ("mlp.dense_h_to_4h",), "mlp.act"
+    "gpt2": Architecture(
+        "transformer.h",
+        "mlp.c_proj",
+        ("mlp.c_fc",),
+        "mlp.act",
+        "ln_2",
+        "transformer.ln_f",
+        attention=Attention("ln_1", "attn.c_attn", "attn.c_attn"),
     ),
-    "opt": Architecture("model.decoder.layers", "fc2", ("fc1",), "activation_fn"),
+    "gpt_neox": Architecture(
+        "gpt_neox.layers",
+        "mlp.dense_4h_to_h",
+        ("mlp.dense_h_to_4h",),
+        "mlp.act",
+        "post_attention_layernorm",
+        "gpt_neox.final_layer_norm",
+    ),
+    "opt": Architecture(
+        "model.decoder.layers",
+        "fc2",
+        ("fc1",),
+        "activation_fn",
+        "final_layer_norm",
+        "model.decoder.final_layer_norm",
+        attention=Attention("self_attn_layer_norm", "self_attn.q_proj", "self_attn.k_proj"),
+    ),
     "llama": _GATED,
     "mistral": _GATED,
     "qwen2": _GATED,
     "qwen3": _GATED,
-    "gemma": _GATED,
-    "gemma2": _GATED,
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA._replace(
+        norm="pre_feedforward_layernorm", output_norm="post_feedforward_layernorm"
+    ),
 }

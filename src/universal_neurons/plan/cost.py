@@ -135,6 +135,7 @@ FIXED = {
     "concatenate_ablation": Fixed(2000, 30),
     "concatenate_doses": Fixed(2000, 30),
     "join_effects": Fixed(8000, 30),
+    "concatenate_described": Fixed(8000, 30),
     "concatenate_examples": Fixed(4000, 30),
     "concatenate_contexts": Fixed(16000, 60),
     "vocabulary": Fixed(2000, 10),
@@ -366,6 +367,13 @@ def _trace(s: Sizes) -> Cost:
     )
 
 
+def _describe(s: Sizes) -> Cost:
+    """A forward pass, and all neurons and random directions against the vocabulary."""
+    memory = 2 * s.weights + s.described_sums + 1e9
+    whole = times(s.describing, s.models)
+    return Cost(s.describing, whole, memory, s.descriptions, START_TORCH)
+
+
 def _examples(s: Sizes) -> Cost:
     """A forward pass at the last step, of which the activations of chosen neurons are looked at."""
     job = {
@@ -411,6 +419,7 @@ RULES: dict[str, Callable[[Sizes], Cost]] = {
     "doses": _doses,
     "effects": _effects,
     "trace": _trace,
+    "describe": _describe,
     "examples": _examples,
     "contexts": _contexts,
 }

@@ -86,6 +86,7 @@ def _by_step(grid: Grid, stored: bool) -> dict[str, int]:
         "doses": ablated,
         "effects": ablated,
         "trace": len(grid.seeds) * len(grid.traced_steps),
+        "describe": sizes.models,
         "examples": len(grid.seeds),
         "contexts": sizes.models,
         "vocabulary": 1,
@@ -96,7 +97,7 @@ def _joins(grid: Grid) -> dict[str, int]:
     joins = (
         *("persistence", "trajectories", "concatenate", "concatenate_ablation"),
         *("concatenate_doses", "join_effects", "neurons"),
-        *("concatenate_examples", "concatenate_contexts"),
+        *("concatenate_described", "concatenate_examples", "concatenate_contexts"),
         *("subsets",) * grid.config.corpus.has_subsets,
         *("models", "figures", "report", "all"),
     )

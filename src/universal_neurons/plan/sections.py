@@ -153,6 +153,34 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Roles:
+    """Section ``roles``."""
+
+    kurtosis: float
+    partition_variance: float
+    entropy_layers: int
+    entropy_variance: float
+    entropy_kurtosis: float
+    entropy_penalty: float
+    null_space: float
+    frequency_cos: float
+    attention_cos: float
+    false_discovery_rate: float
+    draws: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Families:
+    """Section ``families``."""
+
+    unigram: float
+    letter: float
+    other: float
+    ngram_tokens: int
+
+
+@dataclass(frozen=True)
 class Explorer:
     """Section ``explorer``."""
 
@@ -175,6 +203,8 @@ class Config:
     universality: Universality
     persistence: Persistence
     ablation: Ablation
+    roles: Roles
+    families: Families
     explorer: Explorer
 
     @classmethod
@@ -192,5 +222,7 @@ class Config:
             universality=Universality(**resolved["universality"]),
             persistence=Persistence(**resolved["persistence"]),
             ablation=Ablation(**resolved["ablation"]),
+            roles=Roles(**resolved["roles"]),
+            families=Families(**resolved["families"]),
             explorer=Explorer(**resolved["explorer"]),
         )

@@ -38,6 +38,11 @@ GIVEN_DRAWS = 2
 # Of a neuron whose contexts are shown: how many there are, tokens of each, and of all the tokens
 # that contexts are drawn from; the neurons that are no universal ones.
 CONTEXTS, WINDOW, SAMPLE_TOKENS, OTHERS = 50, 16, 1 << 16, 100
+# Token ids that neurons have sums of their own over.
+MOST_TOKENS = 4096
+# Operations that sums over classes take per activation, and moments and extremes per logit, by
+# their time beside that of a product; stored bytes per neuron, of roles and families.
+DESCRIBED_CLASSES, PER_LOGIT, DESCRIBED_BYTES = 1500, 5000, 600
 # Share of the neurons that may be universal at some step, and operations that a chosen neuron's
 # activation takes, by their time beside that of a product (docs/performance.md).
 CHOSEN_SHARE, PER_ACTIVATION = 0.1, 4000
@@ -178,6 +183,27 @@ class Sizes:
     def described(self) -> int:
         """Tokens that neurons are described on."""
         return self.grid.described_sequences() * self.grid.config.corpus.context_length
+
+    @property
+    def describing(self) -> dict[str, float]:
+        """Operations of a model's roles and families, by their rate."""
+        classes = DESCRIBED_CLASSES * self.described * self.shape.neurons
+        directions = self.shape.neurons + self.grid.config.roles.draws
+        # Of a width of a quarter of the neurons of a layer.
+        logit = self.shape.d_mlp / 2 + PER_LOGIT
+        logits = logit * (self.grid.vocabulary or VOCABULARY) * directions
+        model = self.described * self.grid.forward_operations()
+        return {"model": model, "float32": classes + logits}
+
+    @property
+    def described_sums(self) -> int:
+        """Bytes of sums over tokens and previous ones, and of numbers of positive activations."""
+        return 3 * 4 * min(self.classes, MOST_TOKENS) * self.shape.neurons
+
+    @property
+    def descriptions(self) -> int:
+        """Stored bytes of all roles and families."""
+        return DESCRIBED_BYTES * self.models * self.shape.neurons
 
     @property
     def random_layers(self) -> int:

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from universal_neurons.report import contrasts, lasting, response, summaries
+from universal_neurons.report import contrasts, functions, lasting, response, summaries
 from universal_neurons.report.baseline import baseline_by_layer
 from universal_neurons.report.results import Tables
 from universal_neurons.score.criterion import Criterion
@@ -95,6 +95,22 @@ class Findings:
         known = scores["excess_given_token"].notna()
         above = (scores["excess_given_token"] > scores["threshold"]).astype(float).where(known)
         return above.groupby(scores["step"]).sum(min_count=1)
+
+    @cached_property
+    def function_counts(self) -> pd.DataFrame:
+        """See `functions.function_counts`."""
+        return functions.function_counts(self.tables)
+
+    @cached_property
+    def odds_ratios(self) -> pd.DataFrame:
+        """See `functions.odds_ratios`, at the last step."""
+        counts = self.function_counts
+        return functions.odds_ratios(counts[counts["step"] == counts["step"].max()])
+
+    @cached_property
+    def function_shares(self) -> pd.DataFrame:
+        """See `functions.function_shares`."""
+        return functions.function_shares(self.function_counts)
 
     @cached_property
     def budget(self) -> pd.DataFrame:

@@ -50,6 +50,13 @@ QUESTIONS = (
         ),
     ),
     Question(
+        "doing",
+        "What do they do?",
+        ("Roles and families",),
+        ("functions", "functions_by_step"),
+        (),
+    ),
+    Question(
         "lasting",
         "When do they appear, and do they stay?",
         ("Persistence", "Courses of neurons"),

@@ -84,6 +84,8 @@ COLUMNS = {
         *("step", "seed", "other_seed", "layer", "other_layer"),
         *("cka", "pwcca", "procrustes", "soft_matching"),
     ],
+    "roles": ["step", "seed", "layer", "neuron", "role"],
+    "families": ["step", "seed", "layer", "neuron", "family"],
     "models": [
         *("seed", "step", "source", "revision", "sha256", "duplicate_of"),
         *("heldout_loss", "heldout_loss_later"),

@@ -38,6 +38,12 @@ FIGURES = {
         "Universal neurons at every threshold", "universality", ("universality", "nulls")
     ),
     "best_match_layers": Spec("Layer of the best match", "universality", ("matches",)),
+    "functions": Spec(
+        "What universal neurons do", "functions", ("universality", "roles", "families")
+    ),
+    "functions_by_step": Spec(
+        "When each kind emerges", "functions", ("universality", "roles", "families")
+    ),
     "similarity": Spec("Neuron or subspace", "similarity", ("similarity", "universality")),
     "token_budget": Spec("Token noise", "universality", ("token_budget",)),
     "persistence": Spec("Persistence between steps", "persistence", ("persistence",)),

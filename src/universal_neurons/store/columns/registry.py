@@ -13,6 +13,7 @@ from universal_neurons.store.columns.examples import (
 )
 from universal_neurons.store.columns.fractions import FRACTIONS
 from universal_neurons.store.columns.persist import PERSISTENCE, TRACE, TRAJECTORIES
+from universal_neurons.store.columns.roles import FAMILIES, ROLES
 from universal_neurons.store.columns.score import (
     GROUPS,
     MATCHES,
@@ -31,6 +32,7 @@ TABLES = {
         *(SCREENING, SIMILARITY),
         *(ABLATION, DOSES, EFFECTS, SINGLE, PERSISTENCE, TRAJECTORIES, TRACE),
         *(NEURONS, SUBSETS, MODELS),
+        *(ROLES, FAMILIES),
         *(EXAMPLES, CONTEXTS, HISTOGRAMS, ACTIVATING_TOKENS, VOCABULARY),
     )
 }

@@ -1,0 +1,66 @@
+"""Roles and families of a model's neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from universal_neurons.describe.examples import Text
+from universal_neurons.describe.families import FamilyCutoffs, families
+from universal_neurons.describe.roles import RoleCutoffs, roles
+from universal_neurons.models.forward import parts_of
+from universal_neurons.models.load import Model
+from universal_neurons.store.tables import read_table
+
+
+def neurons(
+    model: Model,
+    sequences: NDArray[np.integer],
+    text: Text,
+    vocabulary: str | Path,
+    cutoffs: Mapping[str, Mapping[str, Any]],
+    name: Mapping[str, Any],
+) -> dict[str, pd.DataFrame]:
+    """Describe all neurons of a model.
+
+    Parameters
+    ----------
+    model
+        The model.
+    sequences
+        The corpus, in which frequencies of tokens are counted.
+    text
+        What of it the model is run over.
+    vocabulary
+        Table of the tokens' texts.
+    cutoffs
+        Sections ``roles`` and ``families`` of the configuration: what makes either.
+    name
+        ``seed`` and ``step`` of the model.
+
+    Returns
+    -------
+    dict
+        `columns.roles.ROLES` and `columns.roles.FAMILIES`, by name.
+    """
+    counts = np.zeros(model.vocab_size, np.int64)
+    for part in parts_of(sequences):
+        # Held-out text may have tokens that this model lacks; its own jobs say so.
+        counts += np.bincount(part.ravel(), minlength=len(counts))[: len(counts)]
+    of_role, of_family = RoleCutoffs(**cutoffs["roles"]), FamilyCutoffs(**cutoffs["families"])
+    found = {
+        "roles": roles(model, sequences, counts, of_role),
+        "families": families(model, text, _texts(vocabulary), of_family),
+    }
+    return {table: rows.assign(**name) for table, rows in found.items()}
+
+
+def _texts(vocabulary: str | Path) -> list[str]:
+    """Of every token id; none where all are named by their numbers, as without a tokenizer."""
+    texts = read_table(vocabulary, ["text"])["text"].tolist()
+    return [] if all(text == f"#{i}" for i, text in enumerate(texts)) else texts

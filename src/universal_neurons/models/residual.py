@@ -1,0 +1,179 @@
+"""What neurons, heads and tokens read from the residual stream and write to it, in its own terms.
+
+The conventions are those of 2401.12181 (TransformerLens). A layer norm divides by a length, which
+depends on the token; its other parts are linear and are folded into the weights that read after
+it: the gain, the shift and, where it takes out the mean, the mean. Nothing can read the mean of a
+stream that layer norms alone read, so that it is taken out of what is written, too. A constant
+added to all logits changes no prediction: the mean token is taken out of the unembedding.
+
+All weights here are float64, on the model's device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from universal_neurons.models.architectures import ARCHITECTURES, Architecture
+from universal_neurons.models.load import Model
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A model's weights in terms of its residual stream.
+
+    Attributes
+    ----------
+    model
+        The model.
+    """
+
+    model: Model
+
+    @property
+    def places(self) -> Architecture:
+        """Where the parts of the model are."""
+        return ARCHITECTURES[self.model.module.config.model_type]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.model.output_weight(0).shape[1]
+
+    @property
+    def centred(self) -> bool:
+        """Whether all that reads the stream takes out its mean."""
+        return isinstance(self._final_norm, nn.LayerNorm)
+
+    @property
+    def dimensions(self) -> int:
+        """Of the stream, as far as anything can read it."""
+        return self.d_model - self.centred
+
+    def inputs(self, layer: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weight, shape (d_mlp, d_model), and bias, (d_mlp,), of a layer's input projections."""
+        norm = self._norm(self.model.blocks[layer], self.places.norm)
+        return [_folded(norm, w, b, self.places) for w, b in self.model.input_weights(layer)]
+
+    def outputs(self, layer: int) -> torch.Tensor:
+        """What every neuron of a layer writes, shape (d_mlp, d_model).
+
+        Where the architecture has a norm after the MLP, times its gain.
+        """
+        weight = self.model.output_weight(layer).double()
+        if self.places.output_norm is not None:
+            norm = self.model.blocks[layer].get_submodule(self.places.output_norm)
+            weight = weight * _gain(norm, self.places)
+        return weight - weight.mean(1, keepdim=True) if self.centred else weight
+
+    def unembedding(self) -> torch.Tensor:
+        """What every token's logit reads, shape (vocabulary, d_model), less its mean token."""
+        module = self.model.module
+        weight = module.get_output_embeddings().weight.double()
+        # OPT of 350 million parameters has token embeddings narrower than its stream.
+        down = getattr(getattr(module.base_model, "decoder", None), "project_out", None)
+        if down is not None:
+            weight = weight @ down.weight.double()
+        weight, _ = _folded(self._final_norm, weight, weight.new_zeros(len(weight)), self.places)
+        return weight - weight.mean(0)
+
+    def attention(self, first_tokens: NDArray[np.integer]) -> list[torch.Tensor] | None:
+        """What the heads' attention to the first position reads: k₀ᵀ W_Q / √d_head.
+
+        k₀ is a head's key at position 0, mean over first tokens of sequences.
+
+        Parameters
+        ----------
+        first_tokens
+            Token ids, shape (sequences,).
+
+        Returns
+        -------
+        list
+            Per layer, shape (heads, d_model); None where attention turns queries by their position,
+            so that none of them is one direction.
+        """
+        where = self.places.attention
+        if where is None:
+            return None
+        inputs: list[torch.Tensor] = []
+        keys = [block.get_submodule(where.key) for block in self.model.blocks]
+
+        def keep(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            inputs.append(given[0].flatten(0, -2).double().mean(0))
+
+        handles = [key.register_forward_pre_hook(keep) for key in keys]
+        try:
+            ids = torch.from_numpy(np.asarray(first_tokens, np.int64)[:, None])
+            with torch.inference_mode():
+                self.model.module.base_model(input_ids=ids.to(self.model.device), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [self._reads_first(layer, x) for layer, x in enumerate(inputs)]
+
+    def _reads_first(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """Of a layer's heads, given what its keys are made of at position 0."""
+        where, block, config = (
+            self.places.attention,
+            self.model.blocks[layer],
+            self.model.module.config,
+        )
+        assert where is not None
+        width, heads = self.d_model, config.num_attention_heads
+        query, key = (_linear(block.get_submodule(path)) for path in (where.query, where.key))
+        if where.query == where.key:
+            query, key = [part[:width] for part in query], [part[width : 2 * width] for part in key]
+        of_head = (key[0] @ x + key[1]).view(heads, -1)
+        norm = self._norm(block, where.norm)
+        weight, _ = _folded(norm, query[0], query[1], self.places)
+        reads = torch.einsum("hk,hkd->hd", of_head, weight.view(heads, -1, width))
+        scale = of_head.shape[1] ** -0.5
+        if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+            scale /= layer + 1
+        return reads * scale
+
+    @property
+    def _final_norm(self) -> Any:
+        """None where there is none."""
+        return attrgetter(self.places.final_norm)(self.model.module)
+
+    def _norm(self, block: nn.Module, path: str) -> Any:
+        """A block's norm; None where the architecture puts it after what is added up."""
+        before = getattr(self.model.module.config, "do_layer_norm_before", True)
+        return block.get_submodule(path) if before else None
+
+
+def _gain(norm: nn.Module, places: Architecture) -> torch.Tensor:
+    return norm.get_parameter("weight").double() + places.gain_offset
+
+
+def _folded(
+    norm: Any, weight: torch.Tensor, bias: torch.Tensor, places: Architecture
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights, shape (n, d_model), that read after a norm, and their biases, with it folded in."""
+    weight, bias = weight.double(), bias.double()
+    if norm is None:
+        return weight, bias
+    shift = getattr(norm, "bias", None)
+    if shift is not None:
+        bias = bias + weight @ shift.double()
+    weight = weight * _gain(norm, places)
+    if isinstance(norm, nn.LayerNorm):
+        weight = weight - weight.mean(1, keepdim=True)
+    return weight, bias
+
+
+def _linear(module: nn.Module) -> list[torch.Tensor]:
+    """Weight, shape (outputs, inputs), and bias of a projection, float64."""
+    stored, bias = module.get_parameter("weight"), getattr(module, "bias", None)
+    # GPT-2's Conv1D stores (inputs, outputs).
+    weight = stored if isinstance(module, nn.Linear) else stored.T
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    return [weight.double(), bias.double()]
