@@ -16,7 +16,7 @@ READY_LINT := .venv/ready-lint
 # Kills of `make kill-test`.
 N ?= 50
 
-.PHONY: demo test test-all test-slurm kill-test estimate status prune bench lint format lock rulegraph tables clean compare-published
+.PHONY: demo test test-all browser test-slurm kill-test estimate status prune bench lint format lock rulegraph tables clean compare-published
 
 demo: $(READY_RUN)
 	$(BIN)/snakemake --cores all
@@ -31,6 +31,10 @@ test-all: $(READY_TEST)
 # Starts a cluster of two nodes on this machine; as root it installs SLURM's Debian packages first.
 test-slurm: $(READY_TEST) $(READY_SLURM)
 	$(BIN)/pytest -m slurm tests/workflow/test_slurm.py
+
+# The browser that tests open the explorer in, from Debian's packages; as root. Without it they are skipped.
+browser:
+	command -v chromedriver || (apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver)
 
 kill-test: $(READY_TEST)
 	$(BIN)/python tests/support/kill.py --kills $(N)

@@ -29,6 +29,7 @@ include: "workflow/rules/ablate.smk"
 include: "workflow/rules/persist.smk"
 include: "workflow/rules/describe.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/explorer.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -44,6 +45,8 @@ onstart:
 onsuccess:
     if Path(f"{RESULTS}/report.html").exists():
         print(f"The report is in {RESULTS}/report.html")
+    if Path(f"{RESULTS}/explorer/index.html").exists():
+        print(f"Its neurons are in {RESULTS}/explorer/index.html")
 
 
 rule all:
@@ -51,5 +54,6 @@ rule all:
     input:
         expand(f"{RESULTS}/{{table}}.parquet", table=[*TABLES, *DESCRIBED]),
         f"{RESULTS}/report.html",
+        f"{RESULTS}/explorer/index.html",
         # The page has them in it, but a page alone is half a report.
         expand(f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["svg", "png"]),

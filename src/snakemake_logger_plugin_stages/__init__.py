@@ -35,7 +35,7 @@ STAGES = {
     "describe": "vocabulary describe examples contexts concatenate_described concatenate_examples "
     "concatenate_contexts",
     "report": "concatenate concatenate_ablation concatenate_doses join_effects neurons subsets "
-    "models figures report all",
+    "models figures report explorer all",
 }
 STAGE_OF = {rule: stage for stage, rules in STAGES.items() for rule in rules.split()}
 

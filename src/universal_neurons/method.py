@@ -24,4 +24,5 @@ METHOD_VERSION = {
     "describe": 1,
     "examples": 1,
     "report": 12,
+    "explorer": 1,
 }

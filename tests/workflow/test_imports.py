@@ -28,6 +28,7 @@ ALLOWED = {
     "persist": {"models", "store"},
     "describe": {"activations", "models", "prepare", "store"},
     "report": {"persist", "score", "store"},
+    "explorer": {"store"},
     "plan": {"activations", "models", "prepare", "store"},
     "api": {"activations", "correlate", "models", "store"},
     "export": {"api"},

@@ -27,6 +27,7 @@ USED = {
     **dict.fromkeys(("concatenate", "join_effects", "persistence", "trajectories"), TABLES),
     "vocabulary": TABLES,
     **dict.fromkeys(("models", "neurons", "report", "score", "subsets"), TABLES | SUMS),
+    "explorer": TABLES,
     "figures": TABLES | SUMS | {"matplotlib"},
     "random_directions": MODELS | SUMS,
     "untrained": MODELS | SUMS | TABLES,

@@ -163,7 +163,7 @@ DRAWN = {"figures": 1, "report": 1}
 # Six models, three kinds.
 ABLATED = {"ablate": 18, "doses": 6, "concatenate_ablation": 1, "concatenate_doses": 1, **DRAWN}
 # Contexts are chosen by scores and effects at the last step, and read by all models.
-JOINED_CONTEXTS = {"concatenate_examples": 1, "concatenate_contexts": 1}
+JOINED_CONTEXTS = {"concatenate_examples": 1, "concatenate_contexts": 1, "explorer": 1}
 DESCRIBED = {"examples": 3, "contexts": 6, **JOINED_CONTEXTS}
 SCORED = {"score": 2, "concatenate": 1, "persistence": 1, "trajectories": 1}
 SCORED = {**SCORED, **ABLATED, "join_effects": 1, **DESCRIBED}

@@ -144,6 +144,7 @@ FIXED = {
     "models": Fixed(1000, 10),
     "figures": Fixed(8000, 30),
     "report": Fixed(8000, 30),
+    "explorer": Fixed(8000, 60),
 }
 
 

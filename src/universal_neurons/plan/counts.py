@@ -99,6 +99,6 @@ def _joins(grid: Grid) -> dict[str, int]:
         *("concatenate_doses", "join_effects", "neurons"),
         *("concatenate_described", "concatenate_examples", "concatenate_contexts"),
         *("subsets",) * grid.config.corpus.has_subsets,
-        *("models", "figures", "report", "all"),
+        *("models", "figures", "report", "explorer", "all"),
     )
     return dict.fromkeys(joins, 1)

@@ -1,0 +1,144 @@
+"""The numbers of every neuron of a model, joined from the tables of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from universal_neurons.store.tables import read_table
+
+# What is known of all neurons, by table; the pages' words name them so.
+COLUMNS = {
+    "universality": (
+        *("excess_corr", "excess_se", "max_corr", "baseline_corr", "p_value", "q_value"),
+        *("universal", "n_matched", "n_mutual", "excess_given_token", "token_r2"),
+        *("previous_token_r2", "position_r2", "regression_r2"),
+    ),
+    "effects": ("attributed_delta_loss", "delta_loss", "delta_loss_se"),
+    "neurons": ("mean", "std", "skewness", "kurtosis", "sparsity", "min", "max", "dead"),
+    "roles": (
+        *("role", "w_in_norm", "w_out_norm", "input_bias", "in_out_cos", "l2_penalty"),
+        *("vocab_mean", "vocab_var", "vocab_skew", "vocab_kurt", "logit_var", "null_space"),
+    ),
+    "families": ("family", "explanation", "variance_reduction", "position_mi"),
+}
+# Of these, what the list shows, and a neuron's page where it has no contexts: three digits, a few
+# small integers, and names.
+DIGITS = (
+    *("excess_corr", "excess_se", "max_corr", "baseline_corr", "p_value", "q_value"),
+    *("excess_given_token", "attributed_delta_loss", "delta_loss", "delta_loss_se"),
+    *("sparsity", "variance_reduction"),
+)
+SMALL = ("universal", "dead", "n_matched", "n_mutual")
+NAMES = ("role", "family")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Paths of the tables that the explorer is made from, each by its name."""
+
+    universality: str | Path
+    matches: str | Path
+    groups: str | Path
+    effects: str | Path
+    neurons: str | Path
+    trajectories: str | Path
+    models: str | Path
+    roles: str | Path
+    families: str | Path
+    examples: str | Path
+    contexts: str | Path
+    histograms: str | Path
+    activating_tokens: str | Path
+    vocabulary: str | Path
+
+    @classmethod
+    def of(cls, paths: Sequence[str | Path]) -> Sources:
+        """From paths whose names say which table they are."""
+        by_name = {Path(path).stem: path for path in paths}
+        return cls(**{field.name: by_name[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The neurons of a seed in one row, layer by layer.
+
+    Attributes
+    ----------
+    widths
+        Neurons of every layer.
+    """
+
+    widths: Sequence[int]
+
+    @property
+    def n(self) -> int:
+        """Number of neurons."""
+        return int(sum(self.widths))
+
+    def of(self, rows: pd.DataFrame, layer: str = "layer", neuron: str = "neuron") -> NDArray[Any]:
+        """Where the neurons of a table are, shape (rows,)."""
+        starts = np.cumsum([0, *self.widths])
+        return starts[rows[layer].to_numpy()] + rows[neuron].to_numpy()
+
+
+def of_seed(path: str | Path, columns: Sequence[str], seed: str, **also: int) -> pd.DataFrame:
+    """Rows of a table of a seed, and perhaps of one step, with their layers and neurons."""
+    where = [("seed", "==", seed), *((name, "==", value) for name, value in also.items())]
+    return read_table(path, ["layer", "neuron", *columns], where)
+
+
+def records(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries by column."""
+    return [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
+
+
+def rows_of(sources: Sources, seed: str, step: int) -> Rows:
+    """The layers of a seed, which are the same at every step."""
+    found = of_seed(sources.universality, [], seed, step=step)
+    return Rows(found.groupby("layer").size().sort_index().tolist())
+
+
+def numbers(sources: Sources, rows: Rows, seed: str, step: int) -> pd.DataFrame:
+    """All `COLUMNS` of a model, one row per neuron in order; missing where a table has no row."""
+    parts = []
+    for table, columns in COLUMNS.items():
+        found = of_seed(getattr(sources, table), columns, seed, step=step)
+        found.index = pd.Index(rows.of(found))
+        parts.append(found[list(columns)].reindex(range(rows.n)))
+    return pd.concat(parts, axis=1)
+
+
+def listed(
+    found: pd.DataFrame, names: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What a model's shard of the list holds: facts and arrays, see `shards.write_shard`.
+
+    Parameters
+    ----------
+    found
+        As `numbers` returns it.
+    names
+        Roles and families of the run by column of `NAMES`; a code is a place in it plus one, 0 is
+        none.
+    """
+    arrays = {name: _float16(found[name]) for name in DIGITS}
+    for name in SMALL:
+        arrays[name] = found[name].fillna(0).to_numpy(float).clip(0, 255).astype(np.uint8)
+    for name in NAMES:
+        codes = pd.Categorical(found[name], categories=list(names[name])).codes
+        arrays[name] = (codes + 1).astype(np.uint8)
+    explained = pd.Categorical(found["explanation"])
+    arrays["explanation"] = (explained.codes + 1).astype(np.uint16)
+    return {"explanations": [str(text) for text in explained.categories]}, arrays
+
+
+def _float16(values: pd.Series) -> NDArray[np.float16]:
+    largest = float(np.finfo(np.float16).max)
+    return values.to_numpy(float).clip(-largest, largest).astype(np.float16)

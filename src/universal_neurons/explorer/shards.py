@@ -1,0 +1,74 @@
+"""Facts and arrays as classic scripts, which a page loads from files without a server.
+
+Browsers let a page that was opened from a file load no data but scripts. So a shard is a script of
+one call, ``explorer.put(name, base64)``. Below the base64 are deflated bytes: the length of a
+header (uint32, little-endian), the header as JSON, and its arrays one after another. Nothing of
+what a run holds is ever part of a script's own text, whatever tokens and names contain.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Types of arrays that the pages know, by NumPy's name; float16 has the three digits that are shown.
+TYPES = {"uint8": "u1", "uint16": "u2", "uint32": "u4", "int8": "i1", "float16": "f2"}
+
+
+def write_shard(
+    folder: Path,
+    name: str,
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+) -> None:
+    """Write a shard as the script ``<name>.js``.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    name
+        Letters, digits and hyphens.
+    facts
+        What JSON can hold, without NaN.
+    arrays
+        One-dimensional, of a type in `TYPES`.
+    """
+    text = b64encode(zlib.compress(packed(facts, arrays or {}), 9)).decode("ascii")
+    (folder / f"{name}.js").write_text(f'explorer.put("{name}", "{text}");\n', encoding="ascii")
+
+
+def packed(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of a shard before they are deflated.
+
+    Arrays of more than one byte per value are stored as planes, all low bytes first: they deflate
+    better so.
+    """
+    listed = [[name, TYPES[array.dtype.name], len(array)] for name, array in arrays.items()]
+    header = json.dumps({"facts": facts, "arrays": listed}, separators=(",", ":"), allow_nan=False)
+    encoded = header.encode("ascii")
+    planes = (_planes(array) for array in arrays.values())
+    return b"".join([len(encoded).to_bytes(4, "little"), encoded, *planes])
+
+
+def _planes(array: NDArray[Any]) -> bytes:
+    little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    return little.view(np.uint8).reshape(len(little), -1).T.tobytes()
+
+
+def short(value: Any) -> Any:
+    """A value as JSON holds it: four significant digits, None where there is none."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.4g}") if np.isfinite(value) else None
+    return None if value is None else str(value)
