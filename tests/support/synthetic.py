@@ -431,7 +431,7 @@ def _similarity(seeds, steps, n_layers):
 def _named(universality, column, names):
     """Every third neuron has none; with the excess the first becomes more common."""
     own = universality["neuron"] % 3 - 1
-    own = own.where(universality["excess_corr"] < 0.25, 0)
+    own = own.where((universality["excess_corr"] < 0.25) | (universality["neuron"] % 2 == 0), 0)
     name = np.array([None, *names], dtype=object)[own + 1]
     return universality[["step", "seed", "layer", "neuron"]].assign(**{column: name})
 
