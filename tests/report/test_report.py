@@ -20,6 +20,7 @@ from universal_neurons.report.figures.draw import draw as figure
 from universal_neurons.report.figures.draw import save
 from universal_neurons.report.figures.registry import FIGURES
 from universal_neurons.report.findings import Findings
+from universal_neurons.report.gallery import Reading, Shown, Token
 from universal_neurons.report.headlines import headlines
 from universal_neurons.report.page import write_report
 from universal_neurons.report.questions import OPENING_FIGURE, QUESTIONS, belongs
@@ -809,6 +810,16 @@ def test_the_report_is_written_without_matplotlib_and_torch():
     ).stdout.split()
     assert "universal_neurons.report.findings" in modules
     assert not {"matplotlib", "torch", "transformers"}.intersection(modules)
+
+
+def test_a_gallery_shows_tokens_as_text_and_links_to_the_explorer(demo, drawn, tmp_path):
+    reading = Reading("b/x", "1.5", "explorer/index.html#/b%2Fx/20/1/5", [Token("<b>\n", -0.5)])
+    page = page_of(demo, drawn, tmp_path, gallery=[Shown("Close.", [[reading], [reading]])])
+    assert 'href="explorer/index.html#/b%2Fx/20/1/5"' in page
+    assert "&lt;b&gt;⏎</span>" in page
+    assert "rgba(213,94,0,0.33)" in page or "rgba(213,94,0,0.32)" in page
+    assert page.count("<details><summary>More contexts") == 1
+    assert 'id="gallery"' not in page_of(demo, drawn, tmp_path)
 
 
 def test_names_are_escaped(demo, drawn, tmp_path):

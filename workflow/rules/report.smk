@@ -203,6 +203,7 @@ rule report:
         **CORPUS_SUBSETS,
         # Any model's: all are scored on the same tokens.
         tables=expand(f"{RESULTS}/{{table}}.parquet", table=TABLES),
+        described=expand(f"{RESULTS}/{{table}}.parquet", table=DESCRIBED),
         figures=expand(f"{RESULTS}/figures/{{name}}.svg", name=FIGURES),
         about=f"{CORPUS}/corpus.json",
         moments=expand(MOMENTS, seed=GRID.by_name[0], step=GRID.steps[0], shard=GRID.shards),

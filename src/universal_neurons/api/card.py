@@ -140,7 +140,7 @@ def _weights(neuron: NeuronRows) -> str:
     of = neuron.roles
     if not of:
         return ""
-    role = of["role"] if of["role"] else "none of those looked for"
+    role = "none of those looked for" if pd.isna(of["role"]) else of["role"]
     promoted, suppressed = (
         ", ".join(repr(neuron.run.text([token])) for token in of[kind])
         for kind in ("promoted_ids", "suppressed_ids")
@@ -152,10 +152,10 @@ def _fires(neuron: NeuronRows) -> str:
     of = neuron.family
     if not of:
         return ""
-    if not of["family"]:
+    if pd.isna(of["family"]):
         return "Family: none of those looked for explains when it fires."
     share = f"{of['variance_reduction']:.0%}" if not pd.isna(of["variance_reduction"]) else "–"
-    why = f" ({of['explanation']!r})" if of["explanation"] else ""
+    why = "" if pd.isna(of["explanation"]) else f" ({of['explanation']!r})"
     return f"Family: {of['family']}{why}, which explains {share} of its variance."
 
 
@@ -242,7 +242,7 @@ def _marked(example: Example) -> str:
 def _coloured(example: Example) -> str:
     def colour(place: int, token: str, share: float) -> str:
         weight = "font-weight:600;" if place == example.centre else ""
-        style = f"{weight}background:rgba(230,130,0,{0.75 * share:.2f});white-space:pre-wrap"
+        style = f"{weight}background:rgba(0,114,178,{0.65 * share:.2f});white-space:pre-wrap"
         return f"<span style='{style}'>{escape(token)}</span>"
 
     text = "".join(map(colour, *_columns(example)))

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from universal_neurons.errors import UserError
 from universal_neurons.report.figures.registry import FIGURES
 from universal_neurons.report.findings import Findings
+from universal_neurons.report.gallery import Shown, read_gallery
 from universal_neurons.report.headlines import Headline, headlines
 from universal_neurons.report.origin import origin
 from universal_neurons.report.questions import OPENING_FIGURE, QUESTIONS, Question, belongs
@@ -48,6 +49,7 @@ def write_report(
     out: str | Path,
     benchmarks: Mapping[str, Mapping[str, float]] | None = None,
     subsets: pd.DataFrame | None = None,
+    gallery: Sequence[Shown] = (),
 ) -> None:
     """Write ``report.html``: one file that needs no other and loads nothing.
 
@@ -69,6 +71,8 @@ def write_report(
         As `results.read_benchmarks` returns them.
     subsets
         As `results.subset_preferences` returns them.
+    gallery
+        As `gallery.read_gallery` returns it.
 
     Raises
     ------
@@ -90,6 +94,7 @@ def write_report(
         warnings=warnings(findings, config),
         tiles=tiles(findings),
         opening=opening,
+        gallery=gallery,
         opening_figure=drawn[OPENING_FIGURE],
         sections=[_section(question, said, drawn, short) for question in QUESTIONS],
         introduction=_caption(Path(captions) / "workflow.rst"),
@@ -136,6 +141,7 @@ def report_run(
         out=out,
         subsets=subset_preferences(results) if corpus["subsets"] else None,
         benchmarks=read_benchmarks(results / "benchmarks"),
+        gallery=read_gallery(results),
     )
 
 
