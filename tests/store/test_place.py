@@ -25,7 +25,7 @@ ATTRIBUTES = {
     ".parquet": tables.attributes_of,
     ".json": read_facts,
 }
-OTHERS = {"corpus", "figures", "report.html"}
+OTHERS = {"corpus", "figures", "explorer", "report.html"}
 MODE_OF = {"screen": "screened", "refine": "screened"}
 MODE_OF |= dict.fromkeys(("direct", "direct_first", "direct_more"), "direct")
 

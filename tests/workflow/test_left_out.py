@@ -29,7 +29,7 @@ def without(local, tmp_path):
 def test_what_is_left_out_is_not_planned(without, monkeypatch):
     expected = {"concatenate_ablation", "concatenate_doses", "join_effects", "trajectories"}
     expected |= {"persistence"}
-    drawn = {"models", "figures", "report"}
+    drawn = {"models", "figures", "report", "explorer"}
     # Contexts are of the neurons with the largest effects, too.
     expected |= {"concatenate_examples", "concatenate_contexts"}
     described = {"examples": 3, "contexts": 6}

@@ -53,7 +53,7 @@ def test_every_rule_asks_for_what_its_jobs_need_and_for_more_at_a_further_attemp
 
 def test_rules_of_a_stage_are_in_the_file_of_its_name():
     stages = ["prepare", "capture", "direct", "correlate", "score", "ablate", "persist"]
-    stages += ["describe", "report"]
+    stages += ["describe", "report", "explorer"]
     assert set(RULES) == {f"{name}.smk" for name in [*stages, "common"]}
     assert "rule correlate:" in RULES["correlate.smk"]
     assert "rule score:" in RULES["score.smk"]

@@ -224,11 +224,11 @@ CHANGES = {
     "universal by q-value": ({"universality": {"criterion": "q_value"}}, SCORED),
     "another cut-off of a role": (
         {"roles": {"kurtosis": 5}},
-        {"describe": 6, "concatenate_described": 1, **DRAWN},
+        {"describe": 6, "concatenate_described": 1, "explorer": 1, **DRAWN},
     ),
     "another cut-off of a family": (
         {"families": {"letter": 0.5}},
-        {"describe": 6, "concatenate_described": 1, **DRAWN},
+        {"describe": 6, "concatenate_described": 1, "explorer": 1, **DRAWN},
     ),
     "more controls": (
         {"ablation": {"controls": 21}},
@@ -238,12 +238,12 @@ CHANGES = {
         {"ablation": {"kinds": ["mean", "zero"]}},
         {"concatenate_ablation": 1, **DRAWN},
     ),
-    "other contexts at random": ({"explorer": {"seed": 1}}, DESCRIBED),
+    "other contexts at random": ({"explorer": {"seed": 1}}, {**DESCRIBED, "report": 1}),
     "contexts of fewer tokens": (
         {"explorer": {"tokens": 480}},
         {**DESCRIBED, "describe": 6, "concatenate_described": 1, **DRAWN},
     ),
-    "contexts of all neurons": ({"explorer": {"neurons": "all"}}, DESCRIBED),
+    "contexts of all neurons": ({"explorer": {"neurons": "all"}}, {**DESCRIBED, "report": 1}),
     "a step less": (
         {"models": {"steps": [20]}},
         # Untrained models are those of the first step's architecture.
