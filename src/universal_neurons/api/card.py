@@ -156,7 +156,7 @@ def _fires(neuron: NeuronRows) -> str:
         return "Family: none of those looked for explains when it fires."
     share = f"{of['variance_reduction']:.0%}" if not pd.isna(of["variance_reduction"]) else "–"
     why = "" if pd.isna(of["explanation"]) else f" ({of['explanation']!r})"
-    return f"Family: {of['family']}{why}, which explains {share} of its variance."
+    return f"Family: {of['family']}{why}, which alone explains {share} of its variance."
 
 
 def _activity(neuron: NeuronRows) -> str:

@@ -56,7 +56,15 @@ class Run(Tables):
     """
 
     def matches(self, seed: str, other_seed: str, *, step: int) -> pd.DataFrame:
-        """Best matches of a seed's neurons in another seed, one row per neuron."""
+        """Best matches of a seed's neurons in another seed, one row per neuron.
+
+        Raises
+        ------
+        UserError
+            If the run has no such seed or step, or both seeds are one.
+        """
+        if seed == other_seed:
+            raise UserError(f"{self.path}: matches are with another seed than {seed}")
         return self.rows("matches", step=step, seed=seed, other_seed=other_seed)
 
     def match_matrix(self, seed: str, other_seed: str, *, step: int) -> sparse.csr_array:

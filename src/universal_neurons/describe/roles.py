@@ -26,7 +26,7 @@ FIRST_TOKENS = 256
 # |cos| at which weights of a gated neuron count as aligned, of Gerstner and Schütze (2505.17936).
 ALIGNED = 0.5
 
-ROLES = ("entropy", "prediction", "suppression", "partition", "token frequency", "attention")
+ROLES = ("entropy", "prediction", "suppression", "token frequency", "attention", "partition")
 
 
 @dataclass(frozen=True)

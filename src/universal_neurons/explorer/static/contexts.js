@@ -83,7 +83,7 @@ class Contexts {
     const address = run.address(reading.seed, run.steps.indexOf(reading.step), reading.row);
     const partner = (this.neuron.partners?.[run.last] ?? []).find((match) => match[0] === reading.seed);
     const corr = partner ? `, ρ ${words.share(partner[2])}` : "";
-    return [h("a", { href: address }, label), h("small", {}, " seed ", seed, corr)];
+    return [h("a", { href: address }, label), h("small", {}, " seed ", seed, `, step ${reading.step}${corr}`)];
   }
 
   /** A window of text, each token coloured by the activation there. */

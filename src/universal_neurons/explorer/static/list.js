@@ -24,7 +24,7 @@ const HEADS = [
   ["matched", "Seeds", "Other seeds with a match above the threshold; in brackets, mutual ones"],
   ["role", "Role", "What its output weights do"],
   ["family", "Explained by", "What its activations follow best, and the share of their variance"],
-  ["loss", "Loss", "Change of the loss when it is ablated, nats per token; ~ estimated"],
+  ["loss", "Loss, nats", "Change of the loss when it is ablated, nats per token; ~ estimated"],
   ["active", "Active", "Tokens with an activation above 0"],
 ];
 

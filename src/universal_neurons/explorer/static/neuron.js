@@ -45,7 +45,7 @@ class NeuronPage {
     this.links = h("nav", { class: "steps", "aria-label": "Neurons" });
     this.neighbours = neighbours;
     const tokens = [
-      this.#tokens("Promoted", neuron.promoted, "Tokens whose logits its output raises most: cosine with the unembedding"),
+      this.#tokens("Promoted", neuron.promoted, "Tokens whose logits its output raises most, in that order; bars are cosines with the unembedding"),
       this.#tokens("Suppressed", neuron.suppressed, "Tokens whose logits its output lowers most: cosine with the unembedding"),
       this.#tokens("Activating", neuron.activating, "Tokens with the largest mean activation, of those that occur ten times or more"),
     ].filter(Boolean);
@@ -148,7 +148,7 @@ class NeuronPage {
     this.picture.replaceChildren(
       this.chart.picture,
       h("div", { class: "slide", "--left": `${100 * left}%`, "--right": `${100 * right}%` }, this.slider),
-      table("By training step", ["Step", "Excess", "Best partner", "Role", "Loss"], rows, { current: this.step ?? -1 }),
+      table("By training step", ["Step", "Excess", "Best partner", "Role", "Loss, nats"], rows, { current: this.step ?? -1 }),
     );
   }
 

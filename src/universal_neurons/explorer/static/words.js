@@ -75,7 +75,7 @@ const words = (() => {
     const matched = `a match above the threshold in ${n.n_matched} of ${others} other seeds`;
     const mutual = n.n_mutual ? ` (mutual in ${n.n_mutual})` : "";
     const excess = `excess correlation ${within(share(n.excess_corr), n.excess_se)}`;
-    const parts = `correlation ${share(n.max_corr)} with its best matches, ${share(n.baseline_corr)} with random rotations`;
+    const parts = `correlation ${share(n.max_corr)} with its best matches, ${share(n.baseline_corr)} with random rotations${known(n.excess_se) ? "; ± is the standard error" : ""}`;
     const state = n.universal ? "Universal" : "Not universal at this step";
     return `${state}: ${matched}${mutual}; ${excess} (${parts}).`;
   }

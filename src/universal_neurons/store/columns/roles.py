@@ -114,8 +114,8 @@ ROLES = Table(
         Column("suppressed_cos", "list<float32>", "cosine", "Their cosines."),
         Column(
             *("role", "text", ""),
-            "The first that it has of `entropy`, `prediction`, `suppression`, `partition`, `token "
-            "frequency` and `attention` (config `roles`); null without any.",
+            "The first that it has of `entropy`, `prediction`, `suppression`, `token frequency`, "
+            "`attention` and `partition`, the widest (config `roles`); null without any.",
             nullable=True,
         ),
     ),
