@@ -22,7 +22,7 @@ from universal_neurons.report.figures.registry import FIGURES
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.gallery import Reading, Shown, Token
 from universal_neurons.report.headlines import headlines
-from universal_neurons.report.page import write_report
+from universal_neurons.report.page import More, write_report
 from universal_neurons.report.questions import OPENING_FIGURE, QUESTIONS, belongs
 from universal_neurons.report.results import read_benchmarks
 from universal_neurons.report.tables import short_tables
@@ -65,7 +65,8 @@ def findings(tables, threshold: float = THRESHOLD) -> Findings:
 
 
 def page_of(tables, drawn, out, **more) -> str:
-    options = {"config": CONFIG, "provenance": ORIGIN, **more}
+    shown = {key: more.pop(key) for key in ("benchmarks", "subsets", "gallery") if key in more}
+    options = {"config": CONFIG, "provenance": ORIGIN, "more": More(**shown), **more}
     write_report(tables, drawn, CAPTIONS, out=out / "report.html", **options)
     return (out / "report.html").read_text()
 

@@ -197,6 +197,8 @@ def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
         sys.excepthook(*sys.exc_info())
         code = 1
     finally:
+        # The job is over; what libraries do at exit is not to be interrupted, and would say so.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         with contextlib.suppress(BaseException):
             threading._shutdown()  # type: ignore[attr-defined]
             atexit._run_exitfuncs()

@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ from universal_neurons.store.arrays import attributes_of
 from universal_neurons.store.files import read_record, replacing
 
 
+@dataclass(frozen=True)
+class More:
+    """What a report shows of runs that have it.
+
+    Attributes
+    ----------
+    benchmarks
+        As `results.read_benchmarks` returns them.
+    subsets
+        As `results.subset_preferences` returns them.
+    gallery
+        As `gallery.read_gallery` returns it.
+    """
+
+    benchmarks: Mapping[str, Mapping[str, float]] | None = None
+    subsets: pd.DataFrame | None = None
+    gallery: Sequence[Shown] = ()
+
+
 def write_report(
     tables: Tables,
     figures: str | Path,
@@ -47,9 +67,7 @@ def write_report(
     config: Mapping[str, Any],
     provenance: Mapping[str, str | int],
     out: str | Path,
-    benchmarks: Mapping[str, Mapping[str, float]] | None = None,
-    subsets: pd.DataFrame | None = None,
-    gallery: Sequence[Shown] = (),
+    more: More = More(),
 ) -> None:
     """Write ``report.html``: one file that needs no other and loads nothing.
 
@@ -67,12 +85,8 @@ def write_report(
         What to list as the run's origin, see `origin.origin`.
     out
         Path of the HTML file.
-    benchmarks
-        As `results.read_benchmarks` returns them.
-    subsets
-        As `results.subset_preferences` returns them.
-    gallery
-        As `gallery.read_gallery` returns it.
+    more
+        What not every run has.
 
     Raises
     ------
@@ -87,14 +101,14 @@ def write_report(
         undefined=jinja2.StrictUndefined,
     )
     opening, *said = headlines(findings, config)
-    short = short_tables(findings, benchmarks, subsets)
+    short = short_tables(findings, more.benchmarks, more.subsets)
     drawn = {name: _figure(name, Path(figures), Path(captions)) for name in FIGURES}
     page = environment.get_template("report.html.j2").render(
         run=config["run"],
         warnings=warnings(findings, config),
         tiles=tiles(findings),
         opening=opening,
-        gallery=gallery,
+        gallery=more.gallery,
         opening_figure=drawn[OPENING_FIGURE],
         sections=[_section(question, said, drawn, short) for question in QUESTIONS],
         introduction=_caption(Path(captions) / "workflow.rst"),
@@ -139,9 +153,11 @@ def report_run(
         config=config,
         provenance=origin(config, corpus, scored),
         out=out,
-        subsets=subset_preferences(results) if corpus["subsets"] else None,
-        benchmarks=read_benchmarks(results / "benchmarks"),
-        gallery=read_gallery(results),
+        more=More(
+            read_benchmarks(results / "benchmarks"),
+            subset_preferences(results) if corpus["subsets"] else None,
+            read_gallery(results),
+        ),
     )
 
 
