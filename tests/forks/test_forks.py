@@ -117,7 +117,7 @@ def test_ctrl_c_ends_snakemake_its_server_and_the_forks(tmp_path):
         stderr=log,
         start_new_session=True,
     )
-    # The server and two forks: no job is a process of its own any more, which would say where it is.
+    # The server and two forks: no job is a process of its own, which would say where it is.
     while len(servers(tmp_path)) < 3:
         assert process.poll() is None, "the run ended before two jobs were forks"
         time.sleep(0.02)
