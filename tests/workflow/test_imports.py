@@ -31,7 +31,7 @@ ALLOWED = {
     "explorer": {"store"},
     "plan": {"activations", "models", "prepare", "store"},
     "api": {"activations", "correlate", "models", "store"},
-    "export": {"api"},
+    "export": {"api", "store"},
     "commands": {"activations", "api", "export", "plan", "prepare", "report", "store"},
 }
 

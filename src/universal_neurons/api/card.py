@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from universal_neurons.api.neuron_rows import NeuronRows
-from universal_neurons.api.tables import records
+from universal_neurons.store.tables import records
 
 # Examples that a card shows.
 SHOWN = 5

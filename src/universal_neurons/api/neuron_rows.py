@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons.api.stored import stored_layers
-from universal_neurons.api.tables import Tables, records
+from universal_neurons.api.tables import Tables
+from universal_neurons.store.tables import records
 
 # Columns that say which neuron a row is of.
 KEYS = ("step", "seed", "layer", "neuron")

@@ -134,8 +134,3 @@ class Tables:
     def text(self, token_ids: Iterable[int]) -> str:
         """Tokens as text; ``#17`` for one that has none."""
         return "".join(self._pieces.get(int(token), f"#{token}") for token in token_ids)
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a table, each by its columns."""
-    return [{str(name): row[name] for name in table} for row in table.to_dict("records")]

@@ -94,11 +94,6 @@ def of_seed(path: str | Path, columns: Sequence[str], seed: str, **also: int) ->
     return read_table(path, ["layer", "neuron", *columns], where)
 
 
-def records(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries by column."""
-    return [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
-
-
 def rows_of(sources: Sources, seed: str, step: int) -> Rows:
     """The layers of a seed, which are the same at every step."""
     found = of_seed(sources.universality, [], seed, step=step)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.explorer.numbers import COLUMNS, Rows, Sources, of_seed, records
+from universal_neurons.explorer.numbers import COLUMNS, Rows, Sources, of_seed
 from universal_neurons.explorer.shards import short
 from universal_neurons.explorer.windows import Windows, read_windows
-from universal_neurons.store.tables import read_table
+from universal_neurons.store.tables import read_table, records
 
 # Chosen neurons in one shard, which a page loads whole: 60 kB, and few enough files.
 PER_SHARD = 8

@@ -19,7 +19,6 @@ from universal_neurons.explorer.numbers import (
     Sources,
     listed,
     numbers,
-    records,
     rows_of,
 )
 from universal_neurons.explorer.pages import PER_SHARD, Facts, Run, Shard, chosen_rows, shards
@@ -27,7 +26,7 @@ from universal_neurons.explorer.shards import write_shard
 from universal_neurons.explorer.windows import BANDS, FOLLOWED, LEVELS, UNKNOWN
 from universal_neurons.store.files import read_record, replacing
 from universal_neurons.store.provenance import config_hash
-from universal_neurons.store.tables import read_table
+from universal_neurons.store.tables import read_table, records
 
 logger = logging.getLogger(__name__)
 

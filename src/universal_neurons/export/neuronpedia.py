@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from universal_neurons.api.run import Run
-from universal_neurons.api.tables import records
 from universal_neurons.errors import UserError
+from universal_neurons.store.tables import records
 
 Row = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from universal_neurons.api.run import Run
-from universal_neurons.api.tables import records
+from universal_neurons.store.tables import records
 
 
 def best_buddies(run: Run, seed: str, other_seed: str, step: int) -> list[dict[str, Any]]:

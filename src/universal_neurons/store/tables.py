@@ -108,6 +108,11 @@ def _read(path: str | Path, columns: Sequence[str] | None = None, filters: Any =
     return table
 
 
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries by column."""
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+
+
 def write_tables(
     paths: Mapping[str, str | Path],
     tables: Mapping[str, pd.DataFrame | pa.Table],
