@@ -177,9 +177,12 @@ def test_folded_weights_give_the_logits_and_inputs_of_the_module(name):
     shift = 0 if final is None or getattr(final, "bias", None) is None else head(final.bias)
     shift = shift - torch.as_tensor(shift).float().mean()
     np.testing.assert_allclose(x.double() @ residual.unembedding().T + shift, logits, atol=2e-3)
-    norm = residual._norm(model.blocks[0], residual.places.norm)
-    for (weight, bias), own in zip(residual.inputs(0), model.input_projections[0], strict=True):
-        expected = own(x if norm is None else norm(x))
+    norm = residual._norm(model.blocks[0], *residual.places.norm)
+    normed = x if norm is None else norm(x)
+    own = [projection(normed) for projection in dict.fromkeys(model.input_projections[0])]
+    for (weight, bias), expected in zip(
+        residual.inputs(0), torch.cat(own, -1).split(model.d_mlp[0], -1), strict=True
+    ):
         np.testing.assert_allclose(x.double() @ weight.T + bias, expected, atol=2e-3)
 
 

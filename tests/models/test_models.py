@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 
 from universal_neurons.errors import UserError
 from universal_neurons.models import load as models
+from universal_neurons.models.shape import Shape, read_shape
 
 COMMON = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24, "n_positions": 32}
@@ -24,6 +26,9 @@ OPTIONS = {
         "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24,
         "max_position_embeddings": 32, "word_embed_proj_dim": 16,
     },
+    "falcon": {**LLAMA, "head_dim": None, "intermediate_size": None, "ffn_hidden_size": 24},
+    "bloom": {"hidden_size": 6, "n_layer": 2, "n_head": 2},
+    "gpt_bigcode": GPT2,
 }  # fmt: skip
 IDS = torch.randint(3, 50, (3, 9), generator=torch.Generator().manual_seed(0))
 
@@ -39,8 +44,13 @@ def own_activations(mlp, x):
     """The hidden value of an MLP from its parts, without hooks."""
     if hasattr(mlp, "gate_proj"):
         return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+    if hasattr(mlp, "gate_up_proj"):
+        gate, up = mlp.gate_up_proj(x).chunk(2, dim=-1)
+        return mlp.activation_fn(gate) * up
     if hasattr(mlp, "c_fc"):
         return mlp.act(mlp.c_fc(x))
+    if hasattr(mlp, "gelu_impl"):
+        return mlp.gelu_impl(mlp.dense_h_to_4h(x))
     if hasattr(mlp, "dense_h_to_4h"):
         return mlp.act(mlp.dense_h_to_4h(x))
     return mlp.activation_fn(mlp.fc1(x))
@@ -106,7 +116,7 @@ def test_an_activation_follows_from_what_the_input_weights_read(kind, tmp_path):
         model.module(IDS)
         for layer in range(2):
             weights = model.input_weights(layer)
-            assert [tuple(weight.shape) for weight, _ in weights] == [(24, 16)] * len(weights)
+            assert {len(weight) for weight, _ in weights} == {24}
             read = [inputs[layer] @ weight.T + bias for weight, bias in weights]
             torch.testing.assert_close(tapped[layer], model.activate(layer, read))
 
@@ -144,17 +154,43 @@ def test_the_digest_is_that_of_the_weights(tmp_path):
 
 
 def test_unknown_architectures_are_refused_with_the_known_ones(tmp_path):
-    config = AutoConfig.for_model("bloom", hidden_size=16, n_layer=1, n_head=2, vocab_size=50)
+    config = AutoConfig.for_model("mpt", d_model=16, n_layers=1, n_heads=2, vocab_size=50)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="unknown architecture 'bloom'; known are gpt2, gpt_neox"):
+    with pytest.raises(UserError, match="unknown architecture 'mpt'; known are gpt2, gpt_neox"):
         models.load(tmp_path)
 
 
-def test_mixtures_of_experts_are_refused_as_such(tmp_path):
-    config = AutoConfig.for_model("mixtral", **{**COMMON, **LLAMA}, num_local_experts=4)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"a mixture-of-experts model \(num_local_experts: 4\)"):
+def test_a_model_of_text_and_images_is_refused_with_its_text_model(tmp_path):
+    about = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"'gemma3'; save its text model alone \(gemma3_text\)"):
+        read_shape(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("mixtral", "num_local_experts"), ("olmoe", "num_experts"), ("phimoe", "num_local_experts")],
+)
+def test_mixtures_of_experts_are_refused_as_such(kind, key, tmp_path):
+    AutoConfig.for_model(kind, **{**COMMON, **LLAMA, key: 4}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"a mixture-of-experts model \({key}: 4\)"):
         models.load(tmp_path)
+
+
+def test_bloom_multiplied_in_slices_is_run_whole(tmp_path):
+    """The slices would go past the projection's module, and no hook would see an activation."""
+    make("bloom", slow_but_exact=True, pretraining_tp=2).save_pretrained(tmp_path)
+    model, tapped = models.load(tmp_path), {}
+    with torch.no_grad(), model.tap(lambda layer, x: tapped.update({layer: x})):
+        model.module(IDS)
+    assert set(tapped) == {0, 1}
+
+
+def test_the_old_names_of_sizes_are_read(tmp_path):
+    """The config.json of published BLOOM has n_embed."""
+    about = {"model_type": "bloom", "n_embed": 16, "n_layer": 2, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    assert read_shape(tmp_path) == Shape(n_layers=2, d_mlp=64)
 
 
 def test_pickled_weights_are_loaded_and_code_in_them_is_not(tmp_path):

@@ -26,6 +26,13 @@ OPT = {
     "num_attention_heads": 2,
     "init_std": 0.3,
 }
+FALCON = {
+    "hidden_size": 16,
+    "ffn_hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+}
+BLOOM = {"hidden_size": 16, "n_layer": 3, "n_head": 2}  # its MLPs are always four times as wide
 # Larger weights than usual, so that every neuron matters.
 INIT = {"initializer_range": 0.3}
 
@@ -44,6 +51,25 @@ CONFIGS = {
     "qwen3": ("Qwen3Config", {**WIDE, **HEADS}),
     "gemma": ("GemmaConfig", {**WIDE, **HEADS}),
     "gemma2": ("Gemma2Config", {**WIDE, **HEADS}),
+    "gemma3_text": ("Gemma3TextConfig", {**WIDE, **HEADS}),
+    "olmo": ("OlmoConfig", {**WIDE, **HEADS}),
+    "olmo2": ("Olmo2Config", {**WIDE, **HEADS}),
+    "phi": ("PhiConfig", {**WIDE, **HEADS}),
+    "phi3": ("Phi3Config", {**WIDE, **HEADS}),
+    "stablelm": ("StableLmConfig", {**WIDE, **HEADS}),
+    "stablelm parallel": ("StableLmConfig", {**WIDE, **HEADS, "use_parallel_residual": True}),
+    "falcon": ("FalconConfig", FALCON),
+    "falcon sequential": ("FalconConfig", {**FALCON, "parallel_attn": False, "bias": True}),
+    "falcon two norms": ("FalconConfig", {**FALCON, "new_decoder_architecture": True}),
+    "bloom": ("BloomConfig", BLOOM),
+    "bloom post-norm": (
+        "BloomConfig",
+        {**BLOOM, "apply_residual_connection_post_layernorm": True},
+    ),
+    "gpt_bigcode": (
+        "GPTBigCodeConfig",
+        {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 24},
+    ),
 }
 
 

@@ -32,11 +32,13 @@ class Architecture(NamedTuple):
         Path, within a block, of the MLP's output projection.
     inputs
         Paths of what neurons read with: the MLP's input projection, or gate and up where it is
-        gated. A neuron's activation is nonlinearity(input), or nonlinearity(gate)·up.
+        gated, which is one path twice where one projection has both, the gate's rows first. A
+        neuron's activation is nonlinearity(input), or nonlinearity(gate)·up.
     nonlinearity
         Path of the MLP's nonlinearity.
     norm
-        Path, within a block, of the norm that the MLP's input comes from.
+        Paths, within a block, of the norm that the MLP's input comes from: the first that the block
+        has. None where the MLP reads the stream as it is.
     final_norm
         Path of the norm that tokens are read out after.
     output_norm
@@ -51,7 +53,7 @@ class Architecture(NamedTuple):
     projection: str
     inputs: tuple[str, ...]
     nonlinearity: str
-    norm: str
+    norm: tuple[str, ...]
     final_norm: str
     output_norm: str | None = None
     gain_offset: float = 0
@@ -63,10 +65,13 @@ _GATED = Architecture(
     "mlp.down_proj",
     ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.act_fn",
-    "post_attention_layernorm",
+    ("post_attention_layernorm",),
     "model.norm",
 )
 _GEMMA = _GATED._replace(gain_offset=1)
+_SANDWICH = _GEMMA._replace(
+    norm=("pre_feedforward_layernorm",), output_norm="post_feedforward_layernorm"
+)
 
 # By model_type of config.json. A new architecture is a new line here.
 ARCHITECTURES = {
@@ -75,7 +80,7 @@ ARCHITECTURES = {
         "mlp.c_proj",
         ("mlp.c_fc",),
         "mlp.act",
-        "ln_2",
+        ("ln_2",),
         "transformer.ln_f",
         attention=Attention("ln_1", "attn.c_attn", "attn.c_attn"),
     ),
@@ -84,7 +89,7 @@ ARCHITECTURES = {
         "mlp.dense_4h_to_h",
         ("mlp.dense_h_to_4h",),
         "mlp.act",
-        "post_attention_layernorm",
+        ("post_attention_layernorm",),
         "gpt_neox.final_layer_norm",
     ),
     "opt": Architecture(
@@ -92,7 +97,7 @@ ARCHITECTURES = {
         "fc2",
         ("fc1",),
         "activation_fn",
-        "final_layer_norm",
+        ("final_layer_norm",),
         "model.decoder.final_layer_norm",
         attention=Attention("self_attn_layer_norm", "self_attn.q_proj", "self_attn.k_proj"),
     ),
@@ -101,7 +106,45 @@ ARCHITECTURES = {
     "qwen2": _GATED,
     "qwen3": _GATED,
     "gemma": _GEMMA,
-    "gemma2": _GEMMA._replace(
-        norm="pre_feedforward_layernorm", output_norm="post_feedforward_layernorm"
+    "gemma2": _SANDWICH,
+    "gemma3_text": _SANDWICH,
+    "olmo": _GATED,
+    "olmo2": _GATED._replace(norm=(), output_norm="post_feedforward_layernorm"),
+    "phi": Architecture(
+        "model.layers",
+        "mlp.fc2",
+        ("mlp.fc1",),
+        "mlp.activation_fn",
+        ("input_layernorm",),
+        "model.final_layernorm",
+    ),
+    "phi3": _GATED._replace(
+        inputs=("mlp.gate_up_proj", "mlp.gate_up_proj"), nonlinearity="mlp.activation_fn"
+    ),
+    # Where attention and MLP read the same, they have one norm.
+    "stablelm": _GATED._replace(norm=("post_attention_layernorm", "input_layernorm")),
+    "falcon": Architecture(
+        "transformer.h",
+        "mlp.dense_4h_to_h",
+        ("mlp.dense_h_to_4h",),
+        "mlp.act",
+        ("ln_mlp", "post_attention_layernorm", "input_layernorm"),
+        "transformer.ln_f",
+    ),
+    "bloom": Architecture(
+        "transformer.h",
+        "mlp.dense_4h_to_h",
+        ("mlp.dense_h_to_4h",),
+        "mlp.gelu_impl",
+        ("post_attention_layernorm",),
+        "transformer.ln_f",
+    ),
+    "gpt_bigcode": Architecture(
+        "transformer.h",
+        "mlp.c_proj",
+        ("mlp.c_fc",),
+        "mlp.act",
+        ("ln_2",),
+        "transformer.ln_f",
     ),
 }

@@ -12,8 +12,8 @@ from universal_neurons.models.architectures import ARCHITECTURES
 
 # Names of sizes in config.json, by architecture: whole numbers above 0, or null for a default.
 LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
-WIDTH_KEYS = ("n_embd", "hidden_size")
-MLP_KEYS = ("n_inner", "intermediate_size", "ffn_dim")
+WIDTH_KEYS = ("n_embd", "n_embed", "hidden_size")
+MLP_KEYS = ("n_inner", "intermediate_size", "ffn_dim", "ffn_hidden_size")
 CONTEXT_KEYS = ("n_positions", "max_position_embeddings")
 HEAD_KEYS = ("n_head", "num_attention_heads", "num_key_value_heads", "head_dim")
 SIZES = (
@@ -92,6 +92,9 @@ def read_description(model: Path) -> dict[str, Any]:
             )
     kind = found.get("model_type")
     if kind is not None and (not isinstance(kind, str) or kind not in ARCHITECTURES):
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"models.path: {file}: unknown architecture {kind!r}; known are {known}")
+        hint = f"known are {', '.join(ARCHITECTURES)}"
+        text = found.get("text_config")
+        if isinstance(text, dict) and text.get("model_type") in tuple(ARCHITECTURES):
+            hint = f"save its text model alone ({text['model_type']}) and give that"
+        raise UserError(f"models.path: {file}: unknown architecture {kind!r}; {hint}")
     return found

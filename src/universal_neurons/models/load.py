@@ -41,13 +41,14 @@ transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 # Keys of config.json that say how to run a model or classify by it, not what it is. Some would have
-# code fetched (an attention kernel of the Hub), or other files loaded than those that are checked.
+# code fetched (an attention kernel of the Hub), or other files loaded than those that are checked,
+# or a projection multiplied in slices, past its module and so unseen (`slow_but_exact`).
 LEFT_OUT = {
     "_attn_implementation", "attn_implementation", "_attn_implementation_internal",
     "_experts_implementation", "experts_implementation", "_experts_implementation_internal",
     "auto_map", "fusion_config", "id2label", "label2id", "num_labels", "output_attentions",
-    "output_hidden_states", "problem_type", "return_dict", "torchscript", "transformers_weights",
-    "use_return_dict",
+    "output_hidden_states", "problem_type", "return_dict", "slow_but_exact", "torchscript",
+    "transformers_weights", "use_return_dict",
 }  # fmt: skip
 
 OnLayer = Callable[[int, torch.Tensor], torch.Tensor | None]
@@ -92,7 +93,7 @@ class Model:
 
     @cached_property
     def input_projections(self) -> tuple[tuple[nn.Module, ...], ...]:
-        """What every layer's neurons read with: one projection, or gate and up."""
+        """What every layer's neurons read with: one projection, or gate and up, be they one."""
         paths = ARCHITECTURES[self.module.config.model_type].inputs
         return tuple(tuple(map(block.get_submodule, paths)) for block in self.blocks)
 
@@ -101,14 +102,17 @@ class Model:
 
         The bias is 0 where there is none.
         """
-        found: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for projection in self.input_projections[layer]:
+        found: list[tuple[torch.Tensor, ...]] = []
+        projections = self.input_projections[layer]
+        for projection in dict.fromkeys(projections):
             stored = projection.get_parameter("weight")
             # GPT-2's Conv1D stores (inputs, neurons), a linear layer (neurons, inputs).
             weight = stored if isinstance(projection, nn.Linear) else stored.T
             bias = getattr(projection, "bias", None)
-            found.append((weight, weight.new_zeros(len(weight)) if bias is None else bias))
-        return found
+            bias = weight.new_zeros(len(weight)) if bias is None else bias
+            parts = len(projections) if len(set(projections)) == 1 else 1
+            found += zip(weight.chunk(parts), bias.chunk(parts), strict=True)
+        return [(weight, bias) for weight, bias in found]
 
     def activate(self, layer: int, read: Sequence[torch.Tensor]) -> torch.Tensor:
         """A layer's activations, given what its input projections (or others) return."""
@@ -289,7 +293,7 @@ def _configuration(path: Path) -> PreTrainedConfig:
     about = {k: v for k, v in read_description(path).items() if k not in LEFT_OUT}
     if "model_type" not in about:
         raise UserError(f"{path}: config.json does not name the architecture (model_type)")
-    for key in ("activation_function", "hidden_act", "hidden_activation"):
+    for key in ("activation", "activation_function", "hidden_act", "hidden_activation"):
         name = about.get(key)
         if name is not None and not (isinstance(name, str) and name in ACT2FN):
             raise UserError(

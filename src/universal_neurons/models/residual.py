@@ -19,9 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
 from universal_neurons.models.architectures import ARCHITECTURES, Architecture
 from universal_neurons.models.load import Model
+
+# The norms that take out the mean, OLMo's without gain or shift; others divide by a length alone.
+CENTRING = (nn.LayerNorm, OlmoLayerNorm)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Residual:
     @property
     def centred(self) -> bool:
         """Whether all that reads the stream takes out its mean."""
-        return isinstance(self._final_norm, nn.LayerNorm)
+        return isinstance(self._final_norm, CENTRING)
 
     @property
     def dimensions(self) -> int:
@@ -58,7 +62,7 @@ class Residual:
 
     def inputs(self, layer: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Weight, shape (d_mlp, d_model), and bias, (d_mlp,), of a layer's input projections."""
-        norm = self._norm(self.model.blocks[layer], self.places.norm)
+        norm = self._norm(self.model.blocks[layer], *self.places.norm)
         return [_folded(norm, w, b, self.places) for w, b in self.model.input_weights(layer)]
 
     def outputs(self, layer: int) -> torch.Tensor:
@@ -144,14 +148,22 @@ class Residual:
         """None where there is none."""
         return attrgetter(self.places.final_norm)(self.model.module)
 
-    def _norm(self, block: nn.Module, path: str) -> Any:
-        """A block's norm; None where the architecture puts it after what is added up."""
-        before = getattr(self.model.module.config, "do_layer_norm_before", True)
-        return block.get_submodule(path) if before else None
+    def _norm(self, block: nn.Module, *paths: str) -> Any:
+        """The first of these norms of a block; None where the stream is read as it is.
+
+        So it is, too, where the norm's output is what the MLP's is added to: the stream itself.
+        """
+        config = self.model.module.config
+        before = getattr(config, "do_layer_norm_before", True)
+        if not before or getattr(config, "apply_residual_connection_post_layernorm", False):
+            return None
+        modules = dict(block.named_modules())
+        return next((modules[path] for path in paths if path in modules), None)
 
 
-def _gain(norm: nn.Module, places: Architecture) -> torch.Tensor:
-    return norm.get_parameter("weight").double() + places.gain_offset
+def _gain(norm: nn.Module, places: Architecture) -> torch.Tensor | float:
+    weight = getattr(norm, "weight", None)
+    return 1.0 if weight is None else weight.double() + places.gain_offset
 
 
 def _folded(
@@ -165,7 +177,7 @@ def _folded(
     if shift is not None:
         bias = bias + weight @ shift.double()
     weight = weight * _gain(norm, places)
-    if isinstance(norm, nn.LayerNorm):
+    if isinstance(norm, CENTRING):
         weight = weight - weight.mean(1, keepdim=True)
     return weight, bias
 
