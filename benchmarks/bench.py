@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import zarr
+from planning import plan_seconds
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from universal_neurons.activations import kernels, products
@@ -580,6 +581,7 @@ def main() -> None:
         report(**accuracy())
 
         report(**compare(where))
+        report(**plan_seconds())
     finally:
         shutil.rmtree(where, ignore_errors=True)
     bench["seconds"] = round(time.perf_counter() - started)

@@ -66,8 +66,13 @@ def test_more_tokens_in_proportionally_more_shards_keep_the_old_shards(each, sha
     assert after[:old] == before
 
 
-def test_a_job_takes_one_layer_of_gpt2_small_and_all_of_a_small_model():
-    assert grid(GPT2_SMALL).layer_blocks("0", "1") == [f"{i}-{i}" for i in range(12)]
+def test_a_job_takes_as_many_layers_as_its_memory_holds_sums_of_in_even_blocks():
+    # A layer of GPT-2 Small has 0.9 GB of sums with another seed's model.
+    for memory_gb, sizes in ((20, [12]), (8, [6, 6]), (5, [4, 4, 4]), (0.1, [1] * 12)):
+        given = grid(GPT2_SMALL, sections={"correlate": {"memory_gb": memory_gb}})
+        blocks = [parse_layers(block) for block in given.layer_blocks("0", "1")]
+        assert [len(block) for block in blocks] == sizes
+        assert [i for block in blocks for i in block] == list(range(12))
     assert grid(SMALL).layer_blocks("0", "1") == ["0-1"]
     assert parse_layers("3-5") == [3, 4, 5]
 

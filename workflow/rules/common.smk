@@ -14,7 +14,7 @@ from universal_neurons.plan.config import resolve
 from universal_neurons.plan.cost import asked
 from universal_neurons.plan.grid import model_directory, parse_layers
 from universal_neurons.plan.records import keep_records
-from universal_neurons.plan.sizes_once import ask_sizes_once
+from universal_neurons.plan.once import ask_once
 from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.plan.shares import summary
 from universal_neurons.store.files import check_writable
@@ -36,7 +36,7 @@ HUB = config["models"]["source"] == "hub"
 
 RESULTS = f"results/{config['run']}"
 keep_records(RESULTS)
-ask_sizes_once()
+ask_once()
 # Tables that have a part per step, and others.
 OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
 OF_STEPS += ["screening", "similarity"]

@@ -21,9 +21,6 @@ from universal_neurons.models import hub, names
 from universal_neurons.models.shape import Shape, read_context, read_shape, read_vocabulary
 from universal_neurons.plan.sections import Config
 
-# Largest partial sums that one job holds; GPT-2 Small's layer against 12 layers is 0.9 GB.
-SUMS_BYTES = 1 << 30
-
 
 def model_directory(config: Mapping[str, Any], seed: str, step: int | str) -> str:
     """Where a local model is, or where one of the Hub is put."""
@@ -175,17 +172,18 @@ class Grid:
     def layers_of_job(self, seed: str, other_seed: str) -> int:
         """Number of layers of `seed` that one correlation job takes.
 
-        As many layers as keep the partial sums of a job within `SUMS_BYTES`; one per job for GPT-2
-        Small, all of a small model, whose jobs would otherwise be shorter than their start.
+        As many layers as keep the sums of a job within `correlate.memory_gb`, shared out evenly:
+        all of a small model, whose jobs would otherwise be shorter than their start, and few
+        enough jobs of a large one to plan them in seconds.
         """
         shape, other = self.shapes[seed], self.shapes[other_seed]
-        budget = float(SUMS_BYTES)
+        budget = self.config.correlate.memory_gb * 1e9
         if not self.config.capture.store:
             # One job holds the sums of all pairs, and the within-layer sums of all seeds.
-            budget = self.config.correlate.memory_gb * 1e9
             budget -= len(self.seeds) * 8 * shape.d_mlp * shape.neurons
             budget /= len(self.pairs)
-        return max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
+        most = max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
+        return -(-shape.n_layers // -(-shape.n_layers // most))
 
     def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
         """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    # A plan reads what tables are declared to be, and not a row.
+    import pandas as pd
 
 # Seeds are text; where the run's seeds are known, categories in the order of the configuration.
 TYPES = {
@@ -106,7 +110,7 @@ class Table:
             If a column is undeclared, missing, of another kind, or lacks values that it must have.
         """
         found = rows
-        if isinstance(found, pd.DataFrame):
+        if not isinstance(found, pa.Table):
             found = pa.Table.from_pandas(found, preserve_index=False)
         if undeclared := set(found.column_names) - set(self.names):
             raise ValueError(f"{self.name} has undeclared columns: {', '.join(sorted(undeclared))}")
