@@ -161,6 +161,57 @@ def test_attention_to_the_first_position_is_what_the_module_computes():
     np.testing.assert_allclose(difference, heads @ added, rtol=1e-3, atol=1e-4)
 
 
+def linear_head(model):
+    """What predicts tokens, its nonlinearity left out and its norm's length taken as 1."""
+    decoder, head = model.module.get_output_embeddings(), model.places.masked_head
+    if head is None:
+        return decoder
+    transform, norm = (model.module.get_submodule(path) for path in (head.transform, head.norm))
+
+    def predicted(x):
+        x = x @ transform.weight.T
+        x = (x - x.mean(-1, keepdim=True)) * norm.weight
+        return x @ decoder.weight.T
+
+    return predicted
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert"])
+def test_what_a_layer_writes_goes_through_the_norms_of_all_that_follow(name):
+    """By the modules' own norms, one after the other, at the length that a stream has there."""
+    model = architectures.make(name)
+    residual = Residual(model)
+    norms = [
+        norm
+        for block in model.blocks
+        for norm in block.modules()
+        if isinstance(norm, torch.nn.LayerNorm)
+    ]
+    assert len(norms) == 6
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight)
+    written = residual.outputs(0)
+    expected = written
+    # That after attention in layer 0 is before the MLP; the last is a part of the unembedding.
+    for norm in norms[1:-1]:
+        expected = (expected - expected.mean(1, keepdim=True)) * norm.weight
+    expected = expected - expected.mean(1, keepdim=True)
+    torch.testing.assert_close(residual.at_end(0, written), expected)
+    torch.testing.assert_close(residual.at_end(2, written), written)
+
+
+def test_tokens_promoted_by_an_encoder_are_those_whose_logits_its_head_raises():
+    """In the module's own head, where its nonlinearity is a line: a little of a direction more."""
+    model = architectures.make("bert")
+    model.module.cls.predictions.transform.dense.bias.add_(60)
+    residual = Residual(model)
+    read = residual.unembedding()
+    stream, gain = torch.randn(16, dtype=torch.float64), residual._final_norm.weight.double()
+    head = model.module.cls.double()
+    less, more = (head(gain * (stream + s * read[7])) for s in (-1e-5, 1e-5))
+    assert np.corrcoef(more - less, read @ read[7])[0, 1] > 0.99
+
+
 @pytest.mark.parametrize("name", architectures.CONFIGS)
 def test_folded_weights_give_the_logits_and_inputs_of_the_module(name):
     """Norms with gains, shifts and offsets, at a stream with mean 0 and mean square 1."""
@@ -171,7 +222,7 @@ def test_folded_weights_give_the_logits_and_inputs_of_the_module(name):
     residual = Residual(model)
     x = torch.randn(7, residual.d_model)
     x = torch.nn.functional.layer_norm(x, x.shape[1:], eps=0)
-    final, head = residual._final_norm, model.module.get_output_embeddings()
+    final, head = residual._final_norm, linear_head(model)
     logits = head(x if final is None else final(x))
     logits = logits - logits.mean(1, keepdim=True)
     shift = 0 if final is None or getattr(final, "bias", None) is None else head(final.bias)

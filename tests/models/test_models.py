@@ -7,17 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertForPreTraining,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from universal_neurons.errors import UserError
 from universal_neurons.models import load as models
-from universal_neurons.models.shape import Shape, read_shape
+from universal_neurons.models.shape import Shape, read_context, read_shape
 
 COMMON = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24, "n_positions": 32}
 LLAMA = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8,
     "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 32,
+}  # fmt: skip
+BERT = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "max_position_embeddings": 32, "embedding_size": 8,
 }  # fmt: skip
 OPTIONS = {
     "gpt2": GPT2,
@@ -29,6 +39,11 @@ OPTIONS = {
     "falcon": {**LLAMA, "head_dim": None, "intermediate_size": None, "ffn_hidden_size": 24},
     "bloom": {"hidden_size": 6, "n_layer": 2, "n_head": 2},
     "gpt_bigcode": GPT2,
+    **dict.fromkeys(("bert", "roberta", "albert", "electra"), BERT),
+    "distilbert": {
+        "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 32,
+    },
+    "modernbert": {**BERT, "local_attention": 4},
 }  # fmt: skip
 IDS = torch.randint(3, 50, (3, 9), generator=torch.Generator().manual_seed(0))
 
@@ -37,11 +52,31 @@ def make(kind: str, **more):
     torch.manual_seed(1)
     options = {k: v for k, v in OPTIONS.get(kind, LLAMA).items() if v is not None}
     config = AutoConfig.for_model(kind, **{**COMMON, **options, **more})
-    return AutoModelForCausalLM.from_config(config)
+    maker, _ = models.CLASSES[models.ARCHITECTURES[kind].loss_kind]
+    return maker.from_config(config)
 
 
-def own_activations(mlp, x):
+def mlp_of(kind, block):
+    """The module of a block that is called with what its MLP reads."""
+    paths = {"opt": "fc1", "albert": "albert_layers.0.ffn", "distilbert": "ffn.lin1"}
+    paths |= dict.fromkeys(("bert", "roberta", "electra"), "intermediate")
+    return block.get_submodule(paths.get(kind, "mlp"))
+
+
+def own_activations(kind, block, x):
     """The hidden value of an MLP from its parts, without hooks."""
+    if kind == "opt":
+        return block.activation_fn(block.fc1(x))
+    if kind == "albert":
+        return block.albert_layers[0].activation(block.albert_layers[0].ffn(x))
+    if kind == "distilbert":
+        return block.ffn.activation(block.ffn.lin1(x))
+    if kind in ("bert", "roberta", "electra"):
+        return block.intermediate(x)
+    mlp = block.mlp
+    if kind == "modernbert":
+        active, gate = mlp.Wi(x).chunk(2, -1)
+        return mlp.act(active) * gate
     if hasattr(mlp, "gate_proj"):
         return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
     if hasattr(mlp, "gate_up_proj"):
@@ -53,7 +88,7 @@ def own_activations(mlp, x):
         return mlp.gelu_impl(mlp.dense_h_to_4h(x))
     if hasattr(mlp, "dense_h_to_4h"):
         return mlp.act(mlp.dense_h_to_4h(x))
-    return mlp.activation_fn(mlp.fc1(x))
+    raise AssertionError(kind)
 
 
 @pytest.mark.parametrize("kind", models.ARCHITECTURES)
@@ -64,16 +99,15 @@ def test_the_tapped_activation_is_the_mlps_own(kind, tmp_path):
     assert model.vocab_size == 50
     inputs, tapped = {}, {}
     for layer, block in enumerate(model.blocks):
-        first = block.fc1 if kind == "opt" else block.mlp
 
         def keep(module, args, layer=layer):
             inputs[layer] = args[0]
 
-        first.register_forward_pre_hook(keep)
+        mlp_of(kind, block).register_forward_pre_hook(keep)
     with torch.no_grad(), model.tap(lambda layer, x: tapped.update({layer: x})):
         model.module(IDS)
         for layer, block in enumerate(model.blocks):
-            expected = own_activations(block if kind == "opt" else block.mlp, inputs[layer])
+            expected = own_activations(kind, block, inputs[layer])
             torch.testing.assert_close(tapped[layer], expected)
 
 
@@ -91,9 +125,11 @@ def test_zeroing_a_tapped_neuron_is_zeroing_its_output_weights(kind, tmp_path):
     with torch.no_grad():
         with tapped.tap(zero):
             found = tapped.module(IDS).logits
-        weight = edited.projections[1].weight
+        # Of this layer alone, which may share its weights (ALBERT).
+        weight = edited.projections[1].weight.clone()
         # GPT-2's Conv1D has its inputs first.
         (weight[5] if kind == "gpt2" else weight[:, 5]).zero_()
+        edited.projections[1].weight = torch.nn.Parameter(weight, requires_grad=False)
         torch.testing.assert_close(found, edited.module(IDS).logits)
         assert not torch.equal(found, tapped.module(IDS).logits)
 
@@ -119,6 +155,51 @@ def test_an_activation_follows_from_what_the_input_weights_read(kind, tmp_path):
             assert {len(weight) for weight, _ in weights} == {24}
             read = [inputs[layer] @ weight.T + bias for weight, bias in weights]
             torch.testing.assert_close(tapped[layer], model.activate(layer, read))
+
+
+def test_a_shared_block_is_a_layer_at_every_call(tmp_path):
+    """ALBERT's logits stay its own, and the same neuron differs from layer to layer."""
+    module = make("albert", num_hidden_layers=5, num_hidden_groups=2, initializer_range=0.3).eval()
+    module.save_pretrained(tmp_path)
+    model = models.load(tmp_path)
+    tapped = []
+    with torch.no_grad(), model.tap(lambda layer, x: tapped.append((layer, x))):
+        torch.testing.assert_close(model.logits(IDS), module(IDS).logits)
+    assert [layer for layer, _ in tapped] == [0, 1, 2, 3, 4]
+    assert model.projections[0].weight is model.projections[2].weight
+    assert model.projections[0].weight is not model.projections[3].weight
+    assert not torch.allclose(tapped[0][1], tapped[1][1], atol=1e-3)
+    assert read_shape(tmp_path) == Shape(5, 24)
+
+
+def test_an_encoder_is_read_from_what_was_saved_with_the_tasks_of_sequences(tmp_path):
+    """As BERT and the MultiBERTs were: pickled, with pooler, next sentence and position numbers."""
+    config = AutoConfig.for_model("bert", **COMMON, **BERT)
+    module = BertForPreTraining(config).eval()
+    module.config.save_pretrained(tmp_path)
+    state = module.state_dict()
+    state["bert.embeddings.position_ids"] = torch.arange(32)[None]
+    assert {"bert.pooler.dense.weight", "cls.seq_relationship.weight"} < set(state)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    model = models.load(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(IDS), module(IDS).prediction_logits)
+
+
+def test_the_longest_sequence_of_roberta_has_no_room_for_the_numbers_before_its_first(tmp_path):
+    make("roberta", pad_token_id=1).save_pretrained(tmp_path)
+    model = models.load(tmp_path)
+    assert model.context == read_context(tmp_path) == 30
+    longest = torch.full((1, 30), 5)
+    model.read(longest)
+    with pytest.raises((IndexError, RuntimeError)):
+        model.read(torch.full((1, 31), 5))
+
+
+def test_an_encoder_that_was_made_a_decoder_is_refused(tmp_path):
+    make("bert", is_decoder=True).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is_decoder is set"):
+        models.load(tmp_path)
 
 
 def test_float16_weights_are_run_in_the_dtype_asked_for(tmp_path):

@@ -11,7 +11,8 @@ from torch import nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from universal_neurons.ablate.subject import Subject
-from universal_neurons.models.load import ARCHITECTURES, Model
+from universal_neurons.models.architectures import ARCHITECTURES
+from universal_neurons.models.load import CLASSES, Model, _reach
 from universal_neurons.prepare.reading import HeldOut
 
 VOCABULARY = 40
@@ -33,6 +34,7 @@ FALCON = {
     "num_attention_heads": 2,
 }
 BLOOM = {"hidden_size": 16, "n_layer": 3, "n_head": 2}  # its MLPs are always four times as wide
+BERT = {**WIDE, "num_attention_heads": 2}
 # Larger weights than usual, so that every neuron matters.
 INIT = {"initializer_range": 0.3}
 
@@ -70,14 +72,17 @@ CONFIGS = {
         "GPTBigCodeConfig",
         {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 24},
     ),
+    "bert": ("BertConfig", BERT),
+    "roberta": ("RobertaConfig", BERT),
+    "albert": ("AlbertConfig", {**BERT, "embedding_size": 8}),
+    "electra": ("ElectraConfig", {**BERT, "embedding_size": 8}),
+    "distilbert": ("DistilBertConfig", {"dim": 16, "hidden_dim": 24, "n_layers": 3, "n_heads": 2}),
+    "modernbert": ("ModernBertConfig", {**BERT, "local_attention": 4, "norm_bias": True}),
 }
 
 
-def wrap(module):
-    places = ARCHITECTURES[module.config.model_type]
-    blocks = tuple(module.get_submodule(places.blocks))
-    projections = tuple(block.get_submodule(places.projection) for block in blocks)
-    return Model(module, blocks, projections, torch.device("cpu"))
+def wrap(module) -> Model:
+    return _reach(module, "cpu")
 
 
 def make(name="gpt2"):
@@ -85,13 +90,14 @@ def make(name="gpt2"):
     class_name, options = CONFIGS[name]
     torch.manual_seed(0)
     config = getattr(transformers, class_name)(**COMMON, **INIT, **options)
-    module = transformers.AutoModelForCausalLM.from_config(config)
+    maker, _ = CLASSES[ARCHITECTURES[config.model_type].loss_kind]
+    module = maker.from_config(config)
     if name == "gpt2":
         module.transformer.h[1].mlp = GPT2MLP(40, config).apply(module._init_weights)
     for weight_name, weight in module.named_parameters():
         if weight_name.endswith("bias"):  # zero at initialisation, which would hide mistakes
             nn.init.normal_(weight, std=0.3)
-    return wrap(module.eval().requires_grad_(False))
+    return wrap(module)
 
 
 def tokens(n=5, length=9):
@@ -136,6 +142,8 @@ def edited(model, replaced, values):
     start = 0
     for projection in wrap(module).projections:
         conv1d = not isinstance(projection, nn.Linear)
+        # Of the layer alone: ALBERT's share theirs.
+        projection.weight = nn.Parameter(projection.weight.clone(), requires_grad=False)
         weight = projection.weight if conv1d else projection.weight.T  # (neurons, d_model)
         own = slice(start, start + len(weight))
         start = own.stop

@@ -25,7 +25,7 @@ class _Network(nn.Module):
         super().__init__()
         self._layers = [torch.from_numpy(np.asarray(x, np.float32)) for x in layers]
         self.projections = nn.ModuleList(nn.Linear(x.shape[1], 1) for x in layers)
-        self.config = SimpleNamespace()
+        self.config = SimpleNamespace(model_type="gpt2")
 
     @property
     def base_model(self) -> _Network:

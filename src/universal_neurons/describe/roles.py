@@ -99,15 +99,16 @@ def roles(
     layers = []
     for layer in range(len(model.blocks)):
         written = residual.outputs(layer)
+        arriving = residual.at_end(layer, written)
         unit = torch.nn.functional.normalize(written, dim=1)
         found = {
             "layer": layer,
             "neuron": np.arange(len(written)),
             **_weights(residual.inputs(layer), written, residual.dimensions),
-            **logits.moments(written),
-            "null_space": (unit @ null_space).square().sum(1).cpu().numpy(),
+            **logits.moments(arriving),
+            "null_space": _share(arriving, null_space),
             **_attention(heads, layer, unit, drawn),
-            **{k: list(v) for k, v in logits.extremes(written, LISTED).items()},
+            **{k: list(v) for k, v in logits.extremes(arriving, LISTED).items()},
         }
         layers.append(pd.DataFrame(found))
     table = pd.concat(layers, ignore_index=True)
@@ -174,6 +175,12 @@ def gate_category(
     atypical = (np.abs(gate_in) >= ALIGNED) != (aligned & gated)
     kind[atypical] = "atypical " + kind[atypical]
     return kind.tolist()
+
+
+def _share(directions: torch.Tensor, space: torch.Tensor) -> NDArray[np.float64]:
+    """How much of directions lies in a space, of an orthonormal basis (d_model, k)."""
+    unit = torch.nn.functional.normalize(directions, dim=1)
+    return (unit @ space).square().sum(1).cpu().numpy()
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> NDArray[np.float64]:

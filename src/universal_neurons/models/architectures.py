@@ -21,6 +21,19 @@ class Attention(NamedTuple):
     key: str
 
 
+class MaskedHead(NamedTuple):
+    """What predicts masked tokens: decoder(norm(nonlinearity(transform(stream)))).
+
+    Attributes
+    ----------
+    transform, norm
+        Paths of its first projection and of its norm. The decoder is the output embedding.
+    """
+
+    transform: str
+    norm: str
+
+
 class Architecture(NamedTuple):
     """Where the neurons of an architecture are.
 
@@ -40,13 +53,21 @@ class Architecture(NamedTuple):
         Paths, within a block, of the norm that the MLP's input comes from: the first that the block
         has. None where the MLP reads the stream as it is.
     final_norm
-        Path of the norm that tokens are read out after.
+        Path of the norm that tokens are read out after; None where that is the last of
+        `stream_norms`.
     output_norm
         Path, within a block, of the norm of what the MLP writes, if there is one.
     gain_offset
         What a norm adds to its stored weight.
     attention
         How attention reads positions without turning them, if it does.
+    stream_norms
+        Paths, within a block, of the norms that the stream itself goes through (BERT's, after
+        attention and after the MLP), in their order; none where it goes past them.
+    masked_head
+        Of an encoder, which is trained to predict masked tokens; others predict the next one.
+    positions_after_padding
+        Whether the first position has the number after the padding token's (RoBERTa's).
     """
 
     blocks: str
@@ -54,10 +75,22 @@ class Architecture(NamedTuple):
     inputs: tuple[str, ...]
     nonlinearity: str
     norm: tuple[str, ...]
-    final_norm: str
+    final_norm: str | None
     output_norm: str | None = None
     gain_offset: float = 0
     attention: Attention | None = None
+    stream_norms: tuple[str, ...] = ()
+    masked_head: MaskedHead | None = None
+    positions_after_padding: bool = False
+
+    @property
+    def loss_kind(self) -> str:
+        """What it is trained to predict, as tables name it: ``next_token`` or ``masked``."""
+        return "masked" if self.masked_head else "next_token"
+
+    def longest(self, positions: int, padding: int) -> int:
+        """Tokens of the longest sequence, of the number of positions and the padding token's id."""
+        return positions - (1 + padding if self.positions_after_padding else 0)
 
 
 _GATED = Architecture(
@@ -71,6 +104,18 @@ _GATED = Architecture(
 _GEMMA = _GATED._replace(gain_offset=1)
 _SANDWICH = _GEMMA._replace(
     norm=("pre_feedforward_layernorm",), output_norm="post_feedforward_layernorm"
+)
+_BERT = Architecture(
+    "bert.encoder.layer",
+    "output.dense",
+    ("intermediate.dense",),
+    "intermediate.intermediate_act_fn",
+    norm=(),
+    final_norm=None,
+    stream_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    masked_head=MaskedHead(
+        "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"
+    ),
 )
 
 # By model_type of config.json. A new architecture is a new line here.
@@ -146,5 +191,44 @@ ARCHITECTURES = {
         "mlp.act",
         ("ln_2",),
         "transformer.ln_f",
+    ),
+    "bert": _BERT,
+    "roberta": _BERT._replace(
+        blocks="roberta.encoder.layer",
+        masked_head=MaskedHead("lm_head.dense", "lm_head.layer_norm"),
+        positions_after_padding=True,
+    ),
+    "electra": _BERT._replace(
+        blocks="electra.encoder.layer",
+        masked_head=MaskedHead("generator_predictions.dense", "generator_predictions.LayerNorm"),
+    ),
+    # One block for all layers: `load` gives each layer its own module with the shared weights.
+    "albert": _BERT._replace(
+        blocks="albert.encoder.albert_layer_groups",
+        projection="albert_layers.0.ffn_output",
+        inputs=("albert_layers.0.ffn",),
+        nonlinearity="albert_layers.0.activation",
+        stream_norms=(
+            "albert_layers.0.attention.LayerNorm",
+            "albert_layers.0.full_layer_layer_norm",
+        ),
+        masked_head=MaskedHead("predictions.dense", "predictions.LayerNorm"),
+    ),
+    "distilbert": _BERT._replace(
+        blocks="distilbert.transformer.layer",
+        projection="ffn.lin2",
+        inputs=("ffn.lin1",),
+        nonlinearity="ffn.activation",
+        stream_norms=("sa_layer_norm", "output_layer_norm"),
+        masked_head=MaskedHead("vocab_transform", "vocab_layer_norm"),
+    ),
+    "modernbert": Architecture(
+        "model.layers",
+        "mlp.Wo",
+        ("mlp.Wi", "mlp.Wi"),
+        "mlp.act",
+        ("mlp_norm",),
+        "model.final_norm",
+        masked_head=MaskedHead("head.dense", "head.norm"),
     ),
 }

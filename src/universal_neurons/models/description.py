@@ -11,11 +11,11 @@ from universal_neurons.errors import UserError
 from universal_neurons.models.architectures import ARCHITECTURES
 
 # Names of sizes in config.json, by architecture: whole numbers above 0, or null for a default.
-LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
-WIDTH_KEYS = ("n_embd", "n_embed", "hidden_size")
-MLP_KEYS = ("n_inner", "intermediate_size", "ffn_dim", "ffn_hidden_size")
+LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers")
+WIDTH_KEYS = ("n_embd", "n_embed", "hidden_size", "dim")
+MLP_KEYS = ("n_inner", "intermediate_size", "ffn_dim", "ffn_hidden_size", "hidden_dim")
 CONTEXT_KEYS = ("n_positions", "max_position_embeddings")
-HEAD_KEYS = ("n_head", "num_attention_heads", "num_key_value_heads", "head_dim")
+HEAD_KEYS = ("n_head", "num_attention_heads", "num_key_value_heads", "head_dim", "n_heads")
 SIZES = (
     *LAYER_KEYS, *WIDTH_KEYS, *MLP_KEYS, *CONTEXT_KEYS, *HEAD_KEYS, "vocab_size", "sliding_window"
 )  # fmt: skip
@@ -97,4 +97,9 @@ def read_description(model: Path) -> dict[str, Any]:
         if isinstance(text, dict) and text.get("model_type") in tuple(ARCHITECTURES):
             hint = f"save its text model alone ({text['model_type']}) and give that"
         raise UserError(f"models.path: {file}: unknown architecture {kind!r}; {hint}")
+    if kind is not None and ARCHITECTURES[kind].masked_head and found.get("is_decoder"):
+        raise UserError(
+            f"models.path: {file}: is_decoder is set, so that it predicts next tokens; a model of "
+            f"the architecture {kind} is read as an encoder, which predicts masked ones"
+        )
     return found

@@ -26,8 +26,8 @@ def forward(
         If a token id is beyond the vocabulary, or the sequences exceed the model's context.
     """
     length = sequences.shape[1]
-    limit = getattr(model.module.config, "max_position_embeddings", length)
-    if length > limit:
+    limit = model.context
+    if limit is not None and length > limit:
         raise UserError(f"corpus.context_length: {length} is more than the model's {limit}")
     size = max(1, batch_tokens // length)
     starts = range(0, len(sequences), size)
@@ -40,8 +40,7 @@ def forward(
             )
         yield batch
         with torch.inference_mode():
-            ids = torch.from_numpy(batch.astype(np.int64)).to(model.device)
-            model.module.base_model(input_ids=ids, use_cache=False)
+            model.read(torch.from_numpy(batch.astype(np.int64)).to(model.device))
 
 
 def scored(

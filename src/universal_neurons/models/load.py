@@ -21,14 +21,16 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     PreTrainedConfig,
 )
 from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
 from universal_neurons.errors import UserError
-from universal_neurons.models.architectures import ARCHITECTURES
+from universal_neurons.models.architectures import ARCHITECTURES, Architecture
 from universal_neurons.models.description import read_description
 from universal_neurons.models.fit import check_loading, check_size
 from universal_neurons.models.shape import read_shape
@@ -51,12 +53,18 @@ LEFT_OUT = {
     "transformers_weights", "use_return_dict",
 }  # fmt: skip
 
+# By what a model predicts: the class that makes one of any architecture, and the classes it knows.
+CLASSES = {
+    "next_token": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+    "masked": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING),
+}
+
 OnLayer = Callable[[int, torch.Tensor], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded causal language model and the places where its neurons are read.
+    """A loaded language model and the places where its neurons are read.
 
     Attributes
     ----------
@@ -74,6 +82,32 @@ class Model:
     blocks: tuple[nn.Module, ...]
     projections: tuple[nn.Module, ...]
     device: torch.device
+
+    @property
+    def places(self) -> Architecture:
+        """Where the parts of the model are."""
+        return ARCHITECTURES[self.module.config.model_type]
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of the longest sequence that it reads; None where nothing says."""
+        config = self.module.config
+        positions = getattr(config, "max_position_embeddings", None)
+        padding = getattr(config, "pad_token_id", None)
+        return positions and self.places.longest(positions, padding or 0)
+
+    def read(self, ids: torch.Tensor) -> None:
+        """Run the network up to the unembedding over token ids, shape (sequences, length)."""
+        self.module.base_model(input_ids=ids, **self._without_cache)
+
+    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """Its predictions for token ids, (sequences, length): shape (sequences, length, vocabulary)."""
+        return self.module(input_ids=ids, **self._without_cache).logits
+
+    @property
+    def _without_cache(self) -> dict[str, bool]:
+        """For a model that could keep keys and values for the next token."""
+        return {"use_cache": False} if self.places.loss_kind == "next_token" else {}
 
     @cached_property
     def d_mlp(self) -> tuple[int, ...]:
@@ -94,7 +128,7 @@ class Model:
     @cached_property
     def input_projections(self) -> tuple[tuple[nn.Module, ...], ...]:
         """What every layer's neurons read with: one projection, or gate and up, be they one."""
-        paths = ARCHITECTURES[self.module.config.model_type].inputs
+        paths = self.places.inputs
         return tuple(tuple(map(block.get_submodule, paths)) for block in self.blocks)
 
     def input_weights(self, layer: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -116,9 +150,8 @@ class Model:
 
     def activate(self, layer: int, read: Sequence[torch.Tensor]) -> torch.Tensor:
         """A layer's activations, given what its input projections (or others) return."""
-        path = ARCHITECTURES[self.module.config.model_type].nonlinearity
         gate, *up = read
-        active = attrgetter(path)(self.blocks[layer])(gate)
+        active = attrgetter(self.places.nonlinearity)(self.blocks[layer])(gate)
         return active * up[0] if up else active
 
     @cached_property
@@ -212,12 +245,13 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
         raise UserError(f"{path}: not a Hugging Face model directory (no config.json)")
     config = _configuration(path)
     weights = read_weights(path)
+    maker, classes = CLASSES[ARCHITECTURES[config.model_type].loss_kind]
     with _explained(path):
         with torch.device("meta"):
-            outline = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+            outline = maker.from_config(copy.deepcopy(config))
         check_size(path, outline, weights)
         # Without a path, no other file of the directory is looked for.
-        module, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        module, loading = classes[type(config)].from_pretrained(
             None,
             config=config,
             state_dict=weights,
@@ -281,9 +315,10 @@ def untrained(path: str | Path, seed: int, *, dtype: str = "float32", device: st
     """
     path = Path(path)
     config = _configuration(path)
+    maker, _ = CLASSES[ARCHITECTURES[config.model_type].loss_kind]
     torch.manual_seed(seed)
     with _explained(path):
-        module = AutoModelForCausalLM.from_config(config)
+        module = maker.from_config(config)
     return _reach(module.to(getattr(torch, dtype)), device)
 
 
@@ -319,6 +354,8 @@ def _reach(module: Any, device: str) -> Model:
     """Put a model on its device and find its neurons."""
     where = device_of(device)
     module = module.to(where).eval().requires_grad_(False)
+    if module.config.model_type == "albert":
+        _unshare(module.albert.encoder)
     places = ARCHITECTURES[module.config.model_type]
     blocks = tuple(module.get_submodule(places.blocks))
     return Model(
@@ -327,3 +364,17 @@ def _reach(module: Any, device: str) -> Model:
         projections=tuple(block.get_submodule(places.projection) for block in blocks),
         device=where,
     )
+
+
+def _unshare(encoder: Any) -> None:
+    """Give every layer of ALBERT a block of its own, which has the weights of the shared one."""
+    config, groups = encoder.config, encoder.albert_layer_groups
+    layers = config.num_hidden_layers
+    # What a copy is told to know already it takes as it is.
+    known = {id(kept): kept for kept in (config, *encoder.parameters())}
+    copies = [
+        copy.deepcopy(groups[int(layer / (layers / len(groups)))], dict(known))
+        for layer in range(layers)
+    ]
+    encoder.albert_layer_groups = nn.ModuleList(copies)
+    config.num_hidden_groups = layers

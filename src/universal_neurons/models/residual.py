@@ -6,12 +6,17 @@ it: the gain, the shift and, where it takes out the mean, the mean. Nothing can 
 stream that layer norms alone read, so that it is taken out of what is written, too. A constant
 added to all logits changes no prediction: the mean token is taken out of the unembedding.
 
+Where the stream itself goes through norms (BERT), what a layer writes goes through all that follow
+before tokens are read out: `at_end`. Between the stream of an encoder and its tokens there is one
+more nonlinearity, whose slope is taken to be the same everywhere, so that it changes no cosine.
+
 All weights here are float64, on the model's device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -21,7 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
-from universal_neurons.models.architectures import ARCHITECTURES, Architecture
+from universal_neurons.models.architectures import Architecture
 from universal_neurons.models.load import Model
 
 # The norms that take out the mean, OLMo's without gain or shift; others divide by a length alone.
@@ -43,7 +48,7 @@ class Residual:
     @property
     def places(self) -> Architecture:
         """Where the parts of the model are."""
-        return ARCHITECTURES[self.model.module.config.model_type]
+        return self.model.places
 
     @property
     def d_model(self) -> int:
@@ -76,10 +81,37 @@ class Residual:
             weight = weight * _gain(norm, self.places)
         return weight - weight.mean(1, keepdim=True) if self.centred else weight
 
+    def at_end(self, layer: int, written: torch.Tensor) -> torch.Tensor:
+        """What becomes of what a layer writes, shape (n, d_model), where tokens are read out.
+
+        It is the same where the stream goes past all norms. Where it goes through them, each takes
+        out the mean and multiplies by its gain; the division by a length, which depends on the
+        token, is left out, and so is the gain of the last norm, which is a part of `unembedding`.
+        """
+        after_mlp = (layer + 1) * len(self.places.stream_norms) - 1
+        for gain in self._stream_gains[after_mlp:-1]:
+            written = written * gain
+            written = written - written.mean(1, keepdim=True)
+        return written
+
+    @cached_property
+    def _stream_gains(self) -> list[torch.Tensor]:
+        """Of the norms that the stream goes through, in their order."""
+        return [
+            _gain(block.get_submodule(path), self.places)
+            for block in self.model.blocks
+            for path in self.places.stream_norms
+        ]
+
     def unembedding(self) -> torch.Tensor:
         """What every token's logit reads, shape (vocabulary, d_model), less its mean token."""
         module = self.model.module
         weight = module.get_output_embeddings().weight.double()
+        head = self.places.masked_head
+        if head is not None:
+            norm, transform = (module.get_submodule(path) for path in (head.norm, head.transform))
+            weight, _ = _folded(norm, weight, weight.new_zeros(len(weight)), self.places)
+            weight = weight @ transform.weight.double()
         # OPT of 350 million parameters has token embeddings narrower than its stream.
         down = getattr(getattr(module.base_model, "decoder", None), "project_out", None)
         if down is not None:
@@ -116,7 +148,7 @@ class Residual:
         try:
             ids = torch.from_numpy(np.asarray(first_tokens, np.int64)[:, None])
             with torch.inference_mode():
-                self.model.module.base_model(input_ids=ids.to(self.model.device), use_cache=False)
+                self.model.read(ids.to(self.model.device))
         finally:
             for handle in handles:
                 handle.remove()
@@ -146,6 +178,8 @@ class Residual:
     @property
     def _final_norm(self) -> Any:
         """None where there is none."""
+        if self.places.final_norm is None:
+            return self.model.blocks[-1].get_submodule(self.places.stream_norms[-1])
         return attrgetter(self.places.final_norm)(self.model.module)
 
     def _norm(self, block: nn.Module, *paths: str) -> Any:

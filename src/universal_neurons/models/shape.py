@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from universal_neurons.errors import UserError
+from universal_neurons.models.architectures import ARCHITECTURES
 from universal_neurons.models.description import (
     CONTEXT_KEYS,
     LAYER_KEYS,
@@ -68,4 +69,15 @@ def read_vocabulary(model: Path) -> int | None:
 def read_context(model: Path) -> int | None:
     """Length of the sequences that a model's ``config.json`` allows, if it names any."""
     found = read_description(model)
-    return next((found[k] for k in CONTEXT_KEYS if found.get(k)), None)
+    positions = next((found[k] for k in CONTEXT_KEYS if found.get(k)), None)
+    kind = found.get("model_type")
+    if positions is None or kind is None:
+        return positions
+    # Transformers' default where config.json says nothing of padding.
+    return ARCHITECTURES[kind].longest(positions, found.get("pad_token_id") or 1)
+
+
+def read_loss_kind(model: Path) -> str:
+    """What a model is trained to predict by its ``config.json``, see `Architecture.loss_kind`."""
+    kind = read_description(model).get("model_type")
+    return ARCHITECTURES[kind].loss_kind if kind else "next_token"

@@ -22,8 +22,12 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # masks of attention, frequencies of rotary embeddings, a version.
 COMPUTED = re.compile(
     r"(\.attn|\.attention)\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$"
-    r"|(^|\.)decoder\.version$"
+    r"|(^|\.)decoder\.version$|(^|\.)embeddings\.position_ids$"
 )
+
+# Parts of encoders that only the whole sequence's tasks have (is this the next sentence?), which
+# are saved with those that predict masked tokens.
+OF_SEQUENCES = re.compile(r"(^|\.)pooler\.|^cls\.seq_relationship\.|^sop_classifier\.")
 
 # How a file begins that Git LFS keeps in place of another where it is not installed.
 POINTER = b"version https://git-lfs"
@@ -115,7 +119,11 @@ def read_weights(model: Path) -> dict[str, Any]:
             found = read_pickled(file) if file.suffix == ".bin" else _map_safetensors(file)
         except UserError as error:
             raise UserError(f"{model}: the model can't be loaded: {error}") from error
-        weights |= {name: one for name, one in found.items() if not COMPUTED.search(name)}
+        weights |= {
+            name: one
+            for name, one in found.items()
+            if not (COMPUTED.search(name) or OF_SEQUENCES.search(name))
+        }
     for name, weight in weights.items():
         kind = weight.get_dtype() if hasattr(weight, "get_dtype") else str(weight.dtype)
         if kind not in FLOATS:
