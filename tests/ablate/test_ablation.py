@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from architectures import (
-    CONFIGS,
+    DECODERS,
     VOCABULARY,
     edited,
     held_out,
@@ -38,7 +38,7 @@ def universal_rows(table, kind="mean"):
     return rows.set_index("layer")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_ablated_loss_is_that_of_a_forward_pass_with_edited_weights(name):
     model, sequences = make(name), tokens()
     facts = neurons(model)

@@ -79,6 +79,8 @@ CONFIGS = {
     "distilbert": ("DistilBertConfig", {"dim": 16, "hidden_dim": 24, "n_layers": 3, "n_heads": 2}),
     "modernbert": ("ModernBertConfig", {**BERT, "local_attention": 4, "norm_bias": True}),
 }
+ENCODERS = ("bert", "roberta", "albert", "electra", "distilbert", "modernbert")
+DECODERS = [name for name in CONFIGS if name not in ENCODERS]
 
 
 def wrap(module) -> Model:

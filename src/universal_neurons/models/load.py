@@ -101,7 +101,7 @@ class Model:
         self.module.base_model(input_ids=ids, **self._without_cache)
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        """Its predictions for token ids, (sequences, length): shape (sequences, length, vocabulary)."""
+        """Its predictions at every position of token ids, shape (sequences, length, vocabulary)."""
         return self.module(input_ids=ids, **self._without_cache).logits
 
     @property
