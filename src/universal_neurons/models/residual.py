@@ -95,7 +95,7 @@ class Residual:
         return written
 
     @cached_property
-    def _stream_gains(self) -> list[torch.Tensor]:
+    def _stream_gains(self) -> list[torch.Tensor | float]:
         """Of the norms that the stream goes through, in their order."""
         return [
             _gain(block.get_submodule(path), self.places)
