@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 
 from universal_neurons.report.functions import (
     function_counts,
@@ -12,6 +13,7 @@ from universal_neurons.report.functions import (
     mantel_haenszel,
     odds_ratios,
     on_functions,
+    on_mediation,
 )
 
 
@@ -120,3 +122,14 @@ def test_the_most_common_role_and_family_are_named_with_their_odds():
     nothing = tables["universality"].assign(universal=False)
     ratios = odds_ratios(function_counts({**tables, "universality": nothing}))
     assert "No universal neuron has a role" in on_functions(ratios, nothing)
+
+
+def test_how_much_of_an_effect_goes_by_a_way_is_said_beside_that_of_others():
+    mediation = synthetic.tables(steps=(1,))["mediation"]
+    text = on_mediation(mediation)
+    n = (mediation["role"] == "entropy").sum()
+    assert f"one of {n} entropy neurons by its mean changes the loss by 0.200 thousandths" in text
+    assert f"75\u00a0% of that is gone; of {n} others of the same layers 10\u00a0%." in text
+    assert "token frequency" not in text
+    assert on_mediation(mediation[mediation["role"].isna()]) == ""
+    assert on_mediation(mediation.iloc[:0]) == ""

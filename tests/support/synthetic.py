@@ -54,6 +54,7 @@ def tables(
         "trajectories": _trajectories(universality, steps, rng),
         "doses": _doses(seeds, steps, n_layers * d_mlp, rng),
         "effects": _effects(universality, rng),
+        "mediation": _mediation(universality),
         "token_budget": _token_budget(universality, seeds, steps),
         "screening": screening(seeds, steps).iloc[:0],
         "similarity": _similarity(seeds, steps, n_layers),
@@ -394,6 +395,18 @@ def _effects(universality, rng):
         delta_loss_se=1e-6,
         sampled=np.select([place < 8, place < 16], ["top", "random"], ""),
     )
+
+
+def _mediation(universality):
+    """Three quarters of entropy neurons' effects go through the norm, a tenth of others'."""
+    table = universality[["step", "seed", "layer", "neuron"]].query("neuron < 4")
+    entropy = (table["neuron"] < 2).to_numpy()
+    delta = np.where(table["neuron"] % 2, 1e-4, -3e-4)
+    found = {"role": np.where(entropy, "entropy", None), "delta_loss": delta}
+    found["through_norm"] = np.where(entropy, 0.75, 0.1) * delta
+    found["through_frequency"] = 0.2 * delta
+    errors = dict.fromkeys(("delta_loss_se", "through_norm_se", "through_frequency_se"), 1e-6)
+    return table.assign(**found, **errors)
 
 
 def screening(seeds, steps, sampled=25_000, wrong=0):

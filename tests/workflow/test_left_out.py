@@ -44,7 +44,7 @@ def test_what_is_left_out_is_not_planned(without, monkeypatch):
 def test_without_ablation_and_tracing_there_are_tables_and_a_report_that_say_so(without):
     tiny.finish(without)
     results = without / "results/exact"
-    for name in ("ablation", "doses", "effects"):
+    for name in ("ablation", "doses", "effects", "mediation"):
         table = read_table(results / f"{name}.parquet")
         assert table.empty
         assert list(table.columns) == TABLES[name].names

@@ -66,8 +66,10 @@ rule doses:
 rule effects:
     input:
         **OPERATED,
+        roles=BY_MODEL.replace("{table}", "roles"),
     output:
-        BY_MODEL.replace("{table}", "single"),
+        single=BY_MODEL.replace("{table}", "single"),
+        mediation=BY_MODEL.replace("{table}", "mediation"),
     log:
         log_of("effects/seed{seed}/step{step}"),
     benchmark:

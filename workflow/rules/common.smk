@@ -40,7 +40,7 @@ ask_once()
 # Tables that have a part per step, and others.
 OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
 OF_STEPS += ["screening", "similarity"]
-TABLES = [*OF_STEPS, "ablation", "doses", "effects"]
+TABLES = [*OF_STEPS, "ablation", "doses", "effects", "mediation"]
 TABLES += ["persistence", "trajectories", "neurons", "models"]
 if GRID.config.corpus.has_subsets:
     TABLES.append("subsets")

@@ -38,9 +38,9 @@ use rule concatenate as concatenate_ablation with:
 
 use rule concatenate as concatenate_doses with:
     input:
-        ablated(BY_MODEL, table="doses"),
+        *(ablated(BY_MODEL, table=table) for table in ("doses", "mediation")),
     output:
-        f"{RESULTS}/doses.parquet",
+        expand(f"{RESULTS}/{{table}}.parquet", table=["doses", "mediation"]),
     log:
         log_of("concatenate_doses"),
     benchmark:

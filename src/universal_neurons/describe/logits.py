@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from universal_neurons.models.residual import Residual
+from universal_neurons.prepare.frequency import log_frequency
 
 # Values of cosines that are held at a time.
 BLOCK = 1 << 24
@@ -43,13 +44,10 @@ class Logits:
     def of(cls, residual: Residual, counts: NDArray[np.int64]) -> Logits:
         """Of a model and the number of times that every token id is in the corpus."""
         weight = residual.unembedding()
-        padded = np.zeros(len(weight))
+        padded = np.zeros(len(weight), np.int64)
         padded[: len(counts)] = counts[: len(weight)]
-        # One more of each, for those that don't occur.
-        log = torch.from_numpy(np.log(padded + 1)).to(weight.device)
-        log = log - log.mean()
-        length = torch.linalg.vector_norm(log)
-        return cls(weight, log / length if length else log, residual.centred)
+        frequency = torch.from_numpy(log_frequency(padded)).to(weight.device)
+        return cls(weight, frequency, residual.centred)
 
     @cached_property
     def _norm(self) -> torch.Tensor:

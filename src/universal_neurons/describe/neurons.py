@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from universal_neurons.describe.examples import Text
 from universal_neurons.describe.families import FamilyCutoffs, families
 from universal_neurons.describe.roles import RoleCutoffs, roles
-from universal_neurons.models.forward import parts_of
 from universal_neurons.models.load import Model
+from universal_neurons.prepare.frequency import token_counts
 from universal_neurons.store.tables import read_table
 
 
@@ -48,10 +48,7 @@ def neurons(
     dict
         `columns.roles.ROLES` and `columns.roles.FAMILIES`, by name.
     """
-    counts = np.zeros(model.vocab_size, np.int64)
-    for part in parts_of(sequences):
-        # Held-out text may have tokens that this model lacks; its own jobs say so.
-        counts += np.bincount(part.ravel(), minlength=len(counts))[: len(counts)]
+    counts = token_counts(sequences, model.vocab_size)
     of_role, of_family = RoleCutoffs(**cutoffs["roles"]), FamilyCutoffs(**cutoffs["families"])
     found = {
         "roles": roles(model, sequences, counts, of_role),

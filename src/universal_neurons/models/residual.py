@@ -15,6 +15,8 @@ All weights here are float64, on the model's device.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -193,6 +195,35 @@ class Residual:
             return None
         modules = dict(block.named_modules())
         return next((modules[path] for path in paths if path in modules), None)
+
+    @contextmanager
+    def final_scale(self, kept: torch.Tensor | None = None) -> Iterator[list[torch.Tensor]]:
+        """Collect what the final norm multiplies every token by, or have it multiply by this.
+
+        A layer norm's 1 / √(var + ε), or 1 / √(mean square + ε) where it leaves the mean in; shape
+        (..., 1). Nothing is collected, and nothing kept, where there is no final norm.
+        """
+        norm, scales = self._final_norm, list[torch.Tensor]()
+        if norm is None:
+            yield scales
+            return
+        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+
+        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
+            x = inputs[0].float()
+            x = x - x.mean(-1, keepdim=True) if self.centred else x
+            scales.append(torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon))
+            if kept is None:
+                return None
+            shift = getattr(norm, "bias", None)
+            shift = 0 if shift is None else shift
+            return (output - shift) * (kept / scales[-1]).to(output.dtype) + shift
+
+        handle = norm.register_forward_hook(hook)
+        try:
+            yield scales
+        finally:
+            handle.remove()
 
 
 def _gain(norm: nn.Module, places: Architecture) -> torch.Tensor | float:

@@ -14,6 +14,15 @@ from universal_neurons.store.columns.declare import ALL_LAYERS
 # Tables that say what neurons do, and the column that does.
 TABLES = {"roles": "role", "families": "family"}
 
+# Roles that say by which way a neuron changes the loss: columns of `mediation`, and what is kept.
+WAYS = {
+    "entropy": ("through_norm", "the final norm keeps its scale"),
+    "token frequency": (
+        "through_frequency",
+        "the logits keep their component along the tokens' frequencies",
+    ),
+}
+
 KEYS = ["step", "seed", "layer", "neuron"]
 # Of a 95 % interval.
 Z = 1.959964
@@ -165,6 +174,38 @@ def on_functions(ratios: pd.DataFrame, last: pd.DataFrame) -> str:
     if not any(found):
         return "No universal neuron has a role or a family at the last step."
     return f"At the last step ({last['step'].iloc[0]:,}) {' and '.join(filter(None, found))}."
+
+
+def on_mediation(mediation: pd.DataFrame) -> str:
+    """By which way neurons whose role says so change the loss, beside others; "" without any.
+
+    Parameters
+    ----------
+    mediation
+        The table of that name.
+    """
+    last = mediation[mediation["step"] == mediation["step"].max()]
+    others = last[last["role"].isna()]
+    sentences = []
+    for role, (way, kept) in WAYS.items():
+        own = last[last["role"] == role]
+        if own.empty or own[way].isna().all():
+            continue
+        beside = ""
+        if len(others):
+            beside = f"; of {len(others):,} others of the same layers {_through(others, way)}"
+        sentences.append(
+            f"Replacing one of {len(own):,} {role} neurons by its mean changes the loss by "
+            f"{number(1e3 * own['delta_loss'].abs().mean(), 3)} thousandths of a nat per token on "
+            f"average; where {kept}, {_through(own, way)} of that is gone{beside}."
+        )
+    return " ".join(sentences)
+
+
+def _through(rows: pd.DataFrame, way: str) -> str:
+    """How much smaller changes of the loss are, in absolute terms, without a way."""
+    left = (rows["delta_loss"] - rows[way]).abs().sum()
+    return f"{number(100 * (1 - left / rows['delta_loss'].abs().sum()), 0)}\u00a0%"
 
 
 def _most_common(table: pd.DataFrame, name: str, universal: int) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from universal_neurons.report.ablation import on_interventions
 from universal_neurons.report.findings import PAPER_THRESHOLD, Findings
-from universal_neurons.report.functions import on_functions
+from universal_neurons.report.functions import on_functions, on_mediation
 from universal_neurons.report.opening import opening
 from universal_neurons.report.persistence import on_courses, on_persistence
 from universal_neurons.report.similarity import on_similarity
@@ -60,7 +60,7 @@ def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
         "Against the nulls": _on_nulls(findings, stored),
         "Token noise": _on_budget(findings),
         "Groups": _on_groups(findings),
-        "Roles and families": on_functions(findings.odds_ratios, findings.last_scores),
+        "Roles and families": _on_functions(findings),
         "Neuron or subspace": on_similarity(findings),
         "Persistence": on_persistence(findings, config),
         "Courses of neurons": on_courses(findings),
@@ -68,6 +68,11 @@ def headlines(findings: Findings, config: Mapping[str, Any]) -> list[Headline]:
         "Held-out loss": _on_loss(findings),
     }
     return [Headline(topic, text) for topic, text in texts.items()]
+
+
+def _on_functions(findings: Findings) -> str:
+    common = on_functions(findings.odds_ratios, findings.last_scores)
+    return f"{common} {on_mediation(findings.tables['mediation'])}".strip()
 
 
 def _on_emergence(findings: Findings, stored: bool) -> str:

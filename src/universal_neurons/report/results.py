@@ -72,6 +72,7 @@ COLUMNS = {
         *("step", "seed", "layer", "excess_corr", "attributed_delta_loss"),
         *("perturbation", "sparsity", "delta_loss", "sampled"),
     ],
+    "mediation": ["step", "role", "delta_loss", "through_norm", "through_frequency"],
     "token_budget": [
         *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
         *("jaccard", "rank_corr", "reliability"),
@@ -93,11 +94,12 @@ COLUMNS = {
 }
 
 # Of one step, of one shard, of seeds that share nothing, with one rotation of untrained models, in
-# the exact mode, in the screened mode, and without ablation; any other empty table is a mistake.
+# the exact mode, in the screened mode, and without ablation or such neurons; any other empty table
+# is a mistake.
 MAY_BE_EMPTY = (
     *("persistence", "token_budget", "groups", "nulls", "screening"),
     "similarity",
-    *("ablation", "doses", "effects"),
+    *("ablation", "doses", "effects", "mediation"),
 )
 
 

@@ -268,3 +268,37 @@ SINGLE = Table(
     (STEP, SEED, WIDE_LAYER, WIDE_NEURON),
     (*OF_ONE, CLEAN_LOSS, CLEAN_LOSS_LATER),
 )
+
+MEDIATION = Table(
+    "mediation",
+    "By which way neurons act on the loss: those with a role that says so (`entropy`, `token "
+    "frequency`; 8 of each at most, with the largest output weights) and as many others of the "
+    "same layers, each replaced by its mean (2406.16254).",
+    (STEP, SEED, WIDE_LAYER, WIDE_NEURON),
+    (
+        Column("role", "text", "", "As in `roles`; null without one.", nullable=True),
+        Column("delta_loss", "float64", "nats per token", "Change of the held-out loss."),
+        DELTA_LOSS_SE,
+        Column(
+            *("through_norm", "float64", "nats per token"),
+            "What of it is missing where the final norm keeps the scale that every token had; null "
+            "without a final norm.",
+            nullable=True,
+        ),
+        Column(
+            *("through_norm_se", "float64", "nats per token"),
+            "Its standard error over documents; null where it is, and with one document.",
+            nullable=True,
+        ),
+        Column(
+            *("through_frequency", "float64", "nats per token"),
+            "What of it is missing where the logits keep their component along the logarithm of "
+            "the tokens' frequencies in the corpus.",
+        ),
+        Column(
+            *("through_frequency_se", "float64", "nats per token"),
+            "Its standard error over documents; null with one document.",
+            nullable=True,
+        ),
+    ),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from universal_neurons.store.columns.ablate import ABLATION, DOSES, EFFECTS, SINGLE
+from universal_neurons.store.columns.ablate import ABLATION, DOSES, EFFECTS, MEDIATION, SINGLE
 from universal_neurons.store.columns.describe import MODELS, NEURONS, SUBSETS
 from universal_neurons.store.columns.examples import (
     ACTIVATING_TOKENS,
@@ -30,7 +30,7 @@ TABLES = {
     for table in (
         *(UNIVERSALITY, MATCHES, FRACTIONS, NULLS, UNTRAINED, GROUPS, TOKEN_BUDGET),
         *(SCREENING, SIMILARITY),
-        *(ABLATION, DOSES, EFFECTS, SINGLE, PERSISTENCE, TRAJECTORIES, TRACE),
+        *(ABLATION, DOSES, EFFECTS, MEDIATION, SINGLE, PERSISTENCE, TRAJECTORIES, TRACE),
         *(NEURONS, SUBSETS, MODELS),
         *(ROLES, FAMILIES),
         *(EXAMPLES, CONTEXTS, HISTOGRAMS, ACTIVATING_TOKENS, VOCABULARY),
