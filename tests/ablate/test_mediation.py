@@ -51,8 +51,12 @@ def by_hand(model, replaced, mean, sequences):
     """Loss changes in float64: in all, with the clean norm's scale, with frequencies kept."""
     residual = Residual(model)
     norm = residual._final_norm
-    gain, shift = norm.weight.double(), getattr(norm, "bias", None)
-    shift = 0 if shift is None else shift.double()
+    gain = (
+        1
+        if getattr(norm, "weight", None) is None
+        else norm.weight.double() + residual.places.gain_offset
+    )
+    shift = 0 if getattr(norm, "bias", None) is None else norm.bias.double()
     head = model.module.get_output_embeddings()
     weight = head.weight.double()
     bias = 0 if head.bias is None else head.bias.double()
@@ -64,7 +68,7 @@ def by_hand(model, replaced, mean, sequences):
     )
     if residual.centred:
         streams = [x - x.mean(-1, keepdim=True) for x in streams]
-    epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    epsilon = getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5))
     scale = [(x.square().mean(-1, keepdim=True) + epsilon).rsqrt() for x in streams]
 
     def logits(x, by):
@@ -86,7 +90,7 @@ def by_hand(model, replaced, mean, sequences):
     )
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "olmo", "gemma3_text"])
 def test_each_way_is_the_loss_worked_out_by_hand(tmp_path, name):
     model, sequences = make(name), tokens()
     named = {3: "entropy", sum(model.d_mlp) - 2: "token frequency"}

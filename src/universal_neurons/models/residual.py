@@ -207,7 +207,8 @@ class Residual:
         if norm is None:
             yield scales
             return
-        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+        # OLMo's norm has its ε in the code alone.
+        epsilon = getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5))
 
         def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
             x = inputs[0].float()
