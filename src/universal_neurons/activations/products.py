@@ -19,6 +19,7 @@ from universal_neurons.store.arrays import write_arrays
 from universal_neurons.store.same_run import check_same_run
 
 B = TypeVar("B")
+M = TypeVar("M")
 T = TypeVar("T")
 
 # Codes read at a time: 21,845 tokens of GPT-2 Small's 3,072 neurons. Shorter products spend their
@@ -44,18 +45,18 @@ def ahead(loads: Sequence[Callable[[], T]]) -> Iterator[T]:
 
 def paired(
     blocks: Sequence[B],
-    own: Callable[[B], T],
+    own: Callable[[B], M],
     others: Sequence[Callable[[B], T]],
     what: str,
-) -> Iterator[tuple[B, int, T, T]]:
-    """Read blocks of one layer and of several others, the next while one is worked on.
+) -> Iterator[tuple[B, int, M, T]]:
+    """Read blocks of some layers and of several others, the next while one is worked on.
 
     Parameters
     ----------
     blocks
         What is read at a time.
     own
-        Reads a block of the layer; what it returns must last until all others had theirs.
+        Reads a block of the layers; what it returns must last until all others had theirs.
     others
         Read a block of the others.
     what
@@ -66,8 +67,8 @@ def paired(
     block, other, mine, theirs
         The block, number of the other, and what was read of both.
     """
-    loads = [partial(read, block) for block in blocks for read in (own, *others)]
-    made = ahead(loads)
+    reads: tuple[Callable[[B], Any], ...] = (own, *others)
+    made: Iterator[Any] = ahead([partial(read, block) for block in blocks for read in reads])
     for block in progress(blocks, what):
         mine = next(made)
         for other in range(len(others)):
@@ -100,8 +101,9 @@ def cross_sums(
 ) -> Iterator[tuple[str, NDArray]]:
     """Sums of products of codes between some layers of one model and all layers of another.
 
-    Codes are read and decoded while the block before is multiplied. Memory does not grow with the
-    number of tokens.
+    A block of `b` is read and decoded once for all of those layers, while the block before is
+    multiplied. Memory does not grow with the number of tokens: it is that of the sums and of two
+    blocks of codes of every layer of `layers`, and of one of `b`.
 
     Parameters
     ----------
@@ -116,8 +118,7 @@ def cross_sums(
     ------
     name, sums
         For every layer i of `layers` and j of `b`, ``tile_name(i, j)`` and an array of shape
-        (d_mlp of i, d_mlp of j), int64 or float64 (see `add_products`). The tiles of one layer of
-        `a` are held in memory together.
+        (d_mlp of i, d_mlp of j), int64 or float64 (see `add_products`).
 
     Raises
     ------
@@ -129,15 +130,21 @@ def cross_sums(
     kernel = choose_kernel(kernel, 2 * a.n_tokens * d_a * sum(b.d_mlp))
     widest = max(a.d_mlp + b.d_mlp)
     blocks = a.row_blocks(block_tokens(widest))
-    for place, layer in enumerate(layers, start=1):
-        what = f"blocks of layer {layer} ({place} of {len(layers)})"
-        tiles = [zeros(a.d_mlp[layer], d_b, a.encoding) for d_b in b.d_mlp]
-        read = Reader(max((rows.stop - rows.start for rows in blocks), default=0))
-        own, others = partial(read, a, layer), [partial(read, b, j) for j in range(len(tiles))]
-        for _, other, mine, theirs in paired(blocks, own, others, what):
-            tiles[other] = add_products(tiles[other], mine, theirs, kernel)
-        for other, tile in enumerate(tiles):
-            yield tile_name(layer, other), tile
+    tokens = max((rows.stop - rows.start for rows in blocks), default=0)
+    own, other = [partial(Reader(tokens), a, layer) for layer in layers], Reader(tokens)
+    tiles = [[zeros(a.d_mlp[layer], d_b, a.encoding) for d_b in b.d_mlp] for layer in layers]
+    steps = paired(
+        blocks,
+        lambda rows: [read(rows) for read in own],
+        [partial(other, b, j) for j in range(len(b.d_mlp))],
+        f"blocks of {len(layers)} layers",
+    )
+    for _, j, mine, theirs in steps:
+        for row, codes in zip(tiles, mine, strict=True):
+            row[j] = add_products(row[j], codes, theirs, kernel)
+    for layer, row in zip(layers, tiles, strict=True):
+        for j, tile in enumerate(row):
+            yield tile_name(layer, j), tile
 
 
 def tile_name(layer: int, other_layer: int) -> str:

@@ -216,7 +216,7 @@ def _correlate(s: Sizes) -> Cost:
     return Cost(
         {s.products: job},
         {s.products: s.pairs * s.pair},
-        s.layer_sums + s.buffers,
+        s.layers * s.layer_sums + (s.layers - 1) * s.buffer + s.buffers,
         s.pairs * s.sum_bytes * s.shape.neurons**2,
     )
 
@@ -245,7 +245,7 @@ def _match(s: Sizes) -> Cost:
     # The first rotation by the other choice of baseline.standardise, too.
     work = s.layer_baseline + s.layer_rotation
     # With the sampled neurons of the token budget at some eight points.
-    memory = (10 + s.draws) * s.square
+    memory = (10 + s.draws) * s.square + (s.layers - 1) * s.square * (1 + s.draws) // 2
     if s.grid.config.capture.store:
         # The same given the token.
         work += s.classes * s.layer_products + min(s.draws, GIVEN_DRAWS) * s.layer_rotation

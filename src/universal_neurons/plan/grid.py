@@ -21,6 +21,10 @@ from universal_neurons.models import hub, names
 from universal_neurons.models.shape import Shape, read_context, read_shape, read_vocabulary
 from universal_neurons.plan.sections import Config
 
+# Bytes of codes of a layer that products hold at a time (`products.BLOCK_BYTES`), and of a process
+# that makes them, with its libraries.
+BLOCK_BYTES, PROCESS_BYTES = 64 << 20, 450e6
+
 
 def model_directory(config: Mapping[str, Any], seed: str, step: int | str) -> str:
     """Where a local model is, or where one of the Hub is put."""
@@ -172,18 +176,23 @@ class Grid:
     def layers_of_job(self, seed: str, other_seed: str) -> int:
         """Number of layers of `seed` that one correlation job takes.
 
-        As many layers as keep the sums of a job within `correlate.memory_gb`, shared out evenly:
-        all of a small model, whose jobs would otherwise be shorter than their start, and few
-        enough jobs of a large one to plan them in seconds.
+        As many as `correlate.memory_gb` holds, in blocks of about equal size: a job reads the
+        other seed's codes once for all of them. Without stored activations it holds the sums of
+        all pairs, else those of this one, with the codes that it works on, and itself.
         """
         shape, other = self.shapes[seed], self.shapes[other_seed]
+        layer = 8 * shape.d_mlp * other.neurons
         budget = self.config.correlate.memory_gb * 1e9
-        if not self.config.capture.store:
-            # One job holds the sums of all pairs, and the within-layer sums of all seeds.
+        if self.config.capture.store:
+            codes = 2 * BLOCK_BYTES * (1 if self.config.capture.encoding == "int8" else 4)
+            budget -= PROCESS_BYTES + codes + 4 * shape.d_mlp * other.d_mlp
+            layer += codes
+        else:
+            # And the within-layer sums of all seeds.
             budget -= len(self.seeds) * 8 * shape.d_mlp * shape.neurons
-            budget /= len(self.pairs)
-        most = max(1, min(shape.n_layers, int(budget / (8 * shape.d_mlp * other.neurons))))
-        return -(-shape.n_layers // -(-shape.n_layers // most))
+            layer *= len(self.pairs)
+        blocks = -(-shape.n_layers // max(1, int(budget / layer)))
+        return -(-shape.n_layers // blocks)
 
     def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
         """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``."""

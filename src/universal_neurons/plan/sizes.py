@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from universal_neurons.models.shape import Shape
-from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.grid import BLOCK_BYTES, Grid
 
 # Stored bytes per summed product, after compression; docs/performance.md.
 SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}
@@ -19,8 +19,7 @@ VOCABULARY = 50_000
 LARGE_KINDS, CLASS_SUM_BYTES, GIVEN_SUM_BYTES = 2, 1.5, 2.0
 
 # Numbers of other modules, which import too much to be asked here: tests/plan/test_cost.py holds
-# them in step. Bytes of codes that products hold of one layer (`products.BLOCK_BYTES`).
-BLOCK_BYTES = 64 << 20
+# them in step, and `grid.BLOCK_BYTES`.
 # Tokens at a time of capture without stores, of influences and of ablation.
 DIRECT_TOKENS, INFLUENCE_TOKENS, ABLATION_TOKENS = 8192, 2048, 1024
 # Values of a model that influences are taken of at a time, where that is more tokens.
@@ -163,9 +162,14 @@ class Sizes:
         return 1 if self.products == "int8" else 4
 
     @property
+    def buffer(self) -> int:
+        """Bytes of two buffers of a layer's codes."""
+        return 2 * self.wide * BLOCK_BYTES
+
+    @property
     def buffers(self) -> int:
         """Bytes of two buffers per model and of the int32 product."""
-        return 4 * self.wide * BLOCK_BYTES + self.square
+        return 2 * self.buffer + self.square
 
     @property
     def sum_bytes(self) -> float:
