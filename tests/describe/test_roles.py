@@ -249,6 +249,18 @@ def test_every_architecture_has_roles_or_says_what_it_lacks(name):
     assert table["attention_score"].isna().all() == turned
 
 
+def test_without_a_head_no_tokens_are_promoted_and_what_logits_say_is_null():
+    model = architectures.make("llama")
+    model.module.lm_head = None
+    table = roles(model, TOKENS % architectures.VOCABULARY, COUNTS, CUTOFFS)
+    table = ROLES.conform(table.assign(seed="a", step=1)).to_pandas()
+    unknown = ["vocab_mean", "vocab_var", "vocab_kurt", "logit_var", "null_space", "null_space_q"]
+    assert table[unknown].isna().all(axis=None)
+    assert table[["w_in_norm", "w_out_norm", "in_out_cos", "in_out_q"]].notna().all(axis=None)
+    assert {len(ids) for ids in table["promoted_ids"]} == {0}
+    assert table["role"].isna().all()
+
+
 def test_categories_of_gated_neurons():
     angles = {
         "enrichment": (0.9, 0.9, 0.9),

@@ -20,6 +20,7 @@ from universal_neurons.ablate.controls import Controls, is_comparable
 from universal_neurons.ablate.measure import NO_CONTRAST, Measured, NeuronSet, Run, measure
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.prepare.reading import HeldOut
+from universal_neurons.store.columns.ablate import ABLATION
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 KINDS = ("mean", "zero", "resample")
@@ -68,7 +69,8 @@ def ablate(
     DataFrame
         `columns.ablate.ABLATION`. For the direct effect every block sees its clean input, and the
         changes of the ablated blocks' outputs are added to the last one's; of controls it is
-        measured for the first `DIRECT_CONTROLS` draws. An empty control set has no row.
+        measured for the first `DIRECT_CONTROLS` draws. An empty control set has no row, nor has a
+        model without a head any.
 
     Raises
     ------
@@ -79,6 +81,8 @@ def ablate(
         raise ValueError(f"all facts must be about the model's {len(subject.mean)} neurons")
     if unknown := set(kinds).difference(KINDS):
         raise ValueError(f"unknown kinds {sorted(unknown)}; known are {', '.join(KINDS)}")
+    if not subject.model.has_head:
+        return subject.no_rows(ABLATION)
     cells = [
         cell
         for kind in kinds

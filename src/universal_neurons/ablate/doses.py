@@ -21,6 +21,7 @@ from universal_neurons.ablate.controls import generator, is_comparable
 from universal_neurons.ablate.measure import NO_CONTRAST, Measured, NeuronSet, Run, measure
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.prepare.reading import HeldOut
+from universal_neurons.store.columns.ablate import DOSES as TABLE
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Fractions of all neurons, the same for all models and steps, whatever the threshold.
@@ -70,13 +71,15 @@ def doses(
     Returns
     -------
     DataFrame
-        `columns.ablate.DOSES`.
+        `columns.ablate.DOSES`; without rows where the model has no head.
 
     Raises
     ------
     UserError
         As `ablation.ablate` does.
     """
+    if not subject.model.has_head:
+        return subject.no_rows(TABLE)
     order = np.argsort(-scores["excess_corr"].to_numpy(), kind="stable")
     tops = {dose: np.sort(order[: max(1, round(dose * len(order)))]) for dose in DOSES}
     # Every one of them is held against what is none of them.

@@ -24,6 +24,7 @@ from universal_neurons.ablate.measure import (
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.load import Model
 from universal_neurons.prepare.reading import HeldOut
+from universal_neurons.store.columns.ablate import SINGLE
 
 # Neurons per model that are also ablated exactly: half of them those with the largest estimates,
 # half drawn from all others. Each costs a pass.
@@ -113,13 +114,16 @@ def effects(
     Returns
     -------
     DataFrame
-        `columns.ablate.SINGLE`: nothing of it depends on the neurons' scores.
+        `columns.ablate.SINGLE`: nothing of it depends on the neurons' scores. Without rows where
+        the model has no head.
 
     Raises
     ------
     UserError
         As `ablation.ablate` does.
     """
+    if not subject.model.has_head:
+        return subject.no_rows(SINGLE)
     model = subject.model
     rng = generator(random_seed, subject.seed, subject.step, "effects")
     orders = attribution(model, text.sequences, subject.mean, rng, batch_tokens=batch_tokens)

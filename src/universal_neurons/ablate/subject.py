@@ -19,7 +19,9 @@ from universal_neurons.ablate.controls import (
 )
 from universal_neurons.ablate.measure import Replacement
 from universal_neurons.activations import moments
+from universal_neurons.jobs import logger
 from universal_neurons.models.load import Model, load_captured
+from universal_neurons.store.columns.declare import Table
 from universal_neurons.store.files import reading
 from universal_neurons.store.same_run import check_same_run
 from universal_neurons.store.tables import read_table
@@ -70,6 +72,15 @@ class Subject:
         facts = moments.moments(sums)
         model = load_captured(directory, captured, stores[0], load_options)
         return cls(model, seed, step, facts["mean"], facts["std"], facts["sparsity"])
+
+    def no_rows(self, table: Table) -> pd.DataFrame:
+        """What there is of a table of losses where the weights have no head; says so."""
+        logger.warning(
+            "%s: the weights have no head to predict tokens with: no rows in %s, and a held-out "
+            "loss of null",
+            *(self.name, table.name),
+        )
+        return pd.DataFrame(columns=table.names)
 
     def scores(self, universality: str | Path) -> pd.DataFrame:
         """Its rows of the table of its step, by layer, then neuron."""

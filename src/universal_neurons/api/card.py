@@ -145,6 +145,8 @@ def _weights(neuron: NeuronRows) -> str:
         ", ".join(repr(neuron.run.text([token])) for token in of[kind])
         for kind in ("promoted_ids", "suppressed_ids")
     )
+    if not promoted:
+        return f"Role by its weights: {role}. The model has no head that would read tokens from it."
     return f"Role by its weights: {role}. It promotes {promoted}; it suppresses {suppressed}."
 
 

@@ -64,12 +64,15 @@ class Logits:
 
         They are the last right singular vectors of the unembedding: `share` of all, one at least,
         and all that change nothing. Where layer norms take the mean out, its direction is none.
+        Without tokens it is unknown, NaN of shape (d_model, 1).
 
         Parameters
         ----------
         share
             Of the dimensions.
         """
+        if not len(self.weight):
+            return self.weight.new_full((self.weight.shape[1], 1), torch.nan)
         gram = self.weight.T @ self.weight
         width = len(gram)
         if self.centred:
@@ -147,7 +150,8 @@ class Logits:
 
     def _cosines(self, directions: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Lengths of some directions, and their cosines with all tokens, (vocabulary, some)."""
-        for some in directions.to(self._unit.device).split(max(1, BLOCK // len(self._unit))):
+        size = max(1, BLOCK // max(1, len(self._unit)))
+        for some in directions.to(self._unit.device).split(size):
             length = torch.linalg.vector_norm(some, dim=1)
             unit = torch.nn.functional.normalize(some, dim=1).float()
             yield length, self._unit @ unit.T

@@ -41,6 +41,35 @@ def check_size(path: Path, outline: Any, weights: Mapping[str, Any]) -> None:
         )
 
 
+def heads(module: Any) -> list[str]:
+    """Names of what a Hugging Face model predicts with: its parts beside the base model."""
+    return [
+        name
+        for name, part in module.named_children()
+        if part is not module.base_model and any(True for _ in part.parameters())
+    ]
+
+
+def lacks_head(module: Any, loading: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
+    """Whether the files have all weights but those of the head, of which they have none.
+
+    So base models are saved. A head whose weights are those of the embedding is never missing.
+
+    Parameters
+    ----------
+    module
+        The loaded Hugging Face model.
+    loading
+        The loading information of ``from_pretrained``.
+    weights
+        By name, as `weights.read_weights` returns them.
+    """
+    parts, missing = heads(module), loading["missing_keys"]
+    if any(name.partition(".")[0] in parts for name in weights):
+        return False
+    return bool(missing) and all(name.partition(".")[0] in parts for name in missing)
+
+
 def check_loading(path: Path, loading: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Refuse what transformers would pass over: it drops weights and draws others at random.
 

@@ -32,7 +32,7 @@ from transformers.utils import logging as transformers_logging
 from universal_neurons.errors import UserError
 from universal_neurons.models.architectures import ARCHITECTURES, Architecture
 from universal_neurons.models.description import read_description
-from universal_neurons.models.fit import check_loading, check_size
+from universal_neurons.models.fit import check_loading, check_size, heads, lacks_head
 from universal_neurons.models.shape import read_shape
 from universal_neurons.models.weights import one_line, read_weights
 from universal_neurons.store.files import again
@@ -108,6 +108,11 @@ class Model:
     def _without_cache(self) -> dict[str, bool]:
         """For a model that could keep keys and values for the next token."""
         return {"use_cache": False} if self.places.loss_kind == "next_token" else {}
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it can predict tokens; weights without a head have activations alone."""
+        return bool(heads(self.module))
 
     @cached_property
     def d_mlp(self) -> tuple[int, ...]:
@@ -223,6 +228,8 @@ def device_of(name: str) -> torch.device:
 def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Model:
     """Load a Hugging Face model directory without executing code from it.
 
+    Weights may lack the head (`Model.has_head`); a head is never drawn at random.
+
     Parameters
     ----------
     path
@@ -259,6 +266,10 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    if lacks_head(module, loading, weights):
+        for name in heads(module):
+            setattr(module, name, None)
+        loading = {**loading, "missing_keys": ()}
     check_loading(path, loading, read_description(path))
     for name, weight in module.named_parameters():
         if not torch.isfinite(weight).all():

@@ -106,8 +106,13 @@ class Residual:
         ]
 
     def unembedding(self) -> torch.Tensor:
-        """What every token's logit reads, shape (vocabulary, d_model), less its mean token."""
+        """What every token's logit reads, shape (vocabulary, d_model), less its mean token.
+
+        Without a head there are no logits, and no rows.
+        """
         module = self.model.module
+        if not self.model.has_head:
+            return self.model.output_weight(0).new_empty((0, self.d_model)).double()
         weight = module.get_output_embeddings().weight.double()
         head = self.places.masked_head
         if head is not None:

@@ -22,7 +22,10 @@ PROBE = (
 
 def has_tokenizer(directory: Path) -> bool:
     """Whether a directory has files of a Hugging Face tokenizer."""
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    names = (
+        *("tokenizer.json", "tokenizer_config.json"),
+        *("vocab.json", "tokenizer.model", "spiece.model", "vocab.txt"),
+    )
     return any(os.path.isfile(directory / name) for name in names)
 
 

@@ -20,7 +20,7 @@ NULLS = {
 }
 
 # Of what a run leaves out on request.
-NOT_ABLATED = "Nothing was ablated (ablation.kinds is empty)"
+NOT_ABLATED = "Nothing was ablated (ablation.kinds is empty, or no model has a head)"
 NOT_TRACED = "Neurons were not traced from step to step (persistence.trace_tokens is 0)"
 
 

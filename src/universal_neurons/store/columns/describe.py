@@ -84,7 +84,7 @@ MODELS = Table(
         Column(
             *("heldout_loss", "float64", "nats per token"),
             "Cross-entropy over every next-token position of the held-out sequences; null if not "
-            "measured.",
+            "measured, as where the weights have no head.",
             nullable=True,
         ),
         Column(

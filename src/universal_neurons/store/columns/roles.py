@@ -56,9 +56,15 @@ ROLES = Table(
         ),
         Column(
             *("vocab_mean", "float64", "cosine"),
-            "Mean over the tokens of the cosine of output weights and unembedding.",
+            "Mean over the tokens of the cosine of output weights and unembedding; null where the "
+            "weights have no head.",
+            nullable=True,
         ),
-        Column("vocab_var", "float64", "", "Variance of these cosines (LogitVar of 2406.16254)."),
+        Column(
+            *("vocab_var", "float64", ""),
+            "Variance of these cosines (LogitVar of 2406.16254); null without a head.",
+            nullable=True,
+        ),
         Column(
             *("vocab_skew", "float64", ""),
             "Their skewness; null for a neuron that changes no logit.",
@@ -71,7 +77,9 @@ ROLES = Table(
         ),
         Column(
             *("logit_var", "float64", ""),
-            "Variance over the tokens of what a unit of activation adds to the logits.",
+            "Variance over the tokens of what a unit of activation adds to the logits; null "
+            "without a head.",
+            nullable=True,
         ),
         Column(
             *("frequency_cos", "float64", ""),
@@ -81,7 +89,9 @@ ROLES = Table(
         ),
         Column(
             *("null_space", "float64", "share"),
-            "How much of the output weights' square is where the unembedding reads least.",
+            "How much of the output weights' square is where the unembedding reads least; null "
+            "without a head.",
+            nullable=True,
         ),
         Column(
             *("attention_score", "float64", ""),
@@ -99,13 +109,16 @@ ROLES = Table(
         Column("attention_layer", "int32", "", "Layer of that head; −1 without."),
         Column("attention_head", "int32", "", "Index of that head; −1 without."),
         _chance("vocab_kurt_q", "as large a `vocab_kurt`", nullable=True),
-        _chance("vocab_var_q", "as large a `vocab_var`"),
-        _chance("vocab_flat_q", "as small a `vocab_var`"),
-        _chance("null_space_q", "as large a share where the unembedding reads least"),
+        _chance("vocab_var_q", "as large a `vocab_var`", nullable=True),
+        _chance("vocab_flat_q", "as small a `vocab_var`", nullable=True),
+        _chance(
+            "null_space_q", "as large a share where the unembedding reads least", nullable=True
+        ),
         _chance("frequency_q", "a `frequency_cos` as far from 0", nullable=True),
         _chance("attention_q", "an `attention_score` as far from 0", nullable=True),
         Column(
-            "promoted_ids", "list<int32>", "", "Tokens whose logits it raises most, ten at most."
+            *("promoted_ids", "list<int32>", ""),
+            "Tokens whose logits it raises most, ten at most; none without a head.",
         ),
         Column(
             *("promoted_cos", "list<float32>", "cosine"),
