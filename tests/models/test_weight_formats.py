@@ -1,4 +1,4 @@
-"""Weights as people have them: any file format and storage type, with or without prefix and head."""
+"""Weights as people have them: any file format and float type, with or without prefix and head."""
 
 from __future__ import annotations
 
