@@ -23,6 +23,8 @@ def log_frequency(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     One more of each, for tokens that don't occur. The direction of token frequency of 2406.16254.
     """
     log = np.log(counts + 1.0)
+    if not log.size:
+        return log
     log -= log.mean()
     length = np.linalg.norm(log)
     return log / length if length else log
