@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from architectures import (
-    DECODERS,
+    CONFIGS,
     VOCABULARY,
     edited,
     held_out,
@@ -29,7 +29,7 @@ def ablate(model, sequences, universal, documents=None, **options):
     """`ablation.ablate`, by the facts of `architectures.neurons`."""
     names = ("mean", "std", "sparsity", "seed", "step")
     known = {name: options.pop(name) for name in names if name in options}
-    text = held_out(sequences, documents)
+    text = held_out(sequences, documents, model)
     return ablation.ablate(subject(model, **known), text, universal, **options)
 
 
@@ -38,7 +38,7 @@ def universal_rows(table, kind="mean"):
     return rows.set_index("layer")
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_ablated_loss_is_that_of_a_forward_pass_with_edited_weights(name):
     model, sequences = make(name), tokens()
     facts = neurons(model)
@@ -49,7 +49,7 @@ def test_ablated_loss_is_that_of_a_forward_pass_with_edited_weights(name):
             expected = hugging_face_loss(edited(model, replaced, values), sequences)
             row = universal_rows(table, kind).loc[layer]
             assert row["ablated_loss"] == pytest.approx(expected, rel=2e-6)
-            assert row["kl"] > 1e-3, "the test must not be vacuous"
+            assert row["kl"] > 1e-4, "the test must not be vacuous"
 
 
 def test_a_model_is_left_as_it_was():

@@ -27,12 +27,14 @@ from universal_neurons.store.columns.ablate import EFFECTS, SINGLE
 from universal_neurons.store.tables import write_table
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_attribution_is_the_slope_of_the_loss_towards_the_mean(name):
     model, sequences = make(name), tokens()
     mean = neurons(model)["mean"]
-    estimate = attribution(model, sequences, mean, np.random.default_rng(0))[0]
-    ids = torch.from_numpy(sequences)
+    text = held_out(sequences, model=model)
+    estimate = attribution(model, text, mean, np.random.default_rng(0))[0]
+    # The last position predicts no next token.
+    read = slice(None, None if text.masking else -1)
     starts = np.cumsum([0, *model.d_mlp])
     for layer, neuron in ((0, 3), (1, 7), (2, 11)):
 
@@ -41,14 +43,13 @@ def test_attribution_is_the_slope_of_the_loss_towards_the_mean(name):
                 return None
             x = x.clone()
             gap = mean[starts[layer] + neuron] - x[..., neuron]
-            # The last position predicts nothing.
-            x[:, :-1, neuron] += share * gap[:, :-1]
+            x[:, read, neuron] += share * gap[:, read]
             return x
 
         losses = []
         for share in (0.01, -0.01):
-            with model.tap(partial(towards, share)), torch.no_grad():
-                losses.append(model.module(input_ids=ids, labels=ids).loss.item())
+            with model.tap(partial(towards, share)):
+                losses.append(hugging_face_loss(model.module, sequences))
         slope = (losses[0] - losses[1]) / 0.02
         assert estimate[starts[layer] + neuron] == pytest.approx(slope, rel=0.02, abs=2e-4)
 
@@ -58,7 +59,7 @@ def test_batches_make_no_difference_and_the_model_is_left_alone():
     mean = neurons(model)["mean"]
     before = hugging_face_loss(model.module, sequences)
     whole, parts = (
-        attribution(model, sequences, mean, np.random.default_rng(0), batch_tokens=size)
+        attribution(model, held_out(sequences), mean, np.random.default_rng(0), batch_tokens=size)
         for size in (1000, 1)
     )
     np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-6)
@@ -69,7 +70,7 @@ def test_the_second_order_is_that_of_the_divergence():
     """KL(clean ‖ moved by a share s of the way) = s² times it, for small s."""
     model, sequences = make(), tokens(n=600)
     mean = neurons(model)["mean"]
-    estimate = attribution(model, sequences, mean, np.random.default_rng(0))[1]
+    estimate = attribution(model, held_out(sequences), mean, np.random.default_rng(0))[1]
     ids = torch.from_numpy(sequences[:, :-1])
     starts = np.cumsum([0, *model.d_mlp])
 

@@ -13,6 +13,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.architectures import ARCHITECTURES
 from universal_neurons.models.load import CLASSES, Model, _reach
+from universal_neurons.prepare.masking import Masking
 from universal_neurons.prepare.reading import HeldOut
 
 VOCABULARY = 40
@@ -79,8 +80,6 @@ CONFIGS = {
     "distilbert": ("DistilBertConfig", {"dim": 16, "hidden_dim": 24, "n_layers": 3, "n_heads": 2}),
     "modernbert": ("ModernBertConfig", {**BERT, "local_attention": 4, "norm_bias": True}),
 }
-ENCODERS = ("bert", "roberta", "albert", "electra", "distilbert", "modernbert")
-DECODERS = [name for name in CONFIGS if name not in ENCODERS]
 
 
 def wrap(module) -> Model:
@@ -106,10 +105,14 @@ def tokens(n=5, length=9):
     return np.random.default_rng(1).integers(0, VOCABULARY, (n, length))
 
 
-def held_out(sequences, documents=None):
+SPECIAL = {"never": [0, 1], "mask": 1}
+
+
+def held_out(sequences, documents=None, model=None):
     """Held-out text, every sequence a document of its own if nothing else is said."""
     each = np.arange(len(sequences)) if documents is None else np.asarray(documents)
-    return HeldOut(sequences, each)
+    masked = model is not None and model.places.loss_kind == "masked"
+    return HeldOut(sequences, each, Masking.draw(sequences, SPECIAL, 0) if masked else None)
 
 
 def neurons(model, seed=2):
@@ -158,6 +161,12 @@ def edited(model, replaced, values):
 
 
 def hugging_face_loss(module, sequences):
-    ids = torch.from_numpy(sequences)
+    """As transformers evaluates it; of an encoder with the tokens masked that `held_out` masks."""
+    ids = labels = torch.from_numpy(sequences)
+    if ARCHITECTURES[module.config.model_type].loss_kind == "masked":
+        masked = torch.zeros(ids.shape, dtype=torch.bool)
+        where = Masking.draw(sequences, SPECIAL, 0).where
+        masked.scatter_(1, torch.from_numpy(where), value=True)
+        ids, labels = ids.masked_fill(masked, SPECIAL["mask"]), ids.masked_fill(~masked, -100)
     with torch.no_grad():
-        return module(input_ids=ids, labels=ids).loss.item()
+        return module(input_ids=ids, labels=labels).loss.item()

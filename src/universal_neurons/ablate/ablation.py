@@ -91,7 +91,7 @@ def ablate(
         )
     ]
     replacement = subject.replacement(
-        text.sequences, kinds, random_seed=random_seed, batch_tokens=batch_tokens
+        text.inputs, kinds, random_seed=random_seed, batch_tokens=batch_tokens
     )
     runs = [
         Run(one, cell.kind, direct)

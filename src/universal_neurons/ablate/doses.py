@@ -97,7 +97,7 @@ def doses(
         text,
         [Run(one.neurons, kind) for one in sets],
         subject.replacement(
-            text.sequences, [kind], random_seed=random_seed, batch_tokens=batch_tokens
+            text.inputs, [kind], random_seed=random_seed, batch_tokens=batch_tokens
         ),
         name=subject.name,
         batch_tokens=batch_tokens,

@@ -18,6 +18,8 @@ from universal_neurons.ablate.measure import (
     Replacement,
     Run,
     batches,
+    check_text,
+    logits,
     measure,
     token_tensor,
 )
@@ -33,7 +35,7 @@ SAMPLE = 16
 
 def attribution(
     model: Model,
-    sequences: NDArray[np.integer],
+    text: HeldOut,
     mean: NDArray[np.float64],
     rng: np.random.Generator,
     *,
@@ -42,7 +44,7 @@ def attribution(
     """First- and second-order effect of replacing each neuron alone by its mean.
 
     With δ_ti = mean_i − x_ti the change at position t and L the cross-entropy summed over the
-    next-token positions of a sequence, the first order is Σ_t δ_ti ∂L/∂x_ti. It all but vanishes
+    predictions of a sequence, the first order is Σ_t δ_ti ∂L/∂x_ti. It all but vanishes
     in a trained model, which is near the minimum of its loss. The second order is ½ (Σ_t δ_ti
     ∂L̂/∂x_ti)², L̂ being the cross-entropy of tokens drawn from the model's own predictions: its
     mean over draws is the Gauss–Newton term, that is, the leading term of KL(clean ‖ ablated). In
@@ -50,10 +52,8 @@ def attribution(
 
     Parameters
     ----------
-    model, mean, batch_tokens
+    model, text, mean, batch_tokens
         See `ablation.ablate`.
-    sequences
-        Held-out token ids, shape (sequences, context length).
     rng
         Of the drawn tokens.
 
@@ -62,7 +62,8 @@ def attribution(
     array
         The two orders in nats per token, shape (2, N), float64, by layer, then neuron.
     """
-    inputs, targets = sequences[:, :-1], sequences[:, 1:]
+    check_text(model, text)
+    targets = text.targets
     draws = torch.from_numpy(rng.random(targets.shape, dtype=np.float32)).to(model.device)
     means = torch.from_numpy(mean).to(model.device, torch.float32).split(model.d_mlp)
     total = [torch.zeros(2, d, dtype=torch.float64, device=model.device) for d in model.d_mlp]
@@ -75,9 +76,8 @@ def attribution(
         return x
 
     with model.tap(watch), torch.enable_grad():
-        for rows in batches(inputs, batch_tokens):
-            output = model.module(input_ids=token_tensor(inputs[rows], model), use_cache=False)
-            log_p = torch.log_softmax(output.logits.float(), -1)
+        for rows in batches(text.inputs, batch_tokens):
+            log_p = torch.log_softmax(logits(model, text, rows).float(), -1)
             cumulative = log_p.detach().exp().cumsum(-1)
             drawn = torch.searchsorted(cumulative, draws[rows, :, None])
             drawn = drawn.clamp(max=log_p.shape[-1] - 1)
@@ -126,7 +126,7 @@ def effects(
         return subject.no_rows(SINGLE)
     model = subject.model
     rng = generator(random_seed, subject.seed, subject.step, "effects")
-    orders = attribution(model, text.sequences, subject.mean, rng, batch_tokens=batch_tokens)
+    orders = attribution(model, text, subject.mean, rng, batch_tokens=batch_tokens)
     attributed = orders.sum(0)
     order = np.argsort(-np.abs(attributed), kind="stable")
     n_top = min(SAMPLE // 2, len(order))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -153,12 +152,11 @@ def measure(
     UserError
         If a token id is beyond the model's vocabulary, or a prediction is not finite.
     """
-    sequences = text.sequences
-    check_tokens(model, sequences)
+    check_text(model, text)
     # Row 0 is the clean pass.
-    sums = np.empty((1 + len(runs), 6, len(sequences)))
-    parts = list(batches(sequences, batch_tokens))
-    passes = (one for rows in parts for one in _passes(model, sequences, rows, runs, replacement))
+    sums = np.empty((1 + len(runs), 6, len(text.sequences)))
+    parts = list(batches(text.sequences, batch_tokens))
+    passes = (one for rows in parts for one in _passes(model, text, rows, runs, replacement))
     for i, rows, values in progress(passes, "forward passes", total=len(parts) * len(sums)):
         if not np.isfinite(values[LOSS]).all():
             what = f"with neurons of layer {runs[i - 1].neurons.layer} replaced" if i else "clean"
@@ -178,7 +176,14 @@ def measure(
     )
 
 
-def check_tokens(model: Model, sequences: NDArray[np.integer]) -> None:
+def check_text(model: Model, text: HeldOut) -> None:
+    """Refuse text that a model can't read, or that asks of it what it does not predict."""
+    sequences = text.sequences
+    if text.loss_kind != model.places.loss_kind:
+        raise UserError(
+            f"corpus.json: made for models whose loss is {text.loss_kind}, and this one's is "
+            f"{model.places.loss_kind}; encoders and decoders can't share a run"
+        )
     if sequences.min() < 0 or sequences.max() >= model.vocab_size:
         raise UserError(
             f"held-out token ids go from {sequences.min()} to {sequences.max()}, but the model's "
@@ -235,10 +240,10 @@ class Replacement:
         self._donor = torch.empty(0, dtype=torch.int64)
 
     def sample(
-        self, sequences: NDArray[np.integer], batch_tokens: int, rng: np.random.Generator
+        self, inputs: NDArray[np.integer], batch_tokens: int, rng: np.random.Generator
     ) -> None:
         """Record the activations of some tokens and draw one of these for every position."""
-        inputs = sequences[:, :-1]
+        shape = inputs.shape
         n_tokens = min(RESAMPLE_TOKENS, inputs.size)
         chosen = np.zeros(inputs.shape, bool)
         chosen.flat[rng.choice(inputs.size, n_tokens, replace=False)] = True
@@ -246,7 +251,6 @@ class Replacement:
         used = chosen.any(1)
         inputs, chosen = inputs[used], chosen[used]
         parts: list[list[torch.Tensor]] = [[] for _ in self._model.d_mlp]
-        base: Any = self._model.module.base_model  # stops before the unembedding
 
         def keep(layer: int, x: torch.Tensor) -> None:
             parts[layer].append(x.reshape(-1, x.shape[-1])[taken])
@@ -254,9 +258,9 @@ class Replacement:
         with self._model.tap(keep), torch.inference_mode():
             for rows in batches(inputs, batch_tokens):
                 taken = torch.from_numpy(chosen[rows].ravel()).to(self._model.device)
-                base(input_ids=token_tensor(inputs[rows], self._model), use_cache=False)
+                self._model.read(token_tensor(inputs[rows], self._model))
         self._sampled = [torch.cat(part) for part in parts]
-        donor = rng.integers(n_tokens, size=(len(sequences), sequences.shape[1] - 1))
+        donor = rng.integers(n_tokens, size=shape)
         self._donor = torch.from_numpy(donor).to(self._model.device)
 
     def values(
@@ -296,7 +300,7 @@ def token_tensor(batch: NDArray[np.integer], model: Model) -> torch.Tensor:
 @torch.inference_mode()
 def _passes(
     model: Model,
-    sequences: NDArray[np.integer],
+    text: HeldOut,
     rows: slice,
     runs: Sequence[Run],
     replacement: Replacement,
@@ -309,15 +313,13 @@ def _passes(
         0 for the clean pass, 1 + the number of the run otherwise; the sequences; the means of
         `_by_sequence`. The energy of a direct run, that of the total one, is not computed again.
     """
-    tokens = token_tensor(sequences[rows], model)
-    # The last token predicts nothing that could be checked.
-    inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
+    targets = token_tensor(text.targets[rows], model).flatten()
     activations: dict[int, torch.Tensor] = {}
     with record(model) as calls, model.tap(activations.__setitem__):
-        clean = Predictions(_logits(model, inputs), targets)
+        clean = Predictions(logits(model, text, rows).flatten(0, 1), targets)
     known = known_outputs(model, calls)
     nothing = torch.zeros_like(clean.loss)
-    yield 0, rows, _by_sequence((clean.loss, nothing, nothing, nothing), inputs)
+    yield 0, rows, _by_sequence((clean.loss, nothing, nothing, nothing), text, rows)
     for i, run in enumerate(runs, start=1):
         by_layer = _by_layer(run.neurons.neurons, model)
         unchanged = (
@@ -326,11 +328,11 @@ def _passes(
             else replay(known[min(by_layer)])
         )
         with unchanged, model.tap(_edit(run.kind, by_layer, replacement, rows)):
-            logits = _logits(model, inputs)
+            ablated = logits(model, text, rows).flatten(0, 1)
         energy = nothing
         if not run.direct:
             energy = _energy(model, run.kind, by_layer, replacement, rows, activations)
-        yield i, rows, _by_sequence((*clean.compare(logits), energy), inputs)
+        yield i, rows, _by_sequence((*clean.compare(ablated), energy), text, rows)
 
 
 def _energy(
@@ -362,17 +364,25 @@ def _edit(
     return on_layer
 
 
-def _logits(model: Model, inputs: torch.Tensor) -> torch.Tensor:
-    """Logits of all positions, shape (tokens, vocabulary)."""
-    return model.module(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+def logits(model: Model, text: HeldOut, rows: slice) -> torch.Tensor:
+    """Predictions for some sequences' targets, shape (sequences, predictions, vocabulary)."""
+    found = model.logits(token_tensor(text.inputs[rows], model))
+    if text.masking is None:
+        return found
+    where = torch.from_numpy(text.masking.where[rows]).to(found.device)
+    return found[torch.arange(len(found), device=found.device)[:, None], where]
 
 
-def _by_sequence(measures: Sequence[torch.Tensor], inputs: torch.Tensor) -> NDArray[np.float64]:
+def _by_sequence(
+    measures: Sequence[torch.Tensor], text: HeldOut, rows: slice
+) -> NDArray[np.float64]:
     """Means over each sequence's positions, in float64, shape (6, sequences).
 
-    Of loss, KL, changed predictions and energy over all positions, then of loss and energy over
-    those after position 0, of which a sequence of two tokens has none (NaN).
+    Of loss, KL and changed predictions over all predictions and of energy over all positions, then
+    of loss and energy without position 0, of which a sequence of two tokens has none (NaN). Masked
+    tokens are never at position 0.
     """
-    by_token = torch.stack(tuple(measures)).double().view(len(measures), *inputs.shape)
-    later = by_token[[LOSS, ENERGY], :, 1:].mean(-1)
-    return torch.cat([by_token.mean(-1), later]).cpu().numpy()
+    by_token = [each.double().view(rows.stop - rows.start, -1) for each in measures]
+    first = 1 if text.masking is None else 0
+    later = by_token[LOSS][:, first:], by_token[ENERGY][:, 1:]
+    return torch.stack([each.mean(-1) for each in (*by_token, *later)]).cpu().numpy()

@@ -138,15 +138,15 @@ class Subject:
 
     def replacement(
         self,
-        sequences: NDArray[np.integer],
+        inputs: NDArray[np.integer],
         kinds: Sequence[str],
         *,
         random_seed: int,
         batch_tokens: int,
     ) -> Replacement:
-        """What takes the place of activations, drawn from held-out `sequences` where asked for."""
+        """What takes the place of activations, drawn from held-out `inputs` where asked for."""
         found = Replacement(self.model, self.mean)
         if "resample" in kinds:
             rng = generator(random_seed, self.seed, self.step, "resample")
-            found.sample(sequences, batch_tokens, rng)
+            found.sample(inputs, batch_tokens, rng)
         return found

@@ -18,6 +18,7 @@ import numpy as np
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import datasets
 from universal_neurons.prepare.clusters import TRAINING_SHARE, write_clusters
+from universal_neurons.prepare.masking import FRAME, frame, special_tokens
 from universal_neurons.prepare.records import subset_of
 from universal_neurons.prepare.text import (
     Document,
@@ -105,15 +106,19 @@ def check_fields(config: Mapping[str, Any]) -> None:
             check_first(text_files("text", path)[0], config["text_key"], config["subset_key"])
 
 
-def sequence_options(config: Mapping[str, Any]) -> dict[str, Any]:
+def sequence_options(config: Mapping[str, Any], loss_kind: str = "next_token") -> dict[str, Any]:
     """What the token sequences depend on, among it how many are asked for where text is streamed.
 
     Parameters
     ----------
     config
         The resolved section ``corpus``.
+    loss_kind
+        What the models predict, see `Architecture.loss_kind`.
     """
     keys = ["source", "path", "text_key", "subset_key", "context_length", "seed"]
+    if loss_kind == "masked":
+        return {**sequence_options(config), "masked": True}
     if config["source"] != "hub":
         return {key: config[key] for key in keys}
     keys += ["dataset", "name", "revision", "split", "shuffle_buffer"]
@@ -148,7 +153,8 @@ def make(
     Returns
     -------
     dict
-        See `describe`; with ``dataset_commit`` for data sets of the Hub, ``subsets``, the names of
+        See `describe`; for encoders with ``masking``, see `special_tokens`, and the seed of what is
+        masked; with ``dataset_commit`` for data sets of the Hub, ``subsets``, the names of
         the corpus's subsets, and ``edges``: places in the order with different clusters on either
         side, None where all places are.
 
@@ -162,9 +168,11 @@ def make(
     if source != "tokens":
         require_tokenizer(directory)
     tokenizer = load_tokenizer(directory)
+    special = special_tokens(tokenizer) if options.get("masked") else None
     if source == "tokens":
         write_clusters(clusters, np.arange(copy_token_ids(options["path"], length, out)))
-        return {**describe(out, tokenizer, source), "subsets": [], "edges": None}
+        about = {**describe(out, tokenizer, source), "subsets": [], "edges": None}
+        return _with_masking(about, special, options)
     parts: dict[str | None, Iterable[Document]] = {}
     if source == "hub":
         for name, dataset in by_name(options["dataset"]).items():
@@ -180,17 +188,39 @@ def make(
         for name, path in by_name(options["path"]).items():
             parts[name] = documents(text_files(source, path), *keys)
     enough = options.get("stream_tokens")
+    joining, inner = tokenizer, length
+    if special is not None:
+        joining, inner = load_tokenizer(directory), length - FRAME
+        joining.eos_token = joining.sep_token
     names, edges = tokenise(
         parts,
-        tokenizer,
-        length,
+        joining,
+        inner,
         seed=options["seed"],
         out=out,
         clusters=clusters,
         subsets=subsets,
         enough=enough,
     )
-    return {**describe(out, tokenizer, source), **origin, "subsets": names, "edges": edges}
+    if special is not None:
+        frame(out, special["first"], special["last"])
+        if subsets is not None:
+            frame(subsets)
+    about = {**describe(out, tokenizer, source), **origin, "subsets": names, "edges": edges}
+    return _with_masking(about, special, options)
+
+
+def _with_masking(
+    about: dict[str, Any], special: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is known of a corpus, for encoders with what is masked and what is never scored."""
+    if special is None:
+        return about
+    return {
+        **about,
+        "special_token_ids": sorted({*about["special_token_ids"], *special["never"]}),
+        "masking": {**special, "seed": options["seed"]},
+    }
 
 
 def selection_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from universal_neurons.errors import UserError
 from universal_neurons.prepare.clusters import halves_of, read_clusters
 from universal_neurons.prepare.corpus import select
+from universal_neurons.prepare.masking import Masking
 from universal_neurons.prepare.subsets import Subsets
 from universal_neurons.prepare.tokens import check_digest, excluded, read_facts
 from universal_neurons.store.files import again, read_json
@@ -83,10 +84,34 @@ class HeldOut:
     documents
         Cluster of every sequence, shape (sequences,), see `prepare.clusters`: sequences of one
         document are alike, so errors are over documents.
+    masking
+        Which of their tokens are to be predicted, by models that predict masked ones; None for
+        models that predict the next token everywhere.
     """
 
     sequences: NDArray[np.integer]
     documents: NDArray[np.int64]
+    masking: Masking | None = None
+
+    @property
+    def loss_kind(self) -> str:
+        """What is predicted: ``next_token`` or ``masked``."""
+        return "masked" if self.masking else "next_token"
+
+    @cached_property
+    def inputs(self) -> NDArray[np.integer]:
+        """Token ids that models read, shape (sequences, positions).
+
+        The last token of a sequence predicts no other that could be checked.
+        """
+        return self.masking.applied(self.sequences) if self.masking else self.sequences[:, :-1]
+
+    @cached_property
+    def targets(self) -> NDArray[np.integer]:
+        """Token ids that are to be predicted, shape (sequences, predictions)."""
+        if self.masking:
+            return np.take_along_axis(self.sequences, self.masking.where, 1)
+        return self.sequences[:, 1:]
 
 
 @dataclass(frozen=True)
@@ -177,4 +202,6 @@ class Corpus:
             )
         own = slice(chosen["heldout_start"], chosen["heldout_stop"])
         documents = read_clusters(self.clusters, self.facts["n_sequences"])
-        return HeldOut(self.sequences[own], documents[own])
+        sequences, special = self.sequences[own], self.facts.get("masking")
+        masking = special and Masking.draw(sequences, special, special["seed"])
+        return HeldOut(sequences, documents[own], masking)

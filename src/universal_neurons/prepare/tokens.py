@@ -33,7 +33,7 @@ BATCH, BATCH_CHARACTERS = 256, 1 << 21
 MOST_SUBSETS = 256
 
 
-# What `corpus.make` returns of every corpus.
+# What `corpus.make` returns of every corpus; for encoders also ``masking``.
 FACTS = {
     "source": str,
     "n_sequences": int,
@@ -320,4 +320,8 @@ def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
 
 def excluded(option: str | Sequence[int], about: Mapping[str, Any]) -> list[int]:
     """The token ids that `exclude_token_ids` (auto or a list) stands for in a corpus."""
-    return about["special_token_ids"] if isinstance(option, str) else list(option)
+    if isinstance(option, str):
+        return about["special_token_ids"]
+    # Those that frame an encoder's text are never scored.
+    never = about.get("masking", {}).get("never", [])
+    return [*option, *(i for i in never if i not in option)]
