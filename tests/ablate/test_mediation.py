@@ -4,7 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from architectures import VOCABULARY, edited, held_out, layers, make, neurons, subject, tokens
+from architectures import (
+    VOCABULARY,
+    edited,
+    held_out,
+    hugging_face_loss,
+    layers,
+    make,
+    neurons,
+    subject,
+    tokens,
+)
 
 from universal_neurons.ablate.mediation import NEURONS, mediation
 from universal_neurons.models.residual import Residual
@@ -33,7 +43,9 @@ def role_table(path, model, named):
 def measured(tmp_path, model, named, sequences):
     made = {k: v for k, v in neurons(model).items() if k != "universal"}
     roles = role_table(tmp_path / "roles.parquet", model, named)
-    table = mediation(subject(model, **made), held_out(sequences), roles, CORPUS, random_seed=1)
+    table = mediation(
+        subject(model, **made), held_out(sequences, model=model), roles, CORPUS, random_seed=1
+    )
     return MEDIATION.conform(table).to_pandas(), made["mean"]
 
 
@@ -103,6 +115,19 @@ def test_each_way_is_the_loss_worked_out_by_hand(tmp_path, name):
         expected = by_hand(model, replaced, mean, sequences)
         found = row.delta_loss, row.through_norm, row.through_frequency
         np.testing.assert_allclose(found, expected, atol=5e-6)
+
+
+def test_of_an_encoder_the_effect_at_masked_tokens_goes_either_way(tmp_path):
+    model, sequences = make("bert"), tokens()
+    clean = hugging_face_loss(model.module, sequences)
+    table, mean = measured(tmp_path, model, {3: "entropy"}, sequences)
+    starts = np.cumsum([0, *model.d_mlp])
+    for row in table.itertuples():
+        at = starts[row.layer] + row.neuron
+        other = edited(model, np.arange(len(mean)) == at, mean)
+        changed = hugging_face_loss(other, sequences)
+        assert row.delta_loss == pytest.approx(changed - clean, abs=2e-6)
+    assert table[["through_norm", "through_frequency"]].notna().all(axis=None)
 
 
 def test_what_no_token_reads_acts_through_the_norm_alone(tmp_path):

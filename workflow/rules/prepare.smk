@@ -103,7 +103,7 @@ rule corpus:
     resources:
         **asks("corpus"),
     params:
-        corpus=corpus.sequence_options(config["corpus"]),
+        corpus=corpus.sequence_options(config["corpus"], GRID.loss_kind),
         contents=CONTENTS,
         models=lambda wildcards: GIVEN_TOKENIZER,
         version=METHOD_VERSION["corpus"],

@@ -22,7 +22,8 @@ from universal_neurons.ablate.controls import generator
 from universal_neurons.ablate.measure import (
     Replacement,
     batches,
-    check_tokens,
+    check_text,
+    logits,
     standard_error,
     token_tensor,
 )
@@ -77,7 +78,7 @@ def mediation(
     chosen = _chosen(known, subject.layer, rng)
     if not len(chosen):
         return pd.DataFrame(columns=MEDIATION.names)
-    check_tokens(subject.model, text.sequences)
+    check_text(subject.model, text)
     frequency = log_frequency(token_counts(corpus, subject.model.vocab_size))
     losses = _losses(subject, text, chosen, frequency, batch_tokens)
     clean, (total, norm_kept, frequency_kept) = losses[0, 0], losses[1:].transpose(1, 0, 2)
@@ -126,32 +127,31 @@ def _losses(
     As it is, with the final norm's scale kept (NaN without such a norm), and with the logits kept
     along the tokens' frequencies.
     """
-    model, sequences = subject.model, text.sequences
+    model = subject.model
     residual, replacement = Residual(model), Replacement(model, subject.mean)
     edges = np.cumsum([0, *model.d_mlp])
-    losses = np.full((1 + len(chosen), 3, len(sequences)), np.nan)
-    for rows in progress(list(batches(sequences, batch_tokens)), "batches"):
-        tokens = token_tensor(sequences[rows], model)
-        inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
+    losses = np.full((1 + len(chosen), 3, len(text.sequences)), np.nan)
+    for rows in progress(list(batches(text.sequences, batch_tokens)), "batches"):
+        targets = token_tensor(text.targets[rows], model)
         with record(model) as calls, residual.final_scale() as scale:
-            logits = _logits(model, inputs)
-        clean, known = Predictions(logits, targets), known_outputs(model, calls)
-        along = torch.from_numpy(frequency).to(logits)
-        before = logits @ along
-        losses[0, :, rows] = _by_sequence(clean.loss, inputs)
+            found = _logits(model, text, rows)
+        clean, known = Predictions(found, targets.flatten()), known_outputs(model, calls)
+        along = torch.from_numpy(frequency).to(found)
+        before = found @ along
+        losses[0, :, rows] = _by_sequence(clean.loss, targets)
         for i, neuron in enumerate(chosen, start=1):
             layer = int(subject.layer[neuron])
             place = torch.tensor([neuron - edges[layer]], device=model.device)
             edit = partial(_without, layer, partial(replacement, "mean", layer, place, rows))
             with replay(known[layer]), model.tap(edit):
-                ablated = _logits(model, inputs)
+                ablated = _logits(model, text, rows)
                 with residual.final_scale(kept=scale[0] if scale else None):
-                    norm_kept = _logits(model, inputs) if scale else None
-            losses[i, 0, rows] = _by_sequence(clean.compare(ablated)[0], inputs)
+                    norm_kept = _logits(model, text, rows) if scale else None
+            losses[i, 0, rows] = _by_sequence(clean.compare(ablated)[0], targets)
             if norm_kept is not None:
-                losses[i, 1, rows] = _by_sequence(clean.compare(norm_kept)[0], inputs)
+                losses[i, 1, rows] = _by_sequence(clean.compare(norm_kept)[0], targets)
             ablated = ablated + torch.outer(before - ablated @ along, along)
-            losses[i, 2, rows] = _by_sequence(clean.compare(ablated)[0], inputs)
+            losses[i, 2, rows] = _by_sequence(clean.compare(ablated)[0], targets)
     return losses
 
 
@@ -162,9 +162,9 @@ def _without(
     return replaced(x) if at == layer else None
 
 
-def _logits(model: Model, inputs: torch.Tensor) -> torch.Tensor:
-    return model.module(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+def _logits(model: Model, text: HeldOut, rows: slice) -> torch.Tensor:
+    return logits(model, text, rows).flatten(0, 1)
 
 
-def _by_sequence(loss: torch.Tensor, inputs: torch.Tensor) -> NDArray[np.float64]:
-    return loss.double().view(inputs.shape).mean(-1).cpu().numpy()
+def _by_sequence(loss: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float64]:
+    return loss.double().view(targets.shape).mean(-1).cpu().numpy()

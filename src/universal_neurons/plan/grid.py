@@ -18,8 +18,15 @@ from typing import Any
 from universal_neurons.errors import UserError
 from universal_neurons.method import METHOD_VERSION
 from universal_neurons.models import hub, names
-from universal_neurons.models.shape import Shape, read_context, read_shape, read_vocabulary
+from universal_neurons.models.shape import (
+    Shape,
+    read_context,
+    read_loss_kind,
+    read_shape,
+    read_vocabulary,
+)
 from universal_neurons.plan.sections import Config
+from universal_neurons.prepare.masking import FRAME
 
 # Bytes of codes of a layer that products hold at a time (`products.BLOCK_BYTES`), and of a process
 # that makes them, with its libraries.
@@ -52,11 +59,14 @@ class Grid:
         Size of every seed's models.
     vocabulary
         Their token ids, as far as that is known.
+    loss_kind
+        What they predict, see `Architecture.loss_kind`.
     """
 
     config: Config
     shapes: Mapping[str, Shape]
     vocabulary: int | None
+    loss_kind: str = "next_token"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Grid:
@@ -77,6 +87,7 @@ class Grid:
             directories = hub.config_directories(wanted, directories)
         shapes: dict[str, Shape] = {}
         vocabularies: set[int] = set()
+        kinds: set[str] = set()
         for (seed, step), directory in zip(cells, directories, strict=True):
             shape, vocabulary = read_shape(directory), read_vocabulary(directory)
             context, length = read_context(directory), typed.corpus.context_length
@@ -89,6 +100,17 @@ class Grid:
                 raise UserError(f"models.path: seed {seed} has different sizes at its steps")
             if vocabulary is not None:
                 vocabularies.add(vocabulary)
+            kinds.add(read_loss_kind(directory))
+        if len(kinds) > 1:
+            raise UserError(
+                "models.seeds: some models predict the next token and others masked ones, and read "
+                "other sequences; give them runs of their own"
+            )
+        if "masked" in kinds and typed.corpus.context_length <= FRAME:
+            raise UserError(
+                f"corpus.context_length: {typed.corpus.context_length} leaves no room for text "
+                f"between the tokens that frame an encoder's; use more than {FRAME}"
+            )
         # Where text is tokenised, the tokenizers themselves are compared (`corpus`).
         if len(vocabularies) > 1 and typed.corpus.source == "tokens":
             raise UserError(
@@ -100,7 +122,7 @@ class Grid:
                 "capture.store: false runs all seeds side by side and needs them to have one size; "
                 "use true"
             )
-        return cls(typed, shapes, max(vocabularies, default=None))
+        return cls(typed, shapes, max(vocabularies, default=None), *kinds)
 
     @property
     def seeds(self) -> list[str]:
