@@ -173,7 +173,7 @@ def fetch(name: Name, out: str | Path, *, prune_cache: bool = False) -> None:
 
 
 def fetch_tokenizer(name: Name, out: str | Path) -> None:
-    """Fetch the files of a model's tokenizer alone; a directory without any if it has none.
+    """Fetch the files of a model's tokenizer, and ``config.json``, which says of what kind it is.
 
     Raises
     ------
@@ -181,10 +181,11 @@ def fetch_tokenizer(name: Name, out: str | Path) -> None:
         See `fetch`.
     """
     with _explained(name):
-        files = _tokenizer_files(name, _download(name, TOKENIZER))
+        cached = _download(name, TOKENIZER)
+        files = _tokenizer_files(name, cached)
     with replacing(Path(out)) as directory:
         directory.mkdir()
-        _copy(files, directory)
+        _copy([cached / "config.json", *files], directory)
 
 
 def _download(name: Name, files: Iterable[str]) -> Path:
