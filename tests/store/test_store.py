@@ -24,6 +24,7 @@ from universal_neurons.store import provenance
 from universal_neurons.store import rows as rows_module
 from universal_neurons.store.columns.declare import SEED, STEP, Column, Table
 from universal_neurons.store.tables import concatenate_table, write_table
+from universal_neurons.store.zarr_adapter import read_rows
 
 ARRAYS = {"a": np.arange(12).reshape(3, 4), "b": np.array([0.5, np.nan])}
 
@@ -96,6 +97,21 @@ def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, piece
     finally:
         arrays_module.CHUNK_BYTES = original
     np.testing.assert_array_equal(arrays_module.read_arrays(path)["x"], rows)
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.data())
+@settings(deadline=None, max_examples=30)
+def test_rows_read_in_place_are_those_that_zarr_reads(tmp_path_factory, n, chunk, data):
+    start = data.draw(st.integers(0, n - 1))
+    stop = data.draw(st.integers(start + 1, n))
+    values = np.random.default_rng(n).integers(-127, 128, (n, 3), np.int8)
+    path = tmp_path_factory.mktemp("rows")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays_module, "CHUNK_BYTES", 3 * chunk)
+        arrays_module.write_arrays(path / "s.zarr", [("x", values)], {})
+    found = np.zeros((stop - start, 3), np.int8)
+    read_rows(arrays_module.open_store(path / "s.zarr")["x"], start, stop, found)
+    np.testing.assert_array_equal(found, values[start:stop])
 
 
 def test_missing_rows_are_an_error(tmp_path):

@@ -13,7 +13,7 @@ from universal_neurons.activations.encoding import Ranges, values_of
 from universal_neurons.errors import UserError
 from universal_neurons.store.arrays import open_store
 from universal_neurons.store.files import reading
-from universal_neurons.store.zarr_adapter import read_into
+from universal_neurons.store.zarr_adapter import read_rows
 
 
 class Activations:
@@ -61,8 +61,8 @@ class Activations:
     ) -> NDArray:
         """A layer's values as stored, shape (tokens, d_mlp).
 
-        With a `buffer` of at least that many rows they are read into it: memory that is used again
-        is several times faster than fresh memory.
+        With a `buffer` of at least that many rows int8 ones are read into it: memory that is used
+        again is several times faster than fresh memory.
         """
         with reading(self.path):
             array = self._group[f"layer{layer}"]
@@ -71,7 +71,7 @@ class Activations:
             start, stop, _ = rows.indices(self.n_tokens)
             into = buffer[: max(0, stop - start)]
             if len(into):
-                read_into(array, (slice(start, stop), slice(None)), into)  # type: ignore[arg-type]
+                read_rows(array, start, stop, into)  # type: ignore[arg-type]
             return into
 
     def codes(self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None) -> Codes:
