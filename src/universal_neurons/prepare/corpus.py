@@ -164,7 +164,6 @@ def make(
         See `documents`, `datasets.documents`, `load_tokenizer`, `tokenise` and `copy_token_ids`.
     """
     source, length = options["source"], options["context_length"]
-    origin: dict[str, str] = {}
     if source != "tokens":
         require_tokenizer(directory)
     tokenizer = load_tokenizer(directory)
@@ -173,6 +172,40 @@ def make(
         write_clusters(clusters, np.arange(copy_token_ids(options["path"], length, out)))
         about = {**describe(out, tokenizer, source), "subsets": [], "edges": None}
         return _with_masking(about, special, options)
+    parts, origin = _texts(options)
+    joining, inner = tokenizer, length
+    if special is not None:
+        joining, inner = load_tokenizer(directory), length - FRAME
+        joining.eos_token = joining.sep_token
+    names, edges = tokenise(
+        parts,
+        joining,
+        inner,
+        seed=options["seed"],
+        out=out,
+        clusters=clusters,
+        subsets=subsets,
+        enough=options.get("stream_tokens"),
+    )
+    if special is not None:
+        frame(out, special["first"], special["last"])
+        if subsets is not None:
+            frame(subsets)
+    about = {**describe(out, tokenizer, source), **origin, "subsets": names, "edges": edges}
+    return _with_masking(about, special, options)
+
+
+def _texts(
+    options: Mapping[str, Any],
+) -> tuple[dict[str | None, Iterable[Document]], dict[str, str]]:
+    """The documents of each corpus by its name, and what is to be recorded of where they are from.
+
+    Parameters
+    ----------
+    options
+        See `make`.
+    """
+    source, origin = options["source"], {}
     parts: dict[str | None, Iterable[Document]] = {}
     if source == "hub":
         for name, dataset in by_name(options["dataset"]).items():
@@ -187,27 +220,7 @@ def make(
         keys = options["text_key"], options["subset_key"]
         for name, path in by_name(options["path"]).items():
             parts[name] = documents(text_files(source, path), *keys)
-    enough = options.get("stream_tokens")
-    joining, inner = tokenizer, length
-    if special is not None:
-        joining, inner = load_tokenizer(directory), length - FRAME
-        joining.eos_token = joining.sep_token
-    names, edges = tokenise(
-        parts,
-        joining,
-        inner,
-        seed=options["seed"],
-        out=out,
-        clusters=clusters,
-        subsets=subsets,
-        enough=enough,
-    )
-    if special is not None:
-        frame(out, special["first"], special["last"])
-        if subsets is not None:
-            frame(subsets)
-    about = {**describe(out, tokenizer, source), **origin, "subsets": names, "edges": edges}
-    return _with_masking(about, special, options)
+    return parts, origin
 
 
 def _with_masking(
