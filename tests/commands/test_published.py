@@ -51,14 +51,22 @@ def test_the_studies_name_the_published_models():
         models = load_config(file)["models"]
         names[file.stem] = [name_of(models, s, t) for s in models["seeds"] for t in models["steps"]]
     assert {name: len(cells) for name, cells in names.items()} == {
+        "gpt2-medium-crfm": 5,
         "gpt2-small-crfm": 25,
         "gpt2-small-gurnee": 5,
         "laptop": 6,
+        "pythia-14m": 117,
         "pythia-160m": 60,
+        "pythia-31m": 117,
+        "pythia-410m": 20,
+        "pythia-70m": 65,
     }
     alias = "stanford-crfm/alias-gpt2-small-x21"
     assert names["gpt2-small-crfm"][0] == Name(alias, "checkpoint-80000")
     assert names["gpt2-small-gurnee"][0] == Name(alias, "checkpoint-400000")
+    medium = "stanford-crfm/arwen-gpt2-medium-x21"
+    assert names["gpt2-medium-crfm"][0] == Name(medium, "checkpoint-400000")
+    assert names["pythia-14m"][0] == Name("EleutherAI/pythia-14m-seed1", "step0")
     assert names["pythia-160m"][-1] == Name("EleutherAI/pythia-160m-seed5", "step143000")
 
 
