@@ -122,7 +122,7 @@ $(READY_LINT): $(READY_RUN)
 	@$(INTO_VENV) $(LOCKED) .venv/lint.txt
 	@touch $@
 
-# A run of GPT-2 Small beside the published counts: make compare-published RUN=gpt2-small-gurnee
+# A run of GPT-2 Small or Medium or Pythia 160M beside the published counts: make compare-published RUN=gpt2-small-gurnee
 compare-published: $(READY_RUN)
 	$(BIN)/universal-neurons compare-published results/$(RUN)
 

@@ -70,21 +70,32 @@ def test_the_studies_name_the_published_models():
     assert names["pythia-160m"][-1] == Name("EleutherAI/pythia-160m-seed5", "step143000")
 
 
-def test_the_published_counts_are_whole():
-    assert sum(published.GPT2_SMALL) == 1533
-    assert round(1533 / (12 * published.NEURONS_PER_LAYER), 4) == 0.0416
+@pytest.mark.parametrize(
+    ("name", "universal", "share"),
+    [("GPT-2 Small", 1533, 4.16), ("GPT-2 Medium", 1211, 1.23), ("Pythia 160M", 465, 1.26)],
+)
+def test_the_published_counts_are_whole(name, universal, share):
+    """Totals and percentages as 2401.12181 and its tables state them."""
+    model = published.PUBLISHED[name]
+    assert sum(model.universal) == universal
+    assert round(100 * universal / (len(model.universal) * model.d_mlp), 2) == share
 
 
-def test_counts_of_the_last_step_stand_beside_the_published_ones():
+def test_counts_of_the_last_step_stand_beside_those_of_models_of_the_size():
     table = published.compare(universality())
-    assert table["2401.12181"].tolist() == [*published.GPT2_SMALL, 1533]
+    assert list(table) == ["GPT-2 Small", "Pythia 160M", "a", "b"]
+    assert table["GPT-2 Small"].tolist() == [*published.PUBLISHED["GPT-2 Small"].universal, 1533]
+    assert table["Pythia 160M"].iloc[-1] == 465
     assert table["a"].tolist() == [*range(12), 66]
     assert table["b"].tolist() == [*range(1, 13), 78]
+    medium = published.compare(universality(layers=24, d_mlp=4096))
+    assert list(medium) == ["GPT-2 Medium", "a", "b"]
+    assert medium["GPT-2 Medium"].iloc[-1] == 1211
 
 
 @pytest.mark.parametrize("size", [{"layers": 6}, {"d_mlp": 512}])
 def test_models_of_another_size_are_not_compared(size):
-    with pytest.raises(UserError, match=r"12 layers of 3072 neurons \(GPT-2 Small\)"):
+    with pytest.raises(UserError, match=r"GPT-2 Small, 12 layers of 3072 neurons; GPT-2 Medium"):
         published.compare(universality(**size))
 
 

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--figure", type=Path, help="draw it: FILE.svg or .png")
     published = add(
         "compare-published",
-        "Universal neurons of a run of GPT-2 Small beside the published counts.",
+        "Universal neurons of a run of GPT-2 or Pythia 160M beside the published counts.",
         _compare_published,
     )
     show = add("show", "The card of a neuron: scores, partners, training, examples.", _show)

@@ -1,20 +1,53 @@
 """Published numbers of universal neurons beside those of a run.
 
-``make compare-published RUN=name``, for runs of GPT-2 Small.
+``make compare-published RUN=name``, for runs of GPT-2 Small, GPT-2 Medium or Pythia 160M.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from universal_neurons.errors import UserError
 
-# 2401.12181: alias-gpt2-small-x21 against four other seeds at step 400,000, 100M tokens, excess
-# correlation above 0.5, by layer.
-GPT2_SMALL = [222, 244, 101, 110, 71, 72, 56, 112, 101, 142, 125, 177]
-NEURONS_PER_LAYER = 3072
+
+class Published(NamedTuple):
+    """Universal neurons of a model.
+
+    Attributes
+    ----------
+    d_mlp
+        Neurons per layer.
+    universal
+        By layer, those that are universal.
+    """
+
+    d_mlp: int
+    universal: tuple[int, ...]
+
+    @property
+    def size(self) -> str:
+        """For messages."""
+        return f"{len(self.universal)} layers of {self.d_mlp} neurons"
+
+
+# 2401.12181: excess correlation above 0.5 at the last step, on 100M tokens. GPT-2 is the Stanford
+# CRFM's x21 (alias, arwen) against four other seeds; Pythia is the first one, against three by its
+# table's means. Of Medium and Pythia we counted the rows of the released tables, `universal.csv`
+# of wesg52/universal-neurons at 461ad6a.
+PUBLISHED = {
+    "GPT-2 Small": Published(3072, (222, 244, 101, 110, 71, 72, 56, 112, 101, 142, 125, 177)),
+    "GPT-2 Medium": Published(
+        4096,
+        (
+            *(132, 140, 44, 40, 40, 30, 23, 21, 26, 24, 25, 17),
+            *(36, 36, 57, 52, 53, 56, 49, 55, 46, 52, 61, 96),
+        ),
+    ),
+    "Pythia 160M": Published(3072, (64, 14, 19, 5, 27, 34, 43, 39, 67, 50, 50, 53)),
+}
 
 
 def compare(universality: pd.DataFrame) -> pd.DataFrame:
@@ -28,23 +61,27 @@ def compare(universality: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per layer and a last row ``all``; the column ``2401.12181`` and one per seed.
+        One row per layer and a last row ``all``; a column for every published model of the size of
+        the run's, and one per seed.
 
     Raises
     ------
     UserError
-        If the models are not of the size of GPT-2 Small.
+        If no published model is of that size.
     """
     last = universality[universality["step"] == universality["step"].max()]
     sizes = last.groupby(["seed", "layer"], observed=True).size().unstack("layer")
-    if sizes.shape[1] != len(GPT2_SMALL) or not (sizes == NEURONS_PER_LAYER).all(axis=None):
-        raise UserError(
-            f"the published counts are of {len(GPT2_SMALL)} layers of {NEURONS_PER_LAYER} neurons "
-            "(GPT-2 Small); the run's models have another size"
-        )
     counts = last.groupby(["layer", "seed"], observed=True)["universal"].sum().unstack("seed")
-    counts.insert(0, "2401.12181", GPT2_SMALL)
-    counts.columns.name = None
+    alike = {
+        name: model.universal
+        for name, model in PUBLISHED.items()
+        if sizes.shape[1] == len(model.universal) and (sizes == model.d_mlp).all(axis=None)
+    }
+    if not alike:
+        known = "; ".join(f"{name}, {model.size}" for name, model in PUBLISHED.items())
+        raise UserError(f"no counts are published for models of the run's size, but for: {known}")
+    counts.columns = counts.columns.astype(str)
+    counts = pd.concat([pd.DataFrame(alike, counts.index), counts], axis=1)
     return pd.concat([counts, counts.sum().to_frame("all").T]).rename_axis("layer")
 
 
@@ -60,4 +97,7 @@ def page(results: str | Path) -> str:
     if not path.is_file():
         raise UserError(f"{path} is missing: run the workflow first, or give another run")
     table = pd.read_parquet(path, columns=["step", "seed", "layer", "universal"])
-    return f"Universal neurons at step {table['step'].max()}:\n{compare(table).to_string()}"
+    return (
+        f"Universal neurons at step {table['step'].max()}, beside those of 2401.12181:\n"
+        f"{compare(table).to_string()}"
+    )
