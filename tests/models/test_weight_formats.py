@@ -18,7 +18,8 @@ from universal_neurons.models import load as models
 from universal_neurons.prepare.tokenizer import encode, load_tokenizer
 from universal_neurons.store.columns import ablate as columns
 
-DECODERS, ENCODERS = ("gpt_neox", "llama", "olmo", "phi"), tuple(architectures.ENCODERS)
+DECODERS = ("gpt_neox", "llama", "olmo", "phi")
+ENCODERS = tuple(kind for kind, places in models.ARCHITECTURES.items() if places.masked_head)
 SEQUENCES = np.random.default_rng(0).integers(3, architectures.VOCABULARY, (8, 9))
 
 
@@ -49,9 +50,17 @@ def activations(model):
     return [found[layer] for layer in sorted(found)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("form", ["safetensors", "bin", "bin of torch 1.5"])
+@pytest.mark.parametrize(
+    ("form", "parts", "dtype"),
+    [
+        ("safetensors", 1, "float16"),
+        ("safetensors", 3, "bfloat16"),
+        ("bin", 1, "float32"),
+        ("bin", 3, "float16"),
+        ("bin of torch 1.5", 1, "bfloat16"),
+        ("bin of torch 1.5", 3, "float32"),
+    ],
+)
 def test_weights_are_the_same_in_every_format(form, parts, dtype, tmp_path):
     module = architectures.make("gpt_neox").module.to(getattr(torch, dtype))
     model = models.load(write(tmp_path, module.config, module.state_dict(), form, parts))
@@ -78,8 +87,10 @@ def test_a_head_that_is_the_embedding_is_not_missing(name, tmp_path):
     assert model.digest() == architectures.wrap(module).digest()
 
 
-@pytest.mark.parametrize("prefixed", [True, False])
-@pytest.mark.parametrize("name", DECODERS + ENCODERS)
+@pytest.mark.parametrize(
+    ("name", "prefixed"),
+    [("llama", True), ("bert", True), *((name, False) for name in DECODERS + ENCODERS)],
+)
 def test_without_a_head_activations_are_there_and_no_head_is_drawn(name, prefixed, tmp_path):
     whole = architectures.make(name)
     body = whole.module.base_model.state_dict()
@@ -127,10 +138,13 @@ def test_without_a_head_losses_have_no_rows(tmp_path, caplog):
         assert f"no head to predict tokens with: no rows in {table.name}" in caplog.text
 
 
-def test_a_vocabulary_alone_is_a_tokenizer(tmp_path):
-    """BERT's first releases have a vocab.txt and nothing else."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "neuron", "##s", "fire"]
+@pytest.mark.parametrize(("word", "expected"), [("The", [5, 6, 7, 8]), ("an", [1, 6, 7, 8])])
+def test_a_vocabulary_alone_is_a_tokenizer(word, expected, tmp_path):
+    """BERT's first releases have a vocab.txt and nothing else: case counts if it has capitals."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", word, "neuron", "##s", "fire"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 9}))
     tokenizer = load_tokenizer(tmp_path)
-    assert encode(tokenizer, ["The neurons fire"]) == [[5, 6, 7, 8]]
+    assert encode(tokenizer, ["The neurons fire"]) == [expected]
+    if word == "an":
+        assert encode(tokenizer, ["AN neurons fire"]) == [[5, 6, 7, 8]]

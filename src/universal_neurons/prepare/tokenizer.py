@@ -55,7 +55,7 @@ def load_tokenizer(directory: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
+            directory, local_files_only=True, trust_remote_code=False, **_case(directory)
         )
     # The Rust library raises plain exceptions, and the other does not check what a file holds.
     except Exception as error:
@@ -71,6 +71,16 @@ def load_tokenizer(directory: Path) -> Any:
             backend.model.dropout = None
     _check_end(tokenizer, directory)
     return tokenizer
+
+
+def _case(directory: Path) -> dict[str, bool]:
+    """Whether text is lowered first, where a vocabulary alone must say: it has no capitals then."""
+    file = directory / "vocab.txt"
+    others = ("tokenizer.json", "tokenizer_config.json")
+    if not file.is_file() or any((directory / name).is_file() for name in others):
+        return {}
+    words = file.read_text(encoding="utf-8").splitlines()
+    return {"do_lower_case": all(w.startswith("[") or w == w.lower() for w in words)}
 
 
 def _check_end(tokenizer: Any, directory: Path) -> None:
