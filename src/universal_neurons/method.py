@@ -18,7 +18,7 @@ METHOD_VERSION = {
     "untrained": 2,
     "random_directions": 2,
     "score": 14,
-    "ablate": 4,
+    "ablate": 5,
     "persist": 4,
     "trace": 1,
     "describe": 1,

@@ -272,7 +272,7 @@ def test_a_layer_without_universal_neurons_is_a_row_without_deltas():
         *("difference", "difference_se", "energy_ratio", "overlap"),
         *("adjusted_difference", "adjusted_difference_se"),
     ]
-    assert others.drop(columns=[*contrast, "permutation_p"]).notna().all(axis=None)
+    assert others.drop(columns=[*contrast, "permutation_p", "dtype_error"]).notna().all(axis=None)
     assert others[contrast].notna().all(axis=1).equals(others["neuron_set"] == "universal")
     judged = (others["neuron_set"] == "universal") & others["comparable"]
     assert others["permutation_p"].notna().equals(judged)

@@ -43,7 +43,8 @@ def test_defaults_are_filled_and_labels_made_uniform():
     assert config["capture"]["encoding"] == "int8"
     assert config["capture"]["keep"] is True
     assert config["universality"]["excess_threshold"] == 0.5
-    assert config["ablation"] == {"kinds": ["mean"], "controls": 20, "seed": 0}
+    given = {"kinds": ["mean"], "controls": 20, "seed": 0}
+    assert config["ablation"] == {**given, "dtype": "auto", "target_se": None}
     assert config["corpus"]["exclude_token_ids"] == "auto"
     assert config["corpus"]["exclude_positions"] == []
     assert resolve(config) == config

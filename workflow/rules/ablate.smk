@@ -8,6 +8,7 @@ OPERATED = {
     "selection": f"{CORPUS}/selection.json",
     "moments": shards(MOMENTS),
 }
+ACCURACY = {key: config["ablation"][key] for key in ("dtype", "target_se")}
 
 
 rule ablate:
@@ -26,10 +27,12 @@ rule ablate:
     resources:
         **asks("ablate"),
     params:
-        options={
+        options=lambda wildcards: {
+            "kinds": [wildcards.kind],
             "controls": config["ablation"]["controls"],
             "random_seed": config["ablation"]["seed"],
         },
+        accuracy=ACCURACY,
         load=LOAD,
         version=METHOD_VERSION["ablate"],
     script:
@@ -56,6 +59,7 @@ rule doses:
             "kind": KINDS[0],
             "random_seed": config["ablation"]["seed"],
         },
+        accuracy=ACCURACY,
         load=LOAD,
         version=METHOD_VERSION["ablate"],
     script:
@@ -80,7 +84,10 @@ rule effects:
     resources:
         **asks("effects"),
     params:
-        options={"random_seed": config["ablation"]["seed"]},
+        options={
+            "random_seed": config["ablation"]["seed"],
+            "dtype": config["ablation"]["dtype"],
+        },
         load=LOAD,
         version=METHOD_VERSION["ablate"],
     script:

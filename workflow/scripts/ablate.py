@@ -1,4 +1,5 @@
 from universal_neurons.ablate.ablation import ablate
+from universal_neurons.ablate.precision import Accuracy
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.jobs import job
 from universal_neurons.prepare.corpus import selection_options
@@ -13,5 +14,5 @@ with job(snakemake.log[0]):
     held_out = corpus.held_out(given.selection, **selection_options(snakemake.config))
     subject = Subject.read(given.model[0], given.moments, names.seed, int(names.step), params.load)
     universal = subject.scores(given.universality)["universal"].to_numpy()
-    rows = ablate(subject, held_out, universal, kinds=[names.kind], **params.options)
+    rows = ablate(subject, held_out, universal, Accuracy(**params.accuracy), **params.options)
     write_table(snakemake.output[0], ABLATION, rows, provenance(snakemake.config, "ablate"))

@@ -1,4 +1,5 @@
 from universal_neurons.ablate.doses import doses
+from universal_neurons.ablate.precision import Accuracy
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.jobs import job
 from universal_neurons.prepare.corpus import selection_options
@@ -12,5 +13,6 @@ with job(snakemake.log[0]):
     corpus = Corpus(given.tokens, given.about, clusters=given.clusters)
     held_out = corpus.held_out(given.selection, **selection_options(snakemake.config))
     subject = Subject.read(given.model[0], given.moments, names.seed, int(names.step), params.load)
-    rows = doses(subject, held_out, subject.scores(given.universality), **params.options)
+    scores = subject.scores(given.universality)
+    rows = doses(subject, held_out, scores, Accuracy(**params.accuracy), **params.options)
     write_table(snakemake.output[0], DOSES, rows, provenance(snakemake.config, "ablate"))

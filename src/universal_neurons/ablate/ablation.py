@@ -17,7 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons.ablate.controls import Controls, is_comparable
-from universal_neurons.ablate.measure import NO_CONTRAST, Measured, NeuronSet, Run, measure
+from universal_neurons.ablate.measure import NO_CONTRAST, Measured, NeuronSet, Run
+from universal_neurons.ablate.precision import AS_GIVEN, Accuracy, measure_as_asked
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.prepare.reading import HeldOut
 from universal_neurons.store.columns.ablate import ABLATION
@@ -34,6 +35,7 @@ def ablate(
     subject: Subject,
     text: HeldOut,
     universal: NDArray[np.bool_],
+    accuracy: Accuracy = AS_GIVEN,
     *,
     kinds: Sequence[str] = ("mean",),
     controls: int = 20,
@@ -50,6 +52,9 @@ def ablate(
         Sequences of at least two tokens.
     universal
         Whether a neuron is universal, shape (N,).
+    accuracy
+        Text is read until the standard errors of all universal sets' loss changes, and of their
+        differences from their controls, are as asked for: all sets are measured on the same.
     kinds
         What a neuron's activation is replaced with: ``mean`` its mean, ``zero`` zero, ``resample``
         its own clean activation at another held-out token. For the latter, `RESAMPLE_TOKENS`
@@ -83,33 +88,29 @@ def ablate(
         raise ValueError(f"unknown kinds {sorted(unknown)}; known are {', '.join(KINDS)}")
     if not subject.model.has_head:
         return subject.no_rows(ABLATION)
-    cells = [
-        cell
-        for kind in kinds
-        for cell in _cells(
-            kind, universal, subject.controls(universal, kind, controls, random_seed), subject.layer
-        )
-    ]
+    cells: list[_Cell] = []
+    for kind in kinds:
+        drawn = subject.controls(universal, kind, controls, random_seed)
+        cells += _cells(kind, universal, drawn, subject.layer)
     replacement = subject.replacement(
         text.inputs, kinds, random_seed=random_seed, batch_tokens=batch_tokens
     )
-    runs = [
-        Run(one, cell.kind, direct)
-        for cell in cells
-        for one in (cell.universal, *cell.controls)
-        for direct in (False, True)
-        if len(one.neurons) and not (direct and one.draw >= DIRECT_CONTROLS)
-    ]
-    measured = measure(
-        subject.model,
+    runs = [run for cell in cells for run in cell.runs()]
+    places = {run: i for i, run in enumerate(runs)}
+
+    def rows(found: Measured) -> list[dict[str, Any]]:
+        return [row for cell in cells for row in cell.rows(subject, found, places)]
+
+    measured = measure_as_asked(
+        accuracy,
+        subject,
         text,
         runs,
         replacement,
-        name=subject.name,
         batch_tokens=batch_tokens,
+        enough=accuracy.reached("universal", rows),
     )
-    places = {run: i for i, run in enumerate(runs)}
-    return pd.DataFrame([row for cell in cells for row in cell.rows(subject, measured, places)])
+    return pd.DataFrame(rows(measured)).assign(**measured.run_with(text.sequences.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,14 @@ class _Cell:
     universal: NeuronSet
     controls: Sequence[NeuronSet]
     overlap: float
+
+    def runs(self) -> Iterator[Run]:
+        """All that is measured of them."""
+        for one in (self.universal, *self.controls):
+            if len(one.neurons):
+                yield Run(one, self.kind)
+                if one.draw < DIRECT_CONTROLS:
+                    yield Run(one, self.kind, direct=True)
 
     def rows(
         self, subject: Subject, measured: Measured, places: Mapping[Run, int]

@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from universal_neurons.ablate.controls import generator, is_comparable
-from universal_neurons.ablate.measure import NO_CONTRAST, Measured, NeuronSet, Run, measure
+from universal_neurons.ablate.measure import NO_CONTRAST, Measured, NeuronSet, Run
+from universal_neurons.ablate.precision import AS_GIVEN, Accuracy, measure_as_asked
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.prepare.reading import HeldOut
 from universal_neurons.store.columns.ablate import DOSES as TABLE
@@ -48,6 +49,7 @@ def doses(
     subject: Subject,
     text: HeldOut,
     scores: pd.DataFrame,
+    accuracy: Accuracy = AS_GIVEN,
     *,
     named: Sequence[str] = ("universal",),
     kind: str = "mean",
@@ -62,6 +64,9 @@ def doses(
         See `ablation.ablate`.
     scores
         Of the model's neurons by layer, then neuron: ``excess_corr``, and the columns `named`.
+    accuracy
+        Text is read until the standard errors of the doses' loss changes, and of their differences
+        from their controls, are as asked for.
     named
         Columns that say of every neuron whether it is of a set that is replaced too. `OTHERS` are
         drawn outside of these and of the largest dose.
@@ -92,17 +97,21 @@ def doses(
         sets.append(_Set(float(chosen.mean()), whole))
     sets += _others(subject, apart, random_seed)
     sets = [one for one in sets if len(one.neurons.neurons)]
-    measured = measure(
-        subject.model,
-        text,
-        [Run(one.neurons, kind) for one in sets],
-        subject.replacement(
-            text.inputs, [kind], random_seed=random_seed, batch_tokens=batch_tokens
-        ),
-        name=subject.name,
-        batch_tokens=batch_tokens,
+    runs = [Run(one.neurons, kind) for one in sets]
+    replacement = subject.replacement(
+        text.inputs, [kind], random_seed=random_seed, batch_tokens=batch_tokens
     )
-    return pd.DataFrame(_rows(subject, kind, sets, measured))
+    measured = measure_as_asked(
+        accuracy,
+        subject,
+        text,
+        runs,
+        replacement,
+        batch_tokens=batch_tokens,
+        enough=accuracy.reached("top", lambda found: _rows(subject, kind, sets, found)),
+    )
+    rows = pd.DataFrame(_rows(subject, kind, sets, measured))
+    return rows.assign(**measured.run_with(text.sequences.shape[1]))
 
 
 def _rows(

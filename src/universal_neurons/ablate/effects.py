@@ -20,9 +20,9 @@ from universal_neurons.ablate.measure import (
     batches,
     check_text,
     logits,
-    measure,
     token_tensor,
 )
+from universal_neurons.ablate.precision import Accuracy, measure_as_asked
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.models.load import Model
 from universal_neurons.prepare.reading import HeldOut
@@ -103,6 +103,7 @@ def effects(
     *,
     random_seed: int = 0,
     batch_tokens: int = 1024,
+    dtype: str = "auto",
 ) -> pd.DataFrame:
     """Estimate every neuron's mean-ablation effect, and measure that of `SAMPLE` neurons.
 
@@ -110,6 +111,8 @@ def effects(
     ----------
     subject, text, random_seed, batch_tokens
         See `ablation.ablate`.
+    dtype
+        Of the measured effects, see `precision.choose`.
 
     Returns
     -------
@@ -136,12 +139,12 @@ def effects(
     runs = [
         Run(NeuronSet(int(subject.layer[i]), "single", -1, np.array([i])), "mean") for i in chosen
     ]
-    measured = measure(
-        model,
+    measured = measure_as_asked(
+        Accuracy(dtype),
+        subject,
         text,
         runs,
         Replacement(model, subject.mean),
-        name=subject.name,
         batch_tokens=batch_tokens,
     )
     exact = np.full((2, len(order)), np.nan)

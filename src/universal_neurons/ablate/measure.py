@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from universal_neurons.ablate.predictions import Predictions
+from universal_neurons.ablate.differences import Passes
 from universal_neurons.ablate.replay import frozen, known_outputs, record, replay
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
@@ -48,6 +49,8 @@ class Measured:
 
     Attributes
     ----------
+    how
+        How the model was run.
     documents
         Document of every sequence, shape (sequences,), which standard errors are over.
     clean, clean_later
@@ -62,6 +65,7 @@ class Measured:
         positions, all of them and those after position 0. What is changed is the clean model's.
     """
 
+    how: Passes
     documents: NDArray[np.int64]
     clean: NDArray[np.float64]
     clean_later: NDArray[np.float64]
@@ -71,6 +75,14 @@ class Measured:
     top1: NDArray[np.float64]
     energy: NDArray[np.float64]
     energy_later: NDArray[np.float64]
+
+    def run_with(self, length: int) -> dict[str, Any]:
+        """What text it is measured on, of sequences of `length`, and how."""
+        return {
+            "heldout_tokens": length * len(self.documents),
+            "dtype": self.how.dtype,
+            "dtype_error": self.how.error,
+        }
 
     def effect(self, run: int | None) -> dict[str, float]:
         """The columns of one run; NaN without one."""
@@ -133,6 +145,8 @@ def measure(
     *,
     name: str,
     batch_tokens: int = 1024,
+    how: Passes | None = None,
+    enough: Callable[[Measured], bool] = lambda _: False,
 ) -> Measured:
     """Run the model over all sequences, clean and with every ablation.
 
@@ -146,6 +160,11 @@ def measure(
         The values that take the place of the clean ones.
     name
         Of the model, for messages.
+    how
+        How the model is run, see `precision.choose`; as it is if None.
+    enough
+        Whether what is measured of the first sequences is known well enough: the others are left
+        out.
 
     Raises
     ------
@@ -156,15 +175,30 @@ def measure(
     # Row 0 is the clean pass.
     sums = np.empty((1 + len(runs), 6, len(text.sequences)))
     parts = list(batches(text.sequences, batch_tokens))
-    passes = (one for rows in parts for one in _passes(model, text, rows, runs, replacement))
-    for i, rows, values in progress(passes, "forward passes", total=len(parts) * len(sums)):
+    how = how or Passes(model)
+    measured: list[Measured] = []
+
+    def passes() -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
+        for rows in parts:
+            yield from _passes(model, text, rows, runs, replacement, how)
+            measured[:] = [_measured(how, sums[:, :, : rows.stop], text.documents[: rows.stop])]
+            if enough(measured[0]):
+                return
+
+    for i, rows, values in progress(passes(), "forward passes", total=len(parts) * len(sums)):
         if not np.isfinite(values[LOSS]).all():
             what = f"with neurons of layer {runs[i - 1].neurons.layer} replaced" if i else "clean"
             raise UserError(f"{name}: predictions are NaN or infinite ({what})")
         sums[i, :, rows] = values
+    return measured[0]
+
+
+def _measured(how: Passes, sums: NDArray[np.float64], documents: NDArray[np.int64]) -> Measured:
+    """Of the means of `_by_sequence`, shape (1 + runs, 6, sequences)."""
     clean, later, ablated = sums[0, LOSS], sums[0, LOSS_LATER], sums[1:]
     return Measured(
-        documents=text.documents,
+        how=how,
+        documents=documents,
         clean=clean,
         clean_later=later,
         delta=ablated[:, LOSS] - clean,
@@ -304,6 +338,7 @@ def _passes(
     rows: slice,
     runs: Sequence[Run],
     replacement: Replacement,
+    how: Passes,
 ) -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
     """Run the model over a batch of sequences, clean and with every ablation.
 
@@ -315,8 +350,8 @@ def _passes(
     """
     targets = token_tensor(text.targets[rows], model).flatten()
     activations: dict[int, torch.Tensor] = {}
-    with record(model) as calls, model.tap(activations.__setitem__):
-        clean = Predictions(logits(model, text, rows).flatten(0, 1), targets)
+    with record(model) as calls, model.tap(activations.__setitem__), how.recording():
+        clean = how.predictions(logits(model, text, rows), targets)
     known = known_outputs(model, calls)
     nothing = torch.zeros_like(clean.loss)
     yield 0, rows, _by_sequence((clean.loss, nothing, nothing, nothing), text, rows)
@@ -327,7 +362,8 @@ def _passes(
             if run.direct
             else replay(known[min(by_layer)])
         )
-        with unchanged, model.tap(_edit(run.kind, by_layer, replacement, rows)):
+        edit = _edit(run.kind, by_layer, replacement, rows)
+        with how.running(), unchanged, model.tap(edit):
             ablated = logits(model, text, rows).flatten(0, 1)
         energy = nothing
         if not run.direct:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 
 # Logits turned into losses at a time. Temporaries above some 10 MB are handed back to the system
 # after every use, and faulting their pages in again costs four times the arithmetic.
 LOSS_BLOCK = 2**21
+
+
+class Compared(Protocol):
+    """The clean model's predictions of a batch, to compare what it returns ablated with."""
+
+    loss: torch.Tensor
+
+    def compare(self, output: torch.Tensor, /) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of every token: cross-entropy, KL(clean ‖ ablated), and other top-1."""
 
 
 class Predictions:

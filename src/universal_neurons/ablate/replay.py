@@ -74,13 +74,24 @@ def replay(outputs: Mapping[nn.Module, Any]) -> Iterator[None]:
     def returning(output: Any) -> Callable:
         return lambda *args, **kwargs: output
 
-    for module, output in outputs.items():
-        module.forward = returning(output)  # hides the method of the class
+    with instead({module: returning(output) for module, output in outputs.items()}):
+        yield
+
+
+@contextmanager
+def instead(forwards: Mapping[nn.Module, Callable]) -> Iterator[None]:
+    """Let modules run other functions; may be nested."""
+    before: dict[nn.Module, Any] = {module: vars(module).get("forward") for module in forwards}
+    for module, forward in forwards.items():
+        module.forward = forward  # hides the method of the class
     try:
         yield
     finally:
-        for module in outputs:
-            del module.forward
+        for module, forward in before.items():
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
 
 
 @contextmanager

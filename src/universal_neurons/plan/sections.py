@@ -150,6 +150,8 @@ class Ablation:
     kinds: list[str]
     controls: int
     seed: int
+    dtype: str
+    target_se: float | None
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,22 @@ DIFFERENCE_SE = Column(
     "it is, and with one document.",
     nullable=True,
 )
+HOW = (
+    Column(
+        *("heldout_tokens", "int64", "tokens"),
+        "Held-out tokens that losses are over; the same for all sets of a seed, step and kind.",
+    ),
+    Column(
+        *("dtype", "text", ""),
+        "In which the ablated passes multiplied matrices: `float32`, or `bfloat16`.",
+    ),
+    Column(
+        *("dtype_error", "float64", "standard errors"),
+        "Largest difference of `delta_loss` from that in float32, over its standard error, of some "
+        "sets on the first of the text; null where all was in `float32`.",
+        nullable=True,
+    ),
+)
 
 ABLATION = Table(
     "ablation",
@@ -181,6 +197,7 @@ ABLATION = Table(
             "without any, and where not `comparable`.",
             nullable=True,
         ),
+        *HOW,
     ),
 )
 
@@ -219,6 +236,7 @@ DOSES = Table(
         DIFFERENCE,
         DIFFERENCE_SE,
         *CONTRAST,
+        *HOW,
     ),
 )
 
