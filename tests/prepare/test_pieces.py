@@ -18,7 +18,7 @@ from universal_neurons.prepare import text as text_module
 from universal_neurons.prepare.pieces import pieces
 from universal_neurons.prepare.text import Document, documents, text_files
 from universal_neurons.prepare.tokenizer import encode
-from universal_neurons.prepare.tokens import _splits, tokenise
+from universal_neurons.prepare.tokens import splits_of, tokenise
 
 ODD = (
     "def f(x):\n\n\n        return  x**2   # naïve cafe\u0301\r\n\t\t東京は大きい。привет, "
@@ -77,7 +77,7 @@ def small_pieces(monkeypatch):
 
 
 def ids_in_pieces(tokenizer, parts):
-    cut = list(pieces(parts, _splits(tokenizer)))
+    cut = list(pieces(parts, splits_of(tokenizer)))
     assert "".join(piece.text for piece in cut) == "".join(part.text for part in parts)
     assert [piece.ends for piece in cut[:-1]] == [False] * (len(cut) - 1)
     assert cut[-1].ends

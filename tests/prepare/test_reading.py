@@ -25,7 +25,9 @@ def corpus(tmp_path):
     """A corpus of 60 sequences, and a file that says which are scored and held out."""
     np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 50, (60, 8)))
     options = {"source": "tokens", "path": tmp_path / "ids.npy", "context_length": 8}
-    about = corpus_module.make(options, tmp_path, tmp_path / "tokens.npy", tmp_path / "c.npy")
+    about = corpus_module.make(
+        options, {"0": tmp_path}, tmp_path / "tokens.npy", tmp_path / "c.npy"
+    )
     write_json(tmp_path / "corpus.json", about)
     write_json(tmp_path / "selection.json", corpus_module.select(about, **ASKED))
     files = {"about": tmp_path / "corpus.json", "clusters": tmp_path / "c.npy"}

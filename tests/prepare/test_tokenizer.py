@@ -56,7 +56,7 @@ def make_corpus(where, tokenizer):
     (where / "a.txt").write_text(TEXT)
     options = {"source": "text", "path": str(where / "a.txt"), "text_key": "text"}
     options |= {"subset_key": None, "context_length": 8, "seed": 0}
-    corpus.make(options, tokenizer, where / "tokens.npy", where / "clusters.npy")
+    corpus.make(options, {"0": tokenizer}, where / "tokens.npy", where / "clusters.npy")
     return np.load(where / "tokens.npy")
 
 

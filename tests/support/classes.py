@@ -26,7 +26,7 @@ def write_classes(
     """Store the sums over classes of every shard; `sequences` are the tokens' identities."""
     for shard in shards:
         store = Activations(shard / "activations.zarr")
-        groups = groups_of(sequences, halves, store.token_index())
+        groups = groups_of(sequences, sequences, halves, store.token_index())
         write_arrays(shard / "classes.zarr", class_sums(store, groups), {})
     return [shard / "classes.zarr" for shard in shards]
 

@@ -60,6 +60,13 @@ TOKENIZER = f"{RESULTS}/tokenizer"
 GIVEN_TOKENIZER = config["models"]["tokenizer"] or (
     None if TRAINED or HUB else config["models"]["path"]
 )
+# With `corpus.align` every seed has its own.
+ALIGNED = config["corpus"]["align"] != "none"
+OF_SEED = "/seed{seed}" if ALIGNED else ""
+TOKENIZERS = expand(TOKENIZER + OF_SEED, seed=GRID.seeds) if ALIGNED else [TOKENIZER]
+TOKENIZERS = [] if GIVEN_TOKENIZER else TOKENIZERS
+# What the corpus depends on beside them, whose sequences and positions follow from all tokenizers.
+OF_TOKENIZERS = {"seeds": GRID.by_name, "vocabulary": GRID.vocabulary or 0} if ALIGNED else {}
 # Of the models that the workflow makes or fetches.
 MODELS = f"{RESULTS}/models/{GRID.training_key(CONTENTS)}" if TRAINED else f"{RESULTS}/models"
 MODEL = f"{MODELS}/seed{{seed}}/step{{step}}"

@@ -93,7 +93,7 @@ rule contexts:
 
 rule vocabulary:
     input:
-        tokenizer=[] if GIVEN_TOKENIZER else [TOKENIZER],
+        tokenizer=TOKENIZERS,
         about=f"{CORPUS}/corpus.json",
     output:
         f"{RESULTS}/vocabulary.parquet",

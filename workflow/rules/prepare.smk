@@ -35,15 +35,16 @@ if HUB:
         script:
             "../scripts/fetch.py"
 
-    # Of the first model; of all of them, as the capture makes sure. The name is looked up by the
-    # script: were it among the params, another first seed would make the corpus again.
+    # Of the first model (with `corpus.align` of each seed's first one); of all of them, as the capture
+    # makes sure. The name is looked up by the script: were it among the params, another first seed
+    # would make the corpus again.
     rule fetch_tokenizer:
         output:
-            directory(TOKENIZER),
+            directory(TOKENIZER + OF_SEED),
         log:
-            log_of("fetch_tokenizer"),
+            log_of("fetch_tokenizer" + OF_SEED),
         benchmark:
-            benchmark_of("fetch_tokenizer")
+            benchmark_of("fetch_tokenizer" + OF_SEED)
         retries: 2
         conda:
             ENVIRONMENT
@@ -87,7 +88,7 @@ rule corpus:
         text=ancient(TEXT),
         # The models themselves are no input: a seed added or removed would make the corpus, and so
         # everything, again. The capture of every model compares its tokenizer.
-        tokenizer=[] if GIVEN_TOKENIZER else [TOKENIZER],
+        tokenizer=TOKENIZERS,
     output:
         **CORPUS_SUBSETS,
         tokens=f"{CORPUS}/tokens.npy",
@@ -103,6 +104,7 @@ rule corpus:
     resources:
         **asks("corpus"),
     params:
+        **OF_TOKENIZERS,
         corpus=corpus.sequence_options(config["corpus"], GRID.loss_kind),
         contents=CONTENTS,
         models=lambda wildcards: GIVEN_TOKENIZER,

@@ -1,4 +1,4 @@
-from universal_neurons.describe.contexts import contexts, wanted
+from universal_neurons.describe.contexts import contexts_in, wanted
 from universal_neurons.jobs import job
 from universal_neurons.models.facts import read_facts
 from universal_neurons.models.load import load_captured
@@ -12,5 +12,6 @@ with job(snakemake.log[0]):
     places = wanted(given.examples, given.matches, names.seed, int(names.step))
     captured = read_facts(given.facts)["sha256"]
     model = load_captured(given.model[0], captured, given.facts, snakemake.params.load)
-    rows = contexts(model, Corpus(given.tokens, given.about).sequences, places)
+    corpus = Corpus(given.tokens, given.about).of_seed(names.seed)
+    rows = contexts_in(model, corpus, places)
     write_table(snakemake.output[0], CONTEXTS, rows, provenance(snakemake.config, "examples"))

@@ -1,13 +1,11 @@
-from pathlib import Path
-
 from universal_neurons.jobs import job
-from universal_neurons.plan.grid import tokenizer_directory
+from universal_neurons.plan.grid import tokenizer_directories
 from universal_neurons.prepare import corpus
 from universal_neurons.store.files import write_json
 
 with job(snakemake.log[0]):
-    directory = Path(*snakemake.input.tokenizer or [tokenizer_directory(snakemake.config)])
-    made = snakemake.output
+    directories = tokenizer_directories(snakemake.config, snakemake.input.tokenizer)
+    made, params = snakemake.output, snakemake.params
     files = made.tokens, made.clusters, made.get("subsets")
-    about = corpus.make(snakemake.params.corpus, directory, *files)
+    about = corpus.make(params.corpus, directories, *files, params.get("vocabulary", 0))
     write_json(made.about, about)

@@ -11,7 +11,7 @@ with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
     captured, place = read_facts(given.facts)["sha256"], given.model[0]
     model = load_captured(place, captured, given.facts, params.load)
-    corpus = Corpus(given.tokens, given.about, given.get("subsets", ""))
+    corpus = Corpus(given.tokens, given.about, given.get("subsets", "")).of_seed(names.seed)
     read = corpus.sequences, Text.of(corpus, **params.text), given.vocabulary
     tables = neurons(model, *read, params.cutoffs, {"seed": names.seed, "step": int(names.step)})
     write_tables(snakemake.output, tables, provenance(snakemake.config, "describe"))

@@ -9,7 +9,7 @@ from universal_neurons.store.tables import write_tables
 
 with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    corpus = Corpus(given.tokens, given.about, clusters=given.clusters)
+    corpus = Corpus(given.tokens, given.about, clusters=given.clusters).of_seed(names.seed)
     held_out = corpus.held_out(given.selection, **selection_options(snakemake.config))
     subject = Subject.read(given.model[0], given.moments, names.seed, int(names.step), params.load)
     ways = mediation(subject, held_out, given.roles, corpus.sequences, **params.options)

@@ -7,7 +7,8 @@ from universal_neurons.store.tables import write_tables
 
 with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    text = Text.of(Corpus(given.tokens, given.about, given.get("subsets", "")), **params.text)
+    corpus = Corpus(given.tokens, given.about, given.get("subsets", "")).of_seed(names.seed)
+    text = Text.of(corpus, **params.text)
     home = Home.read(given.model[0], given.moments, names.seed, int(names.step), params.load)
     found = Found(given.universality, given.groups, given.effects)
     tables = examples(home, text, found, params.neurons, params.random_seed)

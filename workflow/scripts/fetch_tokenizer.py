@@ -3,5 +3,6 @@ from universal_neurons.models import hub
 
 with job(snakemake.log[0]):
     models = snakemake.config["models"]
-    first = hub.name_of(models, models["seeds"][0], models["steps"][0])
-    hub.fetch_tokenizer(first, snakemake.output[0])
+    seed = snakemake.wildcards.get("seed", models["seeds"][0])
+    name = hub.name_of(models, seed, models["steps"][0])
+    hub.fetch_tokenizer(name, snakemake.output[0])

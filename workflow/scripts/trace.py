@@ -8,7 +8,7 @@ from universal_neurons.store.tables import write_table
 
 with job(snakemake.log[0]):
     given, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    corpus = Corpus(given.tokens, given.about)
+    corpus = Corpus(given.tokens, given.about).of_seed(names.seed)
     model, later = load(given.model[0], **params.load), load(given.later[0], **params.load)
     asked = corpus.sequences[: params.sequences], corpus.excluded(params.exclude), params.positions
     rows = trace(model, later, *asked).assign(seed=names.seed, step=int(names.step))

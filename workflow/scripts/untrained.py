@@ -11,7 +11,7 @@ from universal_neurons.store.tables import write_table
 
 with job(snakemake.log[0]):
     given, params, path = snakemake.input, snakemake.params, snakemake.output[0]
-    corpus = Corpus(given.tokens, given.about)
+    corpus = Corpus(given.tokens, given.about).of_seed(min(snakemake.config["models"]["seeds"]))
     options = CaptureOptions.of(snakemake.config, params.capture)
     nulls = {"rotations": given.rotations, "kernel": params.kernel}
     nulls["rotating"] = Rotating(**params.rotating)

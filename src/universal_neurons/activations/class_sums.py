@@ -65,7 +65,10 @@ class Groups:
 
 
 def groups_of(
-    sequences: NDArray[np.integer], halves: NDArray[np.integer], token_index: NDArray[np.int64]
+    sequences: NDArray[np.integer],
+    identity: NDArray[np.integer],
+    halves: NDArray[np.integer],
+    token_index: NDArray[np.int64],
 ) -> dict[str, Groups]:
     """Group scored tokens in all `KINDS` of ways.
 
@@ -73,16 +76,19 @@ def groups_of(
     ----------
     sequences
         Token ids, shape (sequences, context length).
+    identity
+        What scored tokens are classed by as tokens, of the same shape: their ids, or what all
+        models that are compared have there.
     halves
         Half of the documents that each sequence is of, 0 or 1, shape (sequences,).
     token_index
         The scored tokens: sequence number times context length plus position, shape (tokens,).
     """
-    context, flat = sequences.shape[1], sequences.reshape(-1)
-    position = token_index % context
-    before = np.where(position > 0, flat[np.maximum(token_index - 1, 0)], NO_TOKEN)
-    labels = dict(zip(KINDS, (flat[token_index], before, position), strict=True))
-    own = halves[token_index // context]
+    sequence, position = np.divmod(token_index, sequences.shape[1])
+    previous = np.ma.getdata(sequences)[sequence, np.maximum(position - 1, 0)]
+    before = np.where(position > 0, previous, NO_TOKEN)
+    labels = dict(zip(KINDS, (identity[sequence, position], before, position), strict=True))
+    own = halves[sequence]
     return {kind: Groups.of(label, own) for kind, label in labels.items()}
 
 

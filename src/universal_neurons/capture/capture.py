@@ -214,9 +214,11 @@ class Encoder:
                 rows = torch.from_numpy(place).to(model.device)
                 first = rows[rows % context == 0]
                 index = place + start * context
-                labels = None if self.subsets is None else self.subsets.labels.reshape(-1)[index]
+                labels = None
+                if self.subsets is not None:
+                    labels = self.subsets.labels[index // context, index % context]
                 start += len(batch)
-                done = batch[keep], index
+                done = np.ma.getdata(batch)[keep], index
         if done is not None:
             yield done
 

@@ -99,7 +99,7 @@ class Cell:
         source, selection = config["models"]["source"], selection_options(config)
         chosen = CaptureOptions.of(config, options)
         return [
-            cls(seed, int(step), directory, source, corpus, chosen, selection, about)
+            cls(seed, int(step), directory, source, corpus.of_seed(seed), chosen, selection, about)
             for seed, directory in zip(seeds, directories, strict=True)
         ]
 
@@ -291,7 +291,7 @@ def capture_shard(
     capture(cell.model, tokens, sequences, encoder, activations, moments, attributes=about)
     store = Activations(activations)
     write_arrays(within, within_sums(store), about)
-    groups = groups_of(tokens, cell.corpus.halves, store.token_index())
+    groups = groups_of(tokens, cell.corpus.identity, cell.corpus.halves, store.token_index())
     write_arrays(classes, class_sums(store, groups), {**about, "sequences": list(sequences)})
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from universal_neurons.describe.windows import AFTER, BEFORE, windows
+from universal_neurons.describe.windows import AFTER, BEFORE, places, windows
 
 # Contexts with the largest activations, between two quantiles, and drawn from all tokens.
 TOP, OF_BAND, RANDOM = 20, 5, 10
@@ -78,7 +78,7 @@ class Contexts:
         """Those at given places (contexts, neurons) of activations (sequences, length, neurons)."""
         column = np.broadcast_to(np.arange(x.shape[2]), sequence.shape)
         found = x[sequence, position, column]
-        return cls(found, sequence, position, windows(x, sequence, position, column))
+        return cls(found, sequence, position, windows(x, sequence, places(position), column))
 
     def largest(self, n: int) -> Contexts:
         """The `n` with the largest activations, largest first; of equal ones the earlier."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from universal_neurons.describe.windows import AFTER, BEFORE, lists, places, read_neurons, windows
 from universal_neurons.models.load import Model
+from universal_neurons.prepare.reading import Corpus
 from universal_neurons.store.tables import read_table
 
 KEYS = ("step", "seed", "layer", "neuron", "band", "rank")
@@ -50,7 +51,19 @@ def wanted(
     return found.assign(other_seed=seed, other_step=step)
 
 
-def contexts(model: Model, sequences: NDArray[np.integer], found: pd.DataFrame) -> pa.Table:
+def contexts_in(model: Model, corpus: Corpus, found: pd.DataFrame) -> pa.Table:
+    """Read a model's neurons in a corpus, see `contexts`, whose tokenizer may be another's."""
+    seeds, sequence = found["seed"].to_numpy(), found["sequence"].to_numpy()
+    at = corpus.positions(seeds, sequence, places(found["position"].to_numpy()))
+    return contexts(model, corpus.sequences, found, at)
+
+
+def contexts(
+    model: Model,
+    sequences: NDArray[np.integer],
+    found: pd.DataFrame,
+    at: NDArray[np.integer] | None = None,
+) -> pa.Table:
     """Run a model over the sequences that hold contexts and read its neurons there.
 
     Parameters
@@ -61,6 +74,9 @@ def contexts(model: Model, sequences: NDArray[np.integer], found: pd.DataFrame) 
         Of the corpus, shape (sequences, context length).
     found
         What to read, as `wanted` returns it.
+    at
+        Positions of the windows' tokens, shape (contexts, window), in a model of another tokenizer
+        (`Corpus.positions`); −1 where it has none, and the activation is not known (NaN).
 
     Returns
     -------
@@ -71,6 +87,9 @@ def contexts(model: Model, sequences: NDArray[np.integer], found: pd.DataFrame) 
     layer, neuron, position = (
         found[name].to_numpy() for name in ("other_layer", "other_neuron", "position")
     )
+    window = places(position)
+    inside = (window >= 0) & (window < sequences.shape[1])
+    at = window if at is None else at
     own = [np.unique(neuron[layer == i]) for i in range(len(model.d_mlp))]
     # Those of a layer lie together, and within it those of a sequence.
     order = np.lexsort([row, layer])
@@ -82,10 +101,8 @@ def contexts(model: Model, sequences: NDArray[np.integer], found: pd.DataFrame) 
         start, stop = np.searchsorted(place, [here, here + len(x)])
         which = order[start:stop]
         column = np.searchsorted(own[i], neuron[which])
-        read[which] = windows(x, row[which] - first, position[which], column)
+        read[which] = windows(x, row[which] - first, at[which], column)
 
     read_neurons(model, sequences[held], own, take)
-    at = places(position)
-    inside = (at >= 0) & (at < sequences.shape[1])
     table = pa.Table.from_pandas(found.drop(columns=["sequence", "position"]), preserve_index=False)
     return table.append_column("activations", lists(read, inside))

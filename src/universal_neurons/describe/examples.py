@@ -51,33 +51,38 @@ class Text:
         one, and no count has them.
     subsets
         Of the corpus, if it has any.
+    first_id
+        Number of the first token of its tokenizer among those of the run (`vocabulary`).
     """
 
     sequences: NDArray[np.integer]
     exclude: Sequence[int]
     positions: Sequence[int] = ()
     subsets: Subsets | None = None
+    first_id: int = 0
 
     @classmethod
     def of(
         cls, corpus: Corpus, n: int, exclude: Sequence[int] | str, positions: Sequence[int]
     ) -> Text:
         """The first `n` sequences of a corpus."""
-        return cls(corpus.sequences[:n], corpus.excluded(exclude), positions, corpus.labels)
+        first, excluded = corpus.facts.get("first_id", 0), corpus.excluded(exclude)
+        return cls(corpus.sequences[:n], excluded, positions, corpus.labels, first)
 
     def batch(self, first: int, size: int) -> Batch:
         """Some of its sequences."""
         own = slice(first, first + size)
         tokens = self.sequences[own]
         subset = None if self.subsets is None else self.subsets.labels[own]
-        return Batch(first, tokens, scored(tokens, self.exclude, self.positions), subset)
+        counted = scored(tokens, self.exclude, self.positions)
+        return Batch(first, np.ma.getdata(tokens), counted, subset)
 
     @cached_property
     def occurrences(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens that are scored `OCCURRENCES` times or more, ascending, and how often."""
         counts = np.zeros(1 + int(self.sequences.max()), np.int64)
         for part in parts_of(self.sequences):
-            counted = part[scored(part, self.exclude, self.positions)]
+            counted = np.ma.getdata(part)[scored(part, self.exclude, self.positions)]
             counts += np.bincount(counted, minlength=len(counts))
         frequent = np.flatnonzero(counts >= OCCURRENCES)
         return frequent, counts[frequent]
@@ -208,10 +213,11 @@ def describe(
     contexts, histograms, tokens = [], [], []
     for layer, (own, found) in enumerate(zip(chosen, layers, strict=True)):
         if len(own):
-            neurons = Neurons(home.step, home.seed, layer, own)
+            neurons = Neurons(home.step, home.seed, layer, own, text.first_id)
             bands = {"top": found.top.contexts, **found.sample.contexts(rng)}
             contexts += [
-                neurons.examples(band, each, text.sequences) for band, each in bands.items()
+                neurons.examples(band, each, np.ma.getdata(text.sequences))
+                for band, each in bands.items()
             ]
             histograms.append(neurons.histograms(found.histogram, text.subsets))
             tokens.append(neurons.activating_tokens(found.tokens, *text.occurrences))
@@ -224,12 +230,16 @@ def describe(
 
 @dataclass(frozen=True)
 class Neurons:
-    """The chosen neurons of a layer, and what was collected of them as rows of tables."""
+    """The chosen neurons of a layer, and what was collected of them as rows of tables.
+
+    Their tokens are numbered from `first_id` (`Text`).
+    """
 
     step: int
     seed: str
     layer: int
     neuron: NDArray[np.int64]
+    first_id: int = 0
 
     def _rows(self, column: NDArray[np.int64], **values: Any) -> dict[str, Any]:
         """Columns of a table whose rows are of the neurons at these indices."""
@@ -243,7 +253,7 @@ class Neurons:
         sequence, position = contexts.sequence[rank, column], contexts.position[rank, column]
         at, last = places(position), sequences.shape[1] - 1
         inside = (at >= 0) & (at <= last)
-        tokens = sequences[sequence[:, None], at.clip(0, last)].astype(np.int32)
+        tokens = sequences[sequence[:, None], at.clip(0, last)].astype(np.int32) + self.first_id
         rows = self._rows(
             column,
             band=band,
@@ -288,7 +298,7 @@ class Neurons:
         rows = self._rows(
             column,
             rank=rank,
-            token_id=token_ids[which],
+            token_id=token_ids[which] + self.first_id,
             mean=mean[which, column],
             count=count[which],
         )

@@ -83,7 +83,7 @@ def families(
     if not counted.any():
         raise UserError("explorer.tokens: no token is scored; use more")
     names = () if text.subsets is None else text.subsets.names
-    features = Features.of(text.sequences, counted, texts, names)
+    features = Features.of(np.ma.getdata(text.sequences), counted, texts, names)
     sums = ClassSums(features, model.d_mlp, model.device)
 
     def add(layer: int, x: torch.Tensor) -> None:
@@ -93,7 +93,7 @@ def families(
     with model.tap(add):
         for tokens in forward(model, text.sequences, BATCH_TOKENS):
             batch = text.batch(done, len(tokens))
-            sums.begin(features.places(tokens, batch.scored, batch.subset))
+            sums.begin(features.places(batch.tokens, batch.scored, batch.subset))
             rows = torch.from_numpy(batch.scored.ravel()).to(model.device)
             done += len(tokens)
     return explained(features, sums, cutoffs)

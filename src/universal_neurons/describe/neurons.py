@@ -51,9 +51,11 @@ def neurons(
     counts = token_counts(sequences, model.vocab_size)
     of_role, of_family = RoleCutoffs(**cutoffs["roles"]), FamilyCutoffs(**cutoffs["families"])
     found = {
-        "roles": roles(model, sequences, counts, of_role),
-        "families": families(model, text, _texts(vocabulary), of_family),
+        "roles": roles(model, np.ma.getdata(sequences), counts, of_role),
+        "families": families(model, text, _texts(vocabulary)[text.first_id :], of_family),
     }
+    for column in ("promoted_ids", "suppressed_ids"):
+        found["roles"][column] = [ids + text.first_id for ids in found["roles"][column]]
     return {table: rows.assign(**name) for table, rows in found.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,38 @@ from universal_neurons.prepare.tokenizer import encode, load_tokenizer
 
 # What bytes that are no whole character decode to.
 REPLACEMENT = "\ufffd"
+
+
+def vocabularies(
+    directories: Mapping[str, Path], about: Mapping[str, Any], size: int
+) -> pd.DataFrame:
+    """Every token of a run as text: of its tokenizer, or of several one after the other.
+
+    Parameters
+    ----------
+    directories
+        By seed where its tokenizer is, see `vocabulary`.
+    about
+        The corpus, as `corpus.make` returns it.
+    size
+        Number of token ids that the models have at least.
+
+    Returns
+    -------
+    DataFrame
+        `columns.examples.VOCABULARY`. With ``corpus.align`` the tokens of a tokenizer are numbered
+        from its ``first_id``.
+
+    Raises
+    ------
+    UserError
+        See `load_tokenizer`.
+    """
+    if "aligned" not in about:
+        [directory] = directories.values()
+        return vocabulary(directory, max(size, 1 + about["max_token_id"]))
+    texts = [vocabulary(directories[t["seeds"][0]], t["n_ids"])["text"] for t in about["aligned"]]
+    return pd.concat(texts, ignore_index=True).rename_axis("token_id").reset_index()
 
 
 def vocabulary(directory: Path, size: int) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def places(position: NDArray[np.integer]) -> NDArray[np.int64]:
 def windows(
     x: NDArray[np.float32],
     sequence: NDArray[np.integer],
-    position: NDArray[np.integer],
+    at: NDArray[np.integer],
     column: NDArray[np.integer],
 ) -> NDArray[np.float32]:
     """Activations in windows.
@@ -70,15 +70,17 @@ def windows(
     ----------
     x
         Activations, shape (sequences, context length, neurons).
-    sequence, position, column
+    sequence, column
         Indices into it, of one shape (...).
+    at
+        Positions, shape (..., window).
 
     Returns
     -------
     array
         Shape (..., window); NaN off the ends of a sequence.
     """
-    at, last = places(position), x.shape[1] - 1
+    last = x.shape[1] - 1
     found = x[sequence[..., None], at.clip(0, last), column[..., None]]
     found[(at < 0) | (at > last)] = np.nan
     return found

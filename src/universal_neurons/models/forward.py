@@ -20,6 +20,11 @@ def forward(
 
     The network stops before the unembedding, since only activations are wanted.
 
+    Parameters
+    ----------
+    sequences
+        Token ids, shape (sequences, context length); those of a masked array are read like others.
+
     Raises
     ------
     UserError
@@ -33,14 +38,15 @@ def forward(
     starts = range(0, len(sequences), size)
     for start in progress(starts, "tokens", each=size * length):
         batch = sequences[start : start + size]
-        if batch.min() < 0 or batch.max() >= model.vocab_size:
+        read = np.ma.getdata(batch)
+        if read.min() < 0 or read.max() >= model.vocab_size:
             raise UserError(
-                f"corpus.path: token id {batch.max()} is beyond the model's vocabulary of "
+                f"corpus.path: token id {read.max()} is beyond the model's vocabulary of "
                 f"{model.vocab_size}: the corpus was made with another tokenizer"
             )
         yield batch
         with torch.inference_mode():
-            model.read(torch.from_numpy(batch.astype(np.int64)).to(model.device))
+            model.read(torch.from_numpy(read.astype(np.int64)).to(model.device))
 
 
 def scored(
@@ -51,13 +57,15 @@ def scored(
     Parameters
     ----------
     sequences
-        Token ids.
+        Token ids; those that are masked don't count (`reading.Corpus.sequences`).
     exclude
         Token ids that don't.
     positions
         Positions in every sequence that don't, from 0.
     """
-    counts = ~np.isin(sequences, np.asarray(exclude, dtype=np.int64))
+    counts = ~np.isin(np.ma.getdata(sequences), np.asarray(exclude, dtype=np.int64))
+    if np.ma.isMaskedArray(sequences):
+        counts &= ~np.ma.getmaskarray(sequences)
     counts[:, list(positions)] = False
     return counts
 

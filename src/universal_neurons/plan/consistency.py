@@ -27,6 +27,8 @@ def problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield from _training(config["models"], config["corpus"])
     yield from _text(config["corpus"])
     yield from _lengths(config["corpus"])
+    if config["corpus"]["align"] != "none":
+        yield from _aligning(config)
     if not config["capture"]["store"] and config["correlate"]["mode"] == "screened":
         yield (
             "correlate.mode: screened looks at activations twice and needs capture.store: true; "
@@ -155,6 +157,23 @@ def _text(corpus: Mapping[str, Any]) -> Iterator[str]:
         yield f"corpus.subset_key: corpus.source {source} has no fields; use text or hub"
     if source in ("text", "tokens") and not corpus["path"]:
         yield f"corpus.path: missing; corpus.source {source} needs it"
+
+
+def _aligning(config: Mapping[str, Any]) -> Iterator[str]:
+    models, corpus, key = config["models"], config["corpus"], "corpus.align: bytes"
+    if corpus["source"] == "tokens":
+        yield f"{key} needs text; corpus.source tokens has the ids of one tokenizer"
+    if models["source"] == "train":
+        yield f"{key}: models that are trained share one tokenizer; use none"
+    if models["tokenizer"] is not None:
+        yield f"{key} takes the tokenizer of every seed, models.tokenizer names one; use null"
+    if corpus["exclude_token_ids"] not in ("auto", []):
+        yield (
+            f"{key}: corpus.exclude_token_ids has ids, which mean other tokens to other "
+            "tokenizers; use auto or []"
+        )
+    if not config["capture"]["store"]:
+        yield f"{key} needs stored activations; use capture.store: true"
 
 
 def _lengths(corpus: Mapping[str, Any]) -> Iterator[str]:

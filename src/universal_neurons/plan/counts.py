@@ -33,9 +33,11 @@ def counts(grid: Grid) -> Counter[str]:
 
 def _prepare(grid: Grid) -> dict[str, int]:
     source = grid.config.models.source
+    own = grid.config.corpus.align != "none"
+    tokenizers = len(grid.seeds) if own else int(grid.config.models.tokenizer is None)
     return {
         "fetch": (source == "hub") * Sizes(grid).models,
-        "fetch_tokenizer": int(source == "hub" and grid.config.models.tokenizer is None),
+        "fetch_tokenizer": tokenizers if source == "hub" else 0,
         "tokenizer": int(source == "train"),
         "corpus": 1,
         # Of what is ablated.

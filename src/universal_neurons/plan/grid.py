@@ -40,6 +40,28 @@ def model_directory(config: Mapping[str, Any], seed: str, step: int | str) -> st
     return names.local(config["models"], seed, int(step))
 
 
+def tokenizer_directories(
+    config: Mapping[str, Any], fetched: Sequence[str | Path] = ()
+) -> dict[str, Path]:
+    """Where the tokenizers are that make the corpus, by seed: the first seed's is that of all.
+
+    With ``corpus.align`` every seed has its own, that of its first step.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration.
+    fetched
+        Where the workflow put them, if it did.
+    """
+    if config["corpus"]["align"] == "none":
+        [own] = fetched or [tokenizer_directory(config)]
+        return {config["models"]["seeds"][0]: Path(own)}
+    seeds, step = config["models"]["seeds"], config["models"]["steps"][0]
+    given = fetched or [model_directory(config, seed, step) for seed in seeds]
+    return dict(zip(seeds, map(Path, given), strict=True))
+
+
 def tokenizer_directory(config: Mapping[str, Any]) -> Path:
     """Where the tokenizer is that makes the corpus: if nothing else is said, the first model's."""
     models = config["models"]

@@ -14,7 +14,12 @@ from universal_neurons.errors import UserError
 from universal_neurons.models.shape import read_vocabulary
 from universal_neurons.models.weights import find_weights
 from universal_neurons.plan.counts import counts
-from universal_neurons.plan.grid import Grid, model_directory, tokenizer_directory
+from universal_neurons.plan.grid import (
+    Grid,
+    model_directory,
+    tokenizer_directories,
+    tokenizer_directory,
+)
 from universal_neurons.prepare import corpus
 from universal_neurons.prepare.tokenizer import has_tokenizer, require_tokenizer
 from universal_neurons.store.columns.score import LEAST_SAMPLE
@@ -66,6 +71,10 @@ def _own_tokenizers(config: Mapping[str, Any]) -> bool:
 
 
 def _check_tokenizers(config: Mapping[str, Any]) -> None:
+    if config["corpus"]["align"] != "none":
+        for directory in tokenizer_directories(config).values():
+            require_tokenizer(directory)
+        return
     tokenizer = tokenizer_directory(config)
     require_tokenizer(tokenizer)
     vocabulary = read_vocabulary(tokenizer)
@@ -100,7 +109,8 @@ def _on_sample(config: Mapping[str, Any]) -> list[str]:
 
 
 def _on_tokenizers(config: Mapping[str, Any]) -> list[str]:
-    models = _local_models(config) if _own_tokenizers(config) else []
+    shared = _own_tokenizers(config) and config["corpus"]["align"] == "none"
+    models = _local_models(config) if shared else []
     without = [model for model in models if not has_tokenizer(model)]
     if not without:
         return []

@@ -65,6 +65,7 @@ class Corpus:
     context_length: int
     exclude_token_ids: str | list[int]
     exclude_positions: list[int]
+    align: str
     shards: int
     seed: int
 

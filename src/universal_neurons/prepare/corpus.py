@@ -17,6 +17,7 @@ import numpy as np
 
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import datasets
+from universal_neurons.prepare.aligned import AlignedClusters, readers
 from universal_neurons.prepare.clusters import TRAINING_SHARE, write_clusters
 from universal_neurons.prepare.masking import FRAME, frame, special_tokens
 from universal_neurons.prepare.records import subset_of
@@ -29,7 +30,15 @@ from universal_neurons.prepare.text import (
     text_files,
 )
 from universal_neurons.prepare.tokenizer import load_tokenizer, require_tokenizer
-from universal_neurons.prepare.tokens import copy_token_ids, describe, load_token_ids, tokenise
+from universal_neurons.prepare.tokens import (
+    Files,
+    copy_token_ids,
+    describe,
+    load_token_ids,
+    temporary_files,
+    tokenise,
+    write_sequences,
+)
 
 # Correlations over fewer scored tokens say nothing: their baseline is as large as they are.
 LEAST_TOKENS = 100
@@ -119,6 +128,9 @@ def sequence_options(config: Mapping[str, Any], loss_kind: str = "next_token") -
     keys = ["source", "path", "text_key", "subset_key", "context_length", "seed"]
     if loss_kind == "masked":
         return {**sequence_options(config), "masked": True}
+    if config["align"] != "none":
+        # Whose positions are shared, and scored, is part of the sequences.
+        keys += ["align", "exclude_token_ids", "exclude_positions"]
     if config["source"] != "hub":
         return {key: config[key] for key in keys}
     keys += ["dataset", "name", "revision", "split", "shuffle_buffer"]
@@ -129,10 +141,11 @@ def sequence_options(config: Mapping[str, Any], loss_kind: str = "next_token") -
 
 def make(
     options: Mapping[str, Any],
-    directory: Path,
+    directories: Mapping[str, Path],
     out: str | Path,
     clusters: str | Path,
     subsets: str | Path | None = None,
+    vocabulary: int = 0,
 ) -> dict[str, Any]:
     """Make the token sequences of a run, from any source.
 
@@ -140,8 +153,9 @@ def make(
     ----------
     options
         As `sequence_options` returns them.
-    directory
-        Where the models' tokenizer is; token ids need none.
+    directories
+        By seed where its tokenizer is: of one seed, whose tokenizer is that of all (token ids need
+        none), or with ``align`` of every seed.
     out
         .npy file to write.
     clusters
@@ -149,6 +163,8 @@ def make(
         is one of its own.
     subsets
         .npy file to write the tokens' subsets to, if the corpus has any; see `tokenise`.
+    vocabulary
+        Token ids of the models, as far as that is known.
 
     Returns
     -------
@@ -156,7 +172,8 @@ def make(
         See `describe`; for encoders with ``masking``, see `special_tokens`, and the seed of what is
         masked; with ``dataset_commit`` for data sets of the Hub, ``subsets``, the names of
         the corpus's subsets, and ``edges``: places in the order with different clusters on either
-        side, None where all places are.
+        side, None where all places are. With ``align`` also ``aligned``, see
+        `AlignedClusters.facts`.
 
     Raises
     ------
@@ -164,6 +181,9 @@ def make(
         See `documents`, `datasets.documents`, `load_tokenizer`, `tokenise` and `copy_token_ids`.
     """
     source, length = options["source"], options["context_length"]
+    if options.get("align", "none") != "none":
+        return _make_aligned(options, directories, Files.of(out, clusters, subsets), vocabulary)
+    [directory] = directories.values()
     if source != "tokens":
         require_tokenizer(directory)
     tokenizer = load_tokenizer(directory)
@@ -195,6 +215,34 @@ def make(
     return _with_masking(about, special, options)
 
 
+def _with_masking(
+    about: dict[str, Any], special: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is known of a corpus, for encoders with what is masked and what is never scored."""
+    if special is None:
+        return about
+    return {
+        **about,
+        "special_token_ids": sorted({*about["special_token_ids"], *special["never"]}),
+        "masking": {**special, "seed": options["seed"]},
+    }
+
+
+def _make_aligned(
+    options: Mapping[str, Any], directories: Mapping[str, Path], files: Files, vocabulary: int
+) -> dict[str, Any]:
+    given = readers(directories, options["exclude_token_ids"])
+    parts, origin = _texts(options)
+    with temporary_files(files.tokens.parent, 2) as (raw, labels):
+        length, positions = options["context_length"], options["exclude_positions"]
+        cut = AlignedClusters(given, length, positions, raw, labels)
+        enough = options.get("stream_tokens")
+        names, edges = write_sequences(parts, cut, files, seed=options["seed"], enough=enough)
+    cut.log()
+    found = {**describe(files.tokens, None, options["source"]), **origin}
+    return {**found, "subsets": names, "edges": edges, "aligned": cut.facts(vocabulary)}
+
+
 def _texts(
     options: Mapping[str, Any],
 ) -> tuple[dict[str | None, Iterable[Document]], dict[str, str]]:
@@ -221,19 +269,6 @@ def _texts(
         for name, path in by_name(options["path"]).items():
             parts[name] = documents(text_files(source, path), *keys)
     return parts, origin
-
-
-def _with_masking(
-    about: dict[str, Any], special: Mapping[str, Any] | None, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What is known of a corpus, for encoders with what is masked and what is never scored."""
-    if special is None:
-        return about
-    return {
-        **about,
-        "special_token_ids": sorted({*about["special_token_ids"], *special["never"]}),
-        "masking": {**special, "seed": options["seed"]},
-    }
 
 
 def selection_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def token_counts(sequences: NDArray[np.integer], vocabulary: int) -> NDArray[np.
     counts = np.zeros(vocabulary, np.int64)
     for part in parts_of(sequences):
         # Held-out text may have tokens that a model lacks; its own jobs say so.
-        counts += np.bincount(part.ravel(), minlength=vocabulary)[:vocabulary]
+        counts += np.bincount(np.ma.getdata(part).ravel(), minlength=vocabulary)[:vocabulary]
     return counts
 
 

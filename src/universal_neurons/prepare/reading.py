@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.errors import UserError
+from universal_neurons.prepare.aligned import UNSHARED, across
 from universal_neurons.prepare.clusters import halves_of, read_clusters
 from universal_neurons.prepare.corpus import select
 from universal_neurons.prepare.masking import Masking
@@ -128,37 +129,117 @@ class Corpus:
         Every token's subset (.npy), if the corpus has any.
     clusters
         Every sequence's documents (.npy, see `clusters`), where they are asked for.
+    seed
+        Whose tokens: of several tokenizers the corpus has the tokens of each (`of_seed`).
     """
 
     tokens: str | Path
     about: str | Path
     subsets: str | Path = ""
     clusters: str | Path = ""
+    seed: str = ""
+
+    def of_seed(self, seed: str) -> Corpus:
+        """The corpus in the tokens of a seed's models; itself where all have one tokenizer."""
+        return replace(self, seed=seed) if "aligned" in read_facts(self.about) else self
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What is known of the corpus."""
-        return read_facts(self.about)
+        """What is known of the corpus, and of the seed's tokenizer."""
+        facts = read_facts(self.about)
+        return facts if self._beside is None else {**facts, **facts["aligned"][self._beside]}
+
+    @cached_property
+    def _beside(self) -> int | None:
+        """Number of the seed's tokenizer, of several; None where there is one.
+
+        Raises
+        ------
+        UserError
+            If the corpus is of other seeds.
+        """
+        tokenizers = read_facts(self.about).get("aligned")
+        if tokenizers is None:
+            return None
+        for number, facts in enumerate(tokenizers):
+            if self.seed in facts["seeds"]:
+                return number
+        raise UserError(f"{self.about}: has no tokens of seed {self.seed}; {again(self.about)}")
+
+    @cached_property
+    def _stored(self) -> NDArray:
+        """The tokens as they are stored, checked to be those of `about`."""
+        stored = np.load(self.tokens, mmap_mode="r")
+        check_digest(stored, self.facts)
+        return stored
 
     @cached_property
     def sequences(self) -> NDArray[np.integer]:
         """All sequences, shape (sequences, context length), checked to be those of `about`.
+
+        Of several tokenizers they are a masked array (`numpy.ma`): those of its tokens are masked
+        that are not scored, since other tokenizers have no end there (`aligned`).
 
         Raises
         ------
         UserError
             If they are not.
         """
-        sequences = np.load(self.tokens, mmap_mode="r")
-        check_digest(sequences, self.facts)
-        return sequences
+        if self._beside is None:
+            return self._stored
+        own = self._stored[:, self._beside]
+        return np.ma.MaskedArray(np.asarray(own["token"]), own["shared"] == UNSHARED)
+
+    @cached_property
+    def identity(self) -> NDArray[np.int32]:
+        """What every scored token is to all models, shape (sequences, context length).
+
+        Its number; of several tokenizers that of what all of them have there.
+        """
+        if self._beside is None:
+            return self._stored
+        return self._stored[:, self._beside]["shared"]
+
+    def positions(
+        self,
+        seeds: NDArray[np.object_],
+        sequence: NDArray[np.integer],
+        at: NDArray[np.integer],
+    ) -> NDArray[np.integer]:
+        """Positions of other seeds' tokens among those of this one; the same with one tokenizer.
+
+        Parameters
+        ----------
+        seeds, sequence
+            Whose tokens and of which sequence, shape (n,).
+        at
+            Their positions, shape (n, some).
+
+        Returns
+        -------
+        ndarray
+            Of the shape of `at`; −1 where another tokenizer has no token that ends there.
+        """
+        if self._beside is None:
+            return at
+        found = at.copy()
+        for seed in np.unique(seeds.astype(str)):
+            home = replace(self, seed=str(seed))._beside
+            if home != self._beside:
+                rows = seeds == seed
+                shared = self._stored[:, home]["shared"], self.identity
+                found[rows] = across(*shared, sequence[rows], at[rows])
+        return found
 
     @cached_property
     def labels(self) -> Subsets | None:
         """The subsets, if there are any."""
         if not self.subsets:
             return None
-        return Subsets.read(self.subsets, self.facts["subsets"], self.sequences.shape)
+        found = Subsets.read(self.subsets, self.facts["subsets"], self._stored.shape)
+        if self._beside is None:
+            return found
+        return replace(found, labels=found.labels[:, self._beside])
 
     @cached_property
     def halves(self) -> NDArray[np.int8]:
@@ -202,6 +283,6 @@ class Corpus:
             )
         own = slice(chosen["heldout_start"], chosen["heldout_stop"])
         documents = read_clusters(self.clusters, self.facts["n_sequences"])
-        sequences, special = self.sequences[own], self.facts.get("masking")
+        sequences, special = np.ma.getdata(self.sequences[own]), self.facts.get("masking")
         masking = special and Masking.draw(sequences, special, special["seed"])
         return HeldOut(sequences, documents[own], masking)

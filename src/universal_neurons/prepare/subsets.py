@@ -22,7 +22,7 @@ class Subsets:
     names
         Of the subsets.
     labels
-        Which of them every token belongs to, int16, shape (sequences, context length).
+        Which of them every token belongs to, int16, of the shape of the tokens.
     """
 
     names: Sequence[str]

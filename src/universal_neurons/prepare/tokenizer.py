@@ -162,7 +162,8 @@ def check_tokenizer(directory: Path, about: Mapping[str, Any]) -> None:
         raise UserError(
             f"{directory}: its tokenizer differs from the one the corpus was made with (the first "
             f"seed's, or models.tokenizer) in {' and '.join(differ)}; activations on different "
-            "tokens can't be correlated"
+            "tokens can't be correlated; corpus.align: bytes correlates them where tokens end at "
+            "the same byte"
         )
 
 

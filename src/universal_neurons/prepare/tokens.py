@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,8 @@ BATCH, BATCH_CHARACTERS = 256, 1 << 21
 MOST_SUBSETS = 256
 
 
-# What `corpus.make` returns of every corpus; for encoders also ``masking``.
+# What `corpus.make` returns of every corpus; for encoders also ``masking``, and with
+# `corpus.align` also ``aligned``.
 FACTS = {
     "source": str,
     "n_sequences": int,
@@ -92,40 +96,109 @@ def tokenise(
         If the corpus is shorter than one sequence, the tokenizer has no EOS token, or there are
         more than `MOST_SUBSETS` subsets.
     """
+    require_end(tokenizer)
+    with temporary_files(Path(out).parent, 2) as (raw, labels):
+        cut = _Clusters(tokenizer, context_length, raw, labels)
+        made = Files.of(out, clusters, subsets)
+        return write_sequences(parts, cut, made, seed=seed, enough=enough)
+
+
+def require_end(tokenizer: Any) -> None:
+    """Refuse a tokenizer without an end-of-text (EOS) token."""
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{tokenizer.name_or_path}: the tokenizer has no end-of-text token to join documents "
             "by; name it in tokenizer_config.json (eos_token)"
         )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def temporary_files(folder: Path, n: int) -> Iterator[list[IO[bytes]]]:
+    """Files without a name in a folder, which is made; they are gone when they are closed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        yield [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(n)]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a corpus: its tokens, its clusters, and its subsets where it has any."""
+
+    tokens: Path
+    clusters: Path
+    subsets: Path | None
+
+    @classmethod
+    def of(
+        cls, tokens: str | Path, clusters: str | Path, subsets: str | Path | None = None
+    ) -> Files:
+        """At these paths."""
+        return cls(Path(tokens), Path(clusters), None if subsets is None else Path(subsets))
+
+
+class Cut(Protocol):
+    """Tokens of documents in clusters, each of whole sequences.
+
+    Attributes
+    ----------
+    raw, labels
+        Files that sequences and the subsets of their tokens (int16) are written to.
+    dtype, shape
+        Of a sequence; the subsets have the same shape.
+    sizes
+        Number of sequences of every cluster that is closed.
+    splits
+        Whether two texts, one after the other, have the tokens of each alone.
+    """
+
+    raw: IO[bytes]
+    labels: IO[bytes]
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    sizes: list[int]
+    splits: Splits
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens written."""
+
+    def append(self, batch: Sequence[Document], names: dict[str, int]) -> None:
+        """Take documents, and pieces of long ones, whose subsets `names` counts (`label_of`)."""
+
+    def close(self) -> int:
+        """End a cluster and drop what fills no sequence; returns how many tokens those are."""
+
+
+def write_sequences(
+    parts: Mapping[str | None, Iterable[Document]],
+    cut: Cut,
+    made: Files,
+    *,
+    seed: int,
+    enough: int | None,
+) -> tuple[list[str], list[int]]:
+    """Read documents, cut them and write the sequences in a seeded order; see `tokenise`."""
     names: dict[str, int] = {}
-    with (
-        tempfile.TemporaryFile(dir=out.parent) as raw,
-        tempfile.TemporaryFile(dir=out.parent) as labels,
-    ):
-        cut = _Clusters(context_length, raw, labels)
-        for corpus, texts in parts.items():
-            # Bytes; what a batch was too long by is not at the expense of the next corpus.
-            limit = None if enough is None else raw.tell() + 4 * enough / len(parts)
-            named = (document._replace(subset=_subset(corpus, document)) for document in texts)
-            for batch in _batches(pieces(progress(named, "texts"), _splits(tokenizer))):
-                _append(batch, tokenizer, names, cut)
-                if limit is not None and raw.tell() >= limit and batch[-1].ends:
-                    break
-        n_left = cut.close()
-        if not cut.sizes:
-            raise UserError(
-                f"corpus.path: the corpus has {n_left} tokens, fewer than one sequence of "
-                f"{context_length}"
-            )
-        order, cluster, edges = arrange(split_large(cut.sizes), seed)
-        shape = (len(order), context_length)
-        _write_in_order(raw, np.dtype(np.int32), shape, order, out)
-        if subsets is not None:
-            _write_in_order(labels, np.dtype(np.int16), shape, order, Path(subsets))
-        write_clusters(clusters, cluster)
-    logger.info("%d sequences of %d tokens", *shape)
+    for corpus, texts in parts.items():
+        # What a batch was too long by is not at the expense of the next corpus.
+        limit = None if enough is None else cut.n_tokens + enough / len(parts)
+        named = (document._replace(subset=_subset(corpus, document)) for document in texts)
+        for batch in _batches(pieces(progress(named, "texts"), cut.splits)):
+            cut.append(batch, names)
+            if limit is not None and cut.n_tokens >= limit and batch[-1].ends:
+                break
+    n_left = cut.close()
+    if not cut.sizes:
+        raise UserError(
+            f"corpus.path: the corpus has {n_left} tokens, fewer than one sequence of "
+            f"{cut.shape[-1]}"
+        )
+    order, cluster, edges = arrange(split_large(cut.sizes), seed)
+    _write_in_order(cut.raw, cut.dtype, cut.shape, order, made.tokens)
+    if made.subsets is not None:
+        _write_in_order(cut.labels, np.dtype(np.int16), cut.shape, order, made.subsets)
+    write_clusters(made.clusters, cluster)
+    logger.info("%d sequences of %d tokens", len(order), cut.shape[-1])
     return list(names), edges
 
 
@@ -133,6 +206,25 @@ def _subset(corpus: str | None, document: Document) -> str | None:
     """The subset of a document of a corpus; None if neither has a name."""
     both = [name for name in (corpus, document.subset) if name is not None]
     return "/".join(both) if both else None
+
+
+def label_of(document: Document, names: dict[str, int]) -> int | None:
+    """Number of a document's subset, None if it has none; `names` counts them.
+
+    Raises
+    ------
+    UserError
+        If there are more than `MOST_SUBSETS`.
+    """
+    if document.subset is None:
+        return None
+    label = names.setdefault(document.subset, len(names))
+    if len(names) > MOST_SUBSETS:
+        raise UserError(
+            f"corpus.subset_key: more than {MOST_SUBSETS} subsets ({document.subset!r}, …): is it "
+            "the right field?"
+        )
+    return label
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -149,7 +241,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _splits(tokenizer: Any) -> Splits:
+def splits_of(tokenizer: Any) -> Splits:
     """Whether a tokenizer gives two texts, one after the other, the tokens of each alone."""
 
     def splits(left: str, right: str) -> bool:
@@ -160,66 +252,61 @@ def _splits(tokenizer: Any) -> Splits:
 
 
 class _Clusters:
-    """Tokens of documents in clusters, each of whole sequences, and the labels of their subsets."""
+    """A `Cut` of one tokenizer."""
 
-    def __init__(self, context_length: int, raw: IO[bytes], labels: IO[bytes]) -> None:
-        self._length, self._raw, self._labels = context_length, raw, labels
+    def __init__(
+        self, tokenizer: Any, context_length: int, raw: IO[bytes], labels: IO[bytes]
+    ) -> None:
+        self._tokenizer, self._length = tokenizer, context_length
+        self.raw, self.labels = raw, labels
+        self.dtype: np.dtype = np.dtype(np.int32)
+        self.shape: tuple[int, ...] = (context_length,)
+        self.splits = splits_of(tokenizer)
         self._start = 0
         self.sizes: list[int] = []
 
-    def append(self, tokens: NDArray[np.int32], label: int | None, ends: bool) -> None:
-        """Write tokens of a document, which they may end."""
-        tokens.tofile(self._raw)
-        if label is not None:
-            np.full(len(tokens), label, np.int16).tofile(self._labels)
-        if ends and self._n_tokens >= LEAST_SEQUENCES * self._length:
-            self.close()
-
     @property
-    def _n_tokens(self) -> int:
-        """Of the cluster that is not closed."""
-        return self._raw.tell() // 4 - self._start
+    def n_tokens(self) -> int:
+        """Tokens written."""
+        return self.raw.tell() // 4
+
+    def append(self, batch: Sequence[Document], names: dict[str, int]) -> None:
+        """Write the tokens of documents and the labels of their subsets."""
+        texts = encode(self._tokenizer, [document.text for document in batch])
+        for document, ids in zip(batch, texts, strict=True):
+            end = [self._tokenizer.eos_token_id] if document.ends else []
+            tokens, label = np.asarray([*ids, *end], np.int32), label_of(document, names)
+            tokens.tofile(self.raw)
+            if label is not None:
+                np.full(len(tokens), label, np.int16).tofile(self.labels)
+            if document.ends and self.n_tokens - self._start >= LEAST_SEQUENCES * self._length:
+                self.close()
 
     def close(self) -> int:
         """End a cluster and drop what fills no sequence; returns how many tokens those are."""
-        n_sequences, left = divmod(self._n_tokens, self._length)
+        n_sequences, left = divmod(self.n_tokens - self._start, self._length)
         if n_sequences:
             self.sizes.append(n_sequences)
         self._start += n_sequences * self._length
-        for file, size in ((self._raw, 4), (self._labels, 2)):
+        for file, size in ((self.raw, 4), (self.labels, 2)):
             if file.tell():
                 file.seek(self._start * size)
                 file.truncate()
         return left
 
 
-def _append(
-    batch: Sequence[Document], tokenizer: Any, names: dict[str, int], cut: _Clusters
-) -> None:
-    """Write the tokens of documents and the labels of their subsets, which `names` counts."""
-    for document, ids in zip(batch, encode(tokenizer, [d.text for d in batch]), strict=True):
-        end = [tokenizer.eos_token_id] if document.ends else []
-        subset = document.subset
-        label = None if subset is None else names.setdefault(subset, len(names))
-        cut.append(np.asarray([*ids, *end], np.int32), label, document.ends)
-    if len(names) > MOST_SUBSETS:
-        raise UserError(
-            f"corpus.subset_key: more than {MOST_SUBSETS} subsets ({document.subset!r}, …): is it "
-            "the right field?"
-        )
-
-
 def _write_in_order(
     raw: IO[bytes],
     dtype: np.dtype,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     order: NDArray[np.int64],
     out: Path,
 ) -> None:
     """Write a file's rows in another order as .npy; nothing is mapped, so none of it in memory."""
     raw.flush()
-    about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    size = dtype.itemsize * shape[1]
+    descr = np.lib.format.dtype_to_descr(dtype)
+    about = {"descr": descr, "fortran_order": False, "shape": (len(order), *shape)}
+    size = dtype.itemsize * math.prod(shape)
     with replacing(out) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, about)
         for row in order.tolist():
@@ -267,7 +354,7 @@ def load_token_ids(path: str | Path, context_length: int) -> NDArray[np.integer]
     return ids
 
 
-def token_digest(ids: NDArray[np.integer]) -> str:
+def token_digest(ids: NDArray) -> str:
     """SHA-256 over token ids, read block by block."""
     sha = hashlib.sha256()
     for start in range(0, len(ids), 65536):
@@ -280,7 +367,7 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     return read_record(path, FACTS)
 
 
-def check_digest(ids: NDArray[np.integer], about: Mapping[str, Any]) -> None:
+def check_digest(ids: NDArray, about: Mapping[str, Any]) -> None:
     """Refuse token ids that are not those `describe` saw; a corpus is read in about a second.
 
     Raises
@@ -288,7 +375,9 @@ def check_digest(ids: NDArray[np.integer], about: Mapping[str, Any]) -> None:
     UserError
         If the file was damaged or is of another run.
     """
-    shape = about["n_sequences"], about["context_length"]
+    # Those of several tokenizers lie side by side, see `aligned`.
+    beside = [len(about["aligned"])] if "aligned" in about else []
+    shape = (about["n_sequences"], *beside, about["context_length"])
     if ids.shape != shape or token_digest(ids) != about["sha256"]:
         path = getattr(ids, "filename", None) or "tokens.npy"
         raise UserError(f"{path}: damaged, or not the tokens of its corpus.json; {again(path)}")
@@ -305,14 +394,15 @@ def describe(tokens: str | Path, tokenizer: Any, source: str) -> dict[str, Any]:
         ``exclude_token_ids: auto`` stands for. Without a tokenizer (possible with the source
         ``tokens``) that is nothing.
     """
-    ids = np.load(tokens, mmap_mode="r")
+    stored = np.load(tokens, mmap_mode="r")
+    ids = stored if stored.dtype.names is None else stored["token"]
     largest = max(int(ids[i : i + 65536].max()) for i in range(0, len(ids), 65536))
     return {
         "source": source,
         "n_sequences": ids.shape[0],
-        "context_length": ids.shape[1],
+        "context_length": ids.shape[-1],
         "max_token_id": largest,
-        "sha256": token_digest(ids),
+        "sha256": token_digest(stored),
         "tokenizer": identity(tokenizer),
         "special_token_ids": special_token_ids(tokenizer) if tokenizer is not None else [],
     }
