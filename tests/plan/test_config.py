@@ -265,6 +265,27 @@ def test_wrong_options_of_a_hub_data_set_are_refused(corpus, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("corpus.align", "words", "corpus.align: 'words' is wrong; expected none, or bytes"),
+        ("corpus.source", "tokens", "corpus.align: bytes needs text; corpus.source tokens"),
+        ("models.source", "train", "corpus.align: bytes: models that are trained share one"),
+        ("models.tokenizer", "x", "corpus.align: bytes takes the tokenizer of every seed"),
+        ("corpus.exclude_token_ids", [3], "corpus.align: bytes: corpus.exclude_token_ids has ids"),
+        ("capture.store", False, "corpus.align: bytes needs stored activations"),
+    ],
+)
+def test_what_does_not_go_with_aligned_tokenizers_is_refused(key, value, message):
+    config = changed("corpus.align", "bytes")
+    config["corpus"] |= {"source": "text", "path": "a.txt"}
+    section, _, name = key.partition(".")
+    config.setdefault(section, {})[name] = value
+    with pytest.raises(UserError) as error:
+        resolve(config)
+    assert message in str(error.value)
+
+
 def test_universal_by_q_value_takes_two_rotations_where_there_are_no_random_directions():
     config = changed("universality.criterion", "q_value")
     assert resolve(config)["universality"]["false_discovery_rate"] == 0.05

@@ -127,8 +127,9 @@ def _reading(
     text: Mapping[int, str],
 ) -> Reading:
     seed, layer, neuron = str(member["seed"]), member["layer"], member["neuron"]
-    largest = max(float(np.abs(each).max()) for each in activations)
-    values: NDArray = np.asarray(activations[rank], np.float64) / (largest or 1)
+    # A model of another tokenizer has no activation at some of these tokens: no colour.
+    largest = max(float(np.nanmax(np.abs(each))) for each in activations)
+    values: NDArray = np.nan_to_num(np.asarray(activations[rank], np.float64) / (largest or 1))
     address = f"explorer/index.html#/{quote(seed, safe='')}/{member['step']}/{layer}/{neuron}"
     tokens = [Token(text[int(i)], float(x)) for i, x in zip(token_ids, values, strict=True)]
     return Reading(seed, f"{layer}.{neuron}", address, tokens)
