@@ -106,6 +106,8 @@ class Encoder:
         Of the corpus, to take sums of each.
     positions
         Positions in a sequence that are not scored.
+    first_id
+        Number of its tokenizer's first token among those of the run (`describe.vocabulary`).
     """
 
     seed: str
@@ -116,6 +118,7 @@ class Encoder:
     batch_tokens: int
     subsets: Subsets | None = None
     positions: Sequence[int] = ()
+    first_id: int = 0
 
     @property
     def name(self) -> str:
@@ -218,7 +221,7 @@ class Encoder:
                 if self.subsets is not None:
                     labels = self.subsets.labels[index // context, index % context]
                 start += len(batch)
-                done = np.ma.getdata(batch)[keep], index
+                done = np.ma.getdata(batch)[keep] + self.first_id, index
         if done is not None:
             yield done
 

@@ -177,6 +177,7 @@ class Cell:
             self.options.batch_tokens,
             self.corpus.labels,
             self.options.exclude_positions,
+            self.corpus.first_id,
         )
 
 

@@ -66,8 +66,8 @@ class Text:
         cls, corpus: Corpus, n: int, exclude: Sequence[int] | str, positions: Sequence[int]
     ) -> Text:
         """The first `n` sequences of a corpus."""
-        first, excluded = corpus.facts.get("first_id", 0), corpus.excluded(exclude)
-        return cls(corpus.sequences[:n], excluded, positions, corpus.labels, first)
+        tokens, excluded = corpus.sequences[:n], corpus.excluded(exclude)
+        return cls(tokens, excluded, positions, corpus.labels, corpus.first_id)
 
     def batch(self, first: int, size: int) -> Batch:
         """Some of its sequences."""

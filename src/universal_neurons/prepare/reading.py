@@ -149,6 +149,11 @@ class Corpus:
         facts = read_facts(self.about)
         return facts if self._beside is None else {**facts, **facts["aligned"][self._beside]}
 
+    @property
+    def first_id(self) -> int:
+        """Number of the first token of the seed's tokenizer among those of all (`vocabulary`)."""
+        return self.facts.get("first_id", 0)
+
     @cached_property
     def _beside(self) -> int | None:
         """Number of the seed's tokenizer, of several; None where there is one.

@@ -49,7 +49,11 @@ CONTEXTS = Table(
     (
         replace(LAYER, name="other_layer", meaning="Layer of the neuron that is read."),
         replace(NEURON, name="other_neuron", meaning="Its index."),
-        Column("activations", "list<float32>", "activation", "Its, at the tokens of the window."),
+        Column(
+            *("activations", "list<float32>", "activation"),
+            "Its, at the tokens of the window; NaN where a model of another tokenizer "
+            "(`corpus.align`) has no token that ends there.",
+        ),
     ),
 )
 
@@ -82,7 +86,13 @@ ACTIVATING_TOKENS = Table(
 VOCABULARY = Table(
     "vocabulary",
     "Tokens as text.",
-    (Column("token_id", "int32", "", "Number of the token."),),
+    (
+        Column(
+            *("token_id", "int32", ""),
+            "Number of the token; of several tokenizers (`corpus.align`) those of one come after "
+            "those of another.",
+        ),
+    ),
     (
         Column(
             *("text", "text", ""),
