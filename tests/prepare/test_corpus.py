@@ -149,7 +149,7 @@ def test_only_a_streamed_corpus_depends_on_how_much_is_asked_for():
         "path": None, "text_key": "text", "context_length": 8, "seed": 0, "dataset": "org/x",
         "subset_key": None,
         "name": None, "revision": "main", "split": "train", "shuffle_buffer": 10,
-        "stream_tokens": None, "heldout_tokens": 50,
+        "stream_tokens": None, "heldout_tokens": 50, "align": "none",
     }  # fmt: skip
 
     def options(source, **more):

@@ -32,10 +32,11 @@ def made(tmp_path_factory):
         "subset_key": "set",
         "context_length": CONTEXT,
         "seed": 3,
+        "align": "none",
     }
     options = corpus.sequence_options(config, "masked")
     files = (where / "tokens.npy", where / "clusters.npy", where / "subsets.npy")
-    about = corpus.make(options, folder, *files)
+    about = corpus.make(options, {"0": folder}, *files)
     write_json(where / "corpus.json", about)
     return where, about
 
@@ -62,13 +63,13 @@ def test_decoders_read_what_they_did(made):
     where, _ = made
     config = {"source": "text", "path": str(where / "text.jsonl"), "text_key": "text"}
     config |= {"subset_key": None, "context_length": CONTEXT - 2, "seed": 3}
-    options = corpus.sequence_options(config)
+    options = corpus.sequence_options({**config, "align": "none"})
     assert options == config
     folder = encoders.wordpiece(where / "ended")
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "BertTokenizer", "eos_token": "[SEP]"})
     )
-    about = corpus.make(options, folder, where / "plain.npy", where / "plain_clusters.npy")
+    about = corpus.make(options, {"0": folder}, where / "plain.npy", where / "plain_clusters.npy")
     assert "masking" not in about
     plain, framed = np.load(where / "plain.npy"), np.load(where / "tokens.npy")
     np.testing.assert_array_equal(framed[:, 1:-1], plain)

@@ -44,6 +44,11 @@ def ready_grid(config: Mapping[str, Any]) -> Grid:
             "own: rename it"
         )
     grid = Grid.of(config)
+    if grid.loss_kind == "masked" and grid.config.corpus.align != "none":
+        raise UserError(
+            "corpus.align: bytes is for models that predict the next token; encoders need "
+            "tokenizers that are the same: use none"
+        )
     if (jobs := counts(grid).total()) > MOST_JOBS:
         raise UserError(
             f"models.seeds, models.steps, corpus.shards: the grid has {jobs:,} jobs, more than the "
