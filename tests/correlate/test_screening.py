@@ -14,10 +14,10 @@ import scipy.stats
 from universal_neurons.activations.products import cross_sums
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate import audit
-from universal_neurons.correlate import refine as refining
 from universal_neurons.correlate import sample as sampling
 from universal_neurons.correlate import screen as screening
 from universal_neurons.correlate.candidates import Screened, Screens
+from universal_neurons.correlate.exact_sums import Wanted, exact_sums
 from universal_neurons.correlate.match import match
 from universal_neurons.correlate.neurons import Neurons
 from universal_neurons.correlate.refine import refine
@@ -424,8 +424,7 @@ def test_a_sample_of_few_documents_is_refused_however_many_sequences_it_has(tmp_
 
 
 @pytest.mark.parametrize("encoding", ["int8", "float32"])
-def test_sums_of_pairs_and_of_rows_are_those_of_all(encoding, tmp_path, monkeypatch):
-    monkeypatch.setattr(refining, "EXACT_BYTES", 8 * 18 * 2)
+def test_sums_of_pairs_and_of_rows_are_those_of_all(encoding, tmp_path):
     rng = np.random.default_rng(8)
     one, other = (rng.standard_normal((700, d)) for d in (12, 18))
     a = captured(tmp_path / "a", split(one, [5]), encoding=encoding, splits=(90, 91))
@@ -437,14 +436,11 @@ def test_sums_of_pairs_and_of_rows_are_those_of_all(encoding, tmp_path, monkeypa
     full = values[0].astype(np.float64).T @ values[1].astype(np.float64)
     first, second = rng.integers(0, 12, 40), rng.integers(0, 18, 40)
     tolerance = {"int8": 0, "float32": 1e-3}[encoding]
-    found = refining.pair_sums(a.stores, b.stores, first, second)
-    np.testing.assert_allclose(found, full[first, second], rtol=0, atol=tolerance)
-    rows = np.array([1, 4, 5, 6, 11])
-    parts = list(refining.row_sums(a.stores, b.stores, rows))
-    assert len(parts) == 3
-    np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), rows)
-    sums = np.vstack([part[1] for part in parts])
-    np.testing.assert_allclose(sums, full[rows], rtol=0, atol=tolerance)
+    rows = np.array([1, 4, 5, 6, 11]), np.array([0, 17])
+    found, pairs = exact_sums(a.stores, b.stores, Wanted(rows, first, second))
+    np.testing.assert_allclose(pairs, full[first, second], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(found[0], full[rows[0]], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(found[1], full.T[rows[1]], rtol=0, atol=tolerance)
 
 
 @pytest.fixture(scope="module")

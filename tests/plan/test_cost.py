@@ -13,7 +13,7 @@ from planning import GPT2_SMALL, RULES, SMALL, grid, rule_names
 from universal_neurons.ablate import ablation
 from universal_neurons.activations import products
 from universal_neurons.capture import direct
-from universal_neurons.correlate import given, permuted, refine, similar_pair
+from universal_neurons.correlate import exact_sums, given, permuted, refine, similar_pair
 from universal_neurons.describe import chosen, collect, examples, features, windows
 from universal_neurons.plan import cost, sizes
 from universal_neurons.plan.counts import counts
@@ -32,7 +32,7 @@ COPIES = {
     "WIDE_LAYER": similar_pair.WIDE,
     "GIVEN_DRAWS": given.DRAWS,
     "MOST_TOKENS": features.MOST_TOKENS,
-    "REFINE_TOKENS": refine.DOT_TOKENS,
+    "REFINE_TOKENS": exact_sums.DOT_TOKENS,
     "REFINE_BYTES": refine.EXACT_BYTES,
     "CONTEXTS": collect.TOP + len(collect.BANDS) * collect.OF_BAND + collect.RANDOM,
     "WINDOW": windows.BEFORE + 1 + windows.AFTER,

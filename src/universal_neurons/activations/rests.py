@@ -147,8 +147,8 @@ class RestsByNeuron:
 
 def add_dots(
     sums: NDArray,
-    a: NDArray[np.int16],
-    b: NDArray[np.int16],
+    a: NDArray[np.int8],
+    b: NDArray[np.int8],
     rests_a: RestsByNeuron,
     rests_b: RestsByNeuron,
     first: NDArray[np.int64],

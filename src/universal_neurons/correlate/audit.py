@@ -53,6 +53,24 @@ def choose(certified: NDArray[np.bool_], seed: int = 0) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(found, n, replace=False))
 
 
+def among(certified: NDArray[np.bool_], early: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the certified neurons are audited: those of `early`, and further ones up to `LEAST`.
+
+    Parameters
+    ----------
+    certified
+        Shape (n,).
+    early
+        Neurons that were chosen at random (`choose`) before any was certified, ascending.
+    """
+    found = early[certified[early]]
+    others = certified.copy()
+    others[found] = False
+    lacking = max(0, min(LEAST, int(certified.sum())) - len(found))
+    more = np.random.default_rng(1).choice(np.flatnonzero(others), lacking, replace=False)
+    return np.sort(np.concatenate([found, more]))
+
+
 def correct(
     sampled: NDArray[np.float64], exact: NDArray[np.float64], audited: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], float]:

@@ -4,186 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from universal_neurons.activations.codes import Codes, Escapes
-from universal_neurons.activations.encoding import LIMIT
-from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
-from universal_neurons.activations.products import ahead, block_tokens
-from universal_neurons.activations.reader import Activations
-from universal_neurons.activations.rests import RestsByNeuron, add_dots
 from universal_neurons.correlate import audit
 from universal_neurons.correlate.audit import Screening
 from universal_neurons.correlate.candidates import Screened, Screens
+from universal_neurons.correlate.exact_sums import Wanted, exact_sums
 from universal_neurons.correlate.given import Given
 from universal_neurons.correlate.given_refined import GivenRefined
 from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons, standardised
 from universal_neurons.correlate.screen import Side
-from universal_neurons.jobs import logger, progress
+from universal_neurons.jobs import logger
 from universal_neurons.store.same_run import check_same_run
 
-# Tokens of one dot product: its codes then stay in the cache, and int32 can't overflow.
-DOT_TOKENS = 4096
-
-# Sums that the exact pass holds at a time.
+# Sums of whole rows that are held at a time.
 EXACT_BYTES = 1 << 30
 
-
-def _by_layer(stores: Sequence[Activations], rows: int) -> list[tuple[int, slice]]:
-    return [(s, block) for s, store in enumerate(stores) for block in store.row_blocks(rows)]
-
-
-@numba.njit(parallel=True, cache=True)
-def _transpose(codes, out):  # pragma: no cover - compiled
-    n, d = codes.shape
-    for block in numba.prange((d + 63) // 64):
-        for r0 in range(0, n, 64):
-            for j in range(block * 64, min(d, block * 64 + 64)):
-                for r in range(r0, min(n, r0 + 64)):
-                    out[j, r] = codes[r, j]
-
-
-@numba.njit(parallel=True, cache=True)
-def _dots_int16(a, b, start, n, first, second, sums):  # pragma: no cover - compiled
-    for p in numba.prange(len(first)):
-        x, y = a[first[p], start : start + n], b[second[p], start : start + n]
-        total = np.int32(0)
-        for t in range(n):
-            total += np.int32(x[t]) * np.int32(y[t])
-        sums[p] += total
-
-
-@numba.njit(parallel=True, cache=True)
-def _dots_float(a, b, start, n, first, second, sums):  # pragma: no cover - compiled
-    for p in numba.prange(len(first)):
-        x, y = a[first[p], start : start + n], b[second[p], start : start + n]
-        total = 0.0
-        for t in range(n):
-            total += np.float64(x[t]) * np.float64(y[t])
-        sums[p] += total
-
-
-def _norm(stores: Sequence[Activations]) -> float:
-    """Root of the summed squares of a neuron's codes over all tokens, at most."""
-    escaped = [
-        np.sqrt(sum(np.square(store.escapes(layer).rest).sum() for store in stores))
-        for layer in range(len(stores[0].d_mlp))
-    ]
-    return LIMIT * np.sqrt(sum(store.n_tokens for store in stores)) + max(escaped)
-
-
-def pair_sums(
-    a_stores: Sequence[Activations],
-    b_stores: Sequence[Activations],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-) -> NDArray:
-    """Sums of products of codes of some pairs of neurons over all tokens.
-
-    Parameters
-    ----------
-    a_stores, b_stores
-        The two models' shards.
-    first, second
-        Neurons of `a` and of `b`, counted through the layers, shape (pairs,).
-
-    Returns
-    -------
-    NDArray
-        int64 (exact) or float64, shape (pairs,).
-    """
-    whole = a_stores[0].encoding == "int8"
-    if not len(first):
-        return np.zeros(0)
-    fits = whole and _norm(a_stores) * _norm(b_stores) < 2.0**62
-    sums = np.zeros(len(first), np.int64 if fits else np.float64)
-    # Processors multiply and add int16 in one instruction, int8 only by way of int32.
-    dtype = np.int16 if whole else np.float32
-    blocks = _by_layer(a_stores, DOT_TOKENS)
-    rows = max(block.stop - block.start for _, block in blocks)
-    by_neuron = [np.empty((sum(stores[0].d_mlp), rows), dtype) for stores in (a_stores, b_stores)]
-    starts = [np.cumsum([0, *stores[0].d_mlp]) for stores in (a_stores, b_stores)]
-    # Pairs of two layers after each other: their codes stay in the cache.
-    layer_a, layer_b = (
-        np.searchsorted(edges, index, side="right")
-        for edges, index in zip(starts, (first, second), strict=True)
-    )
-    order = np.lexsort([second, first, layer_a, layer_b])
-    sorted_first, sorted_second = first[order], second[order]
-    ordered = np.zeros_like(sums)
-    dots = _dots_int16 if whole else _dots_float
-    for shard, block in progress(blocks, "blocks of candidates"):
-        order_of_layers = [
-            (side, layer) for side in (0, 1) for layer in range(len(starts[side]) - 1)
-        ]
-        loads = [
-            partial((a_stores, b_stores)[side][shard].codes, layer, block)
-            for side, layer in order_of_layers
-        ]
-        escapes: tuple[list[Escapes], list[Escapes]] = ([], [])
-        for (side, layer), codes in zip(order_of_layers, ahead(loads), strict=True):
-            place = slice(starts[side][layer], starts[side][layer + 1])
-            _transpose(codes.dense, by_neuron[side][place])
-            escapes[side].append(codes.escapes)
-        # Parts short enough for int32, whatever the chunks.
-        n = block.stop - block.start
-        for t in range(0, n, DOT_TOKENS):
-            dots(*by_neuron, t, min(DOT_TOKENS, n - t), sorted_first, sorted_second, ordered)
-        if whole:
-            rests_a, rests_b = (
-                RestsByNeuron.of(found, stores[0].d_mlp, sums.dtype)
-                for found, stores in zip(escapes, (a_stores, b_stores), strict=True)
-            )
-            a, b = by_neuron
-            add_dots(ordered, a, b, rests_a, rests_b, sorted_first, sorted_second)
-    sums[order] = ordered
-    return sums
-
-
-def row_sums(
-    a_stores: Sequence[Activations],
-    b_stores: Sequence[Activations],
-    rows: NDArray[np.int64],
-    kernel: str = "auto",
-) -> Iterator[tuple[NDArray[np.int64], NDArray]]:
-    """Sums of products of codes of some neurons of `a` with all of `b` over all tokens.
-
-    Yields
-    ------
-    rows, sums
-        As many of the neurons as `EXACT_BYTES` holds, and their sums, shape (rows, N_b).
-    """
-    encoding = a_stores[0].encoding
-    d_b = b_stores[0].d_mlp
-    n_tokens = sum(store.n_tokens for store in a_stores)
-    edges_a = np.cumsum([0, *a_stores[0].d_mlp])
-    size = max(1, EXACT_BYTES // (8 * sum(d_b)))
-    blocks = _by_layer(a_stores, block_tokens(max(a_stores[0].d_mlp + d_b)))
-    kernel = choose_kernel(kernel, 2 * n_tokens * len(rows) * sum(d_b))
-    for at in range(0, len(rows), size):
-        chosen = rows[at : at + size]
-        sums = [zeros(len(chosen), d, encoding) for d in d_b]
-        for shard, block in progress(blocks, f"blocks of {len(chosen)} neurons"):
-            codes_a = Codes.side_by_side(
-                [
-                    a_stores[shard]
-                    .codes(layer, block)
-                    .take_neurons(chosen[(chosen >= start) & (chosen < stop)] - start)
-                    for layer, (start, stop) in enumerate(pairwise(edges_a))
-                ]
-            )
-            loads = [partial(b_stores[shard].codes, j, block) for j in range(len(d_b))]
-            for j, codes in enumerate(ahead(loads)):
-                sums[j] = add_products(sums[j], codes_a, codes, kernel)
-        yield chosen, np.hstack(sums)
+_Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
+_NO_PAIRS = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 def refine(
@@ -223,27 +66,37 @@ def refine(
         _Side(b.neurons, screens.backward, Matches.nothing(len(b.neurons.std), a.baseline.draws)),
     )
 
-    def complete(side: int, rows: NDArray[np.int64]) -> None:
+    def complete(side: int, chosen: NDArray[np.int64], sums: NDArray) -> None:
         """Compare some neurons of one model with all of the other, and with these rotated."""
+        if not len(chosen):
+            return
         mine, theirs = sides[side].matches, sides[1 - side].matches
-        own, other = models[side], models[1 - side]
-        for chosen, sums in row_sums(own.stores, other.stores, rows, kernel):
-            # Always first model by second, for the same rounding as in the exact mode.
-            if side == 0:
-                corr = standardised(sums, a.neurons, chosen, b.neurons, slice(None))
-            else:
-                corr = standardised(sums.T, a.neurons, slice(None), b.neurons, chosen).T
-            mine.take(corr, chosen, np.arange(corr.shape[1]))
-            theirs.take(corr.T, np.arange(corr.shape[1]), chosen)
-            mine.baseline[:, chosen] = other.baseline.best(corr)
-            if given:
-                given.take_rows(side, corr, chosen)
+        # Always first model by second, for the same rounding as in the exact mode.
+        if side == 0:
+            corr = standardised(sums, a.neurons, chosen, b.neurons, slice(None))
+        else:
+            corr = standardised(sums.T, a.neurons, slice(None), b.neurons, chosen).T
+        mine.take(corr, chosen, np.arange(corr.shape[1]))
+        theirs.take(corr.T, np.arange(corr.shape[1]), chosen)
+        mine.baseline[:, chosen] = models[1 - side].baseline.best(corr)
+        if given:
+            given.take_rows(side, corr, chosen)
 
-    for number, side in enumerate(sides):
-        complete(number, np.flatnonzero(side.rare))
+    def complete_more(rows: _Rows) -> None:
+        for some in _batches(rows, [len(model.neurons.std) for model in models]):
+            found, _ = exact_sums(a.stores, b.stores, Wanted(some, *_NO_PAIRS), kernel)
+            for number in (0, 1):
+                complete(number, some[number], found[number])
+
+    complete_more((np.flatnonzero(sides[0].rare), np.flatnonzero(sides[1].rare)))
+    # What is audited is chosen before anything is certified: its sums then take no second reading.
+    early = [audit.choose(side.asked) for side in sides]
     first, second = _pairs(sides)
+    rows, pairs = exact_sums(
+        a.stores, b.stores, Wanted((early[0], early[1]), first, second), kernel
+    )
     corr = a.neurons.code_sum[first] * (b.neurons.code_sum[second] / -a.neurons.n_tokens)
-    corr += pair_sums(a.stores, b.stores, first, second)
+    corr += pairs
     corr *= a.neurons.factor[first] / a.neurons.n_tokens
     corr *= b.neurons.factor[second]
     sides[0].matches.take_pairs(first, second, corr)
@@ -251,9 +104,14 @@ def refine(
     if given:
         given.take_pairs(first, second, corr)
     # Both before either is completed: an audit must not mend what the other one is to find.
-    certified = [side.certify() for side in sides]
-    for number, found in enumerate(certified):
-        complete(number, np.union1d(found.undecided, found.audited))
+    certified = [side.certify(some) for side, some in zip(sides, early, strict=True)]
+    for number in (0, 1):
+        complete(number, early[number], rows[number])
+    one_more, other_more = (
+        np.setdiff1d(np.union1d(found.undecided, found.audited), some)
+        for found, some in zip(certified, early, strict=True)
+    )
+    complete_more((one_more, other_more))
     one, other = (
         side.finish(found, screens.sampled) for side, found in zip(sides, certified, strict=True)
     )
@@ -263,6 +121,14 @@ def refine(
             given.finish(number, side.matches.certified, found.audited, sampled)
     _log_operations(one, other, len(first), [len(model.neurons.std) for model in models])
     return (sides[0].matches, sides[1].matches), (one, other)
+
+
+def _batches(rows: _Rows, sizes: Sequence[int]) -> Iterator[_Rows]:
+    """Neurons of either model in parts whose sums with all of the other fit in `EXACT_BYTES`."""
+    number = sum(8 * len(own) * n for own, n in zip(rows, sizes[::-1], strict=True))
+    if number:
+        parts = -(-number // EXACT_BYTES)
+        yield from zip(*(np.array_split(own, parts) for own in rows), strict=True)
 
 
 def _log_operations(one: Screening, other: Screening, pairs: int, sizes: Sequence[int]) -> None:
@@ -305,12 +171,17 @@ class _Side:
     def rare(self) -> NDArray[np.bool_]:
         return self.screened.rare & self.live
 
-    def certify(self) -> _Certified:
-        """Which best matches no other neuron's bound exceeds."""
-        asked = self.live & ~self.rare
+    @property
+    def asked(self) -> NDArray[np.bool_]:
+        """Which neurons the sample may speak for."""
+        return self.live & ~self.screened.rare
+
+    def certify(self, early: NDArray[np.int64]) -> _Certified:
+        """Which best matches no other neuron's bound exceeds, and which of them are audited."""
         best, index = self.matches.best.copy(), self.matches.index.copy()
-        found = asked & (self.screened.candidates.rest <= best)
-        return _Certified(found, index, best, np.flatnonzero(asked & ~found), audit.choose(found))
+        found = self.asked & (self.screened.candidates.rest <= best)
+        undecided = np.flatnonzero(self.asked & ~found)
+        return _Certified(found, index, best, undecided, audit.among(found, early))
 
     def finish(self, found: _Certified, sampled_tokens: int) -> Screening:
         """Fill in the baselines that rest on the sample, and what a dead neuron has."""
@@ -348,7 +219,7 @@ def _pairs(sides: tuple[_Side, _Side]) -> tuple[NDArray[np.int64], NDArray[np.in
         found = side.screened.candidates
         index = np.column_stack([found.index, found.lowest_index])
         mine = np.broadcast_to(np.arange(len(index))[:, None], index.shape)
-        wanted = (index >= 0) & (side.live & ~side.rare)[:, None]
+        wanted = (index >= 0) & side.asked[:, None]
         one, other = (mine[wanted], index[wanted])[:: 1 if number == 0 else -1]
         keys.append(one * width + other)
     unique = np.unique(np.concatenate(keys))

@@ -283,7 +283,7 @@ def _refine(s: Sizes) -> Cost:
     job["float32"] += REFINED_SHARE * s.classes * s.shape.n_layers * s.layer_products
     job["float32"] += REFINED_SHARE * GIVEN_DRAWS * s.shape.n_layers * s.layer_rotation
     rotated = s.draws * s.square + REFINE_BYTES // 2 + 6 * s.layer_classes + REFINE_BYTES
-    memory = REFINE_BYTES + s.buffers + 4 * REFINE_TOKENS * s.shape.neurons + rotated
+    memory = REFINE_BYTES + 6 * s.wide * REFINE_TOKENS * s.shape.neurons + rotated
     return Cost(job, times(job, s.pairs), memory)
 
 
