@@ -11,7 +11,7 @@ METHOD_VERSION = {
     "rotate": 3,
     "given": 1,
     "match": 5,
-    "screen": 4,
+    "screen": 5,
     "similarity": 1,
     "influence": 4,
     "permuted": 4,

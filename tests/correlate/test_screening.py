@@ -16,7 +16,7 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate import audit
 from universal_neurons.correlate import sample as sampling
 from universal_neurons.correlate import screen as screening
-from universal_neurons.correlate.candidates import Screened, Screens
+from universal_neurons.correlate.candidates import Candidates, Screened, Screens
 from universal_neurons.correlate.exact_sums import Wanted, exact_sums
 from universal_neurons.correlate.match import match
 from universal_neurons.correlate.neurons import Neurons
@@ -545,3 +545,26 @@ def test_at_least_a_hundred_and_one_in_a_hundred_are_audited():
     assert certified[chosen].all()
     assert len(np.unique(chosen)) == len(chosen)
     assert len(audit.choose(certified[:2000])) == 100
+
+
+def test_only_what_a_sound_bound_leaves_open_is_refined():
+    """The first four, and whose upper bound reaches the largest lower one."""
+    found = Candidates.nothing(2, 6)
+    found.index[:] = np.arange(6)
+    found.bound[:] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    found.rest[:], found.floor[:] = 0.3, [0.45, 0.75]
+    np.testing.assert_array_equal(found.refined().sum(1), [5, 4])
+    np.testing.assert_array_equal(found.limit(), np.float32([0.4, 0.5]))
+
+
+def test_audited_neurons_are_those_chosen_before_and_more_where_they_are_few(monkeypatch):
+    monkeypatch.setattr(audit, "LEAST", 10)
+    certified = np.random.default_rng(0).random(400) < 0.5
+    early = audit.choose(np.ones(400, bool))
+    chosen = audit.among(certified, early)
+    assert len(chosen) == len(np.unique(chosen)) == 10
+    assert certified[chosen].all()
+    assert set(early[certified[early]]) <= set(chosen)
+    np.testing.assert_array_equal(
+        audit.among(certified[:12], early[:0]), np.flatnonzero(certified[:12])
+    )

@@ -15,7 +15,11 @@ from universal_neurons.correlate.sample import Spread, rare
 from universal_neurons.store.arrays import attributes_of, read_arrays, write_arrays
 
 # The arrays of `Candidates`, by which a store has them.
-FIELDS = ("index", "bound", "rest", "lowest", "lowest_index")
+FIELDS = ("index", "bound", "rest", "floor", "lowest", "lowest_index")
+
+# Candidates per neuron that are refined however low their bounds: what an assignment one to one
+# chooses from.
+LEAST = 4
 
 
 @dataclass
@@ -30,6 +34,9 @@ class Candidates:
         Their upper bounds, float32, descending, shape (n, k).
     rest
         Largest bound of all others, float32, shape (n,).
+    floor
+        Largest lower bound of all, as far below the mean as the upper one is above, float32,
+        shape (n,).
     lowest, lowest_index
         Smallest correlation in the sample, float32, and whose, int64; shape (n,).
     """
@@ -37,6 +44,7 @@ class Candidates:
     index: NDArray[np.int64]
     bound: NDArray[np.float32]
     rest: NDArray[np.float32]
+    floor: NDArray[np.float32]
     lowest: NDArray[np.float32]
     lowest_index: NDArray[np.int64]
 
@@ -46,6 +54,7 @@ class Candidates:
         return cls(
             np.full((n, k), -1, np.int64),
             np.full((n, k), -np.inf, np.float32),
+            np.full(n, -np.inf, np.float32),
             np.full(n, -np.inf, np.float32),
             np.full(n, np.inf, np.float32),
             np.full(n, -1, np.int64),
@@ -94,9 +103,20 @@ class Candidates:
             self.index,
             self.bound,
             self.rest,
+            self.floor,
             self.lowest,
             self.lowest_index,
         )
+
+    def refined(self) -> NDArray[np.bool_]:
+        """Which to refine, shape (n, k): the first `LEAST`, and whose bound reaches the floor."""
+        early = np.arange(self.index.shape[1]) < LEAST
+        return (self.index >= 0) & (early | (self.bound >= self.floor[:, None]))
+
+    def limit(self) -> NDArray[np.float32]:
+        """Largest bound of all that are not refined, shape (n,)."""
+        others = np.where(self.refined(), -np.inf, self.bound).max(1)
+        return np.maximum(self.rest, others).astype(np.float32)
 
     def join(self, other: Candidates) -> None:
         """Take in candidates among further neurons."""
@@ -108,6 +128,7 @@ class Candidates:
         self.index = np.take_along_axis(index, order[:, :k], 1)
         self.bound = np.take_along_axis(bound, order[:, :k], 1)
         self.rest = np.maximum(np.maximum(self.rest, other.rest), dropped)
+        self.floor = np.maximum(self.floor, other.floor)
         lower = other.lowest < self.lowest
         self.lowest = np.where(lower, other.lowest, self.lowest)
         self.lowest_index = np.where(lower, other.lowest_index, self.lowest_index)

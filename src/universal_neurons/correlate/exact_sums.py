@@ -178,11 +178,12 @@ class _Pairs:
         for t in range(0, n, DOT_TOKENS):
             dots(*self._by_neuron, t, min(DOT_TOKENS, n - t), *self._pairs, self._sums)
         if self._whole:
-            rests = (
+            rests_a, rests_b = (
                 RestsByNeuron.of([codes.escapes for codes in layers], d, self._sums.dtype)
                 for layers, d in zip(models, self._d_mlp, strict=True)
             )
-            add_dots(self._sums, *self._by_neuron, *rests, *self._pairs)
+            a, b = self._by_neuron
+            add_dots(self._sums, a, b, rests_a, rests_b, *self._pairs)
 
     def found(self) -> NDArray:
         sums = np.empty_like(self._sums)

@@ -56,7 +56,7 @@ def take_pairs(rows, others, corr, numbers, largest, lowest):  # pragma: no cove
 
 @numba.njit(parallel=True, cache=True)
 def take_bounds_of_rows(
-    mean, squares, width, unseen, others, allowed, first, numbers, largest, rest, lowest, at
+    mean, squares, width, unseen, others, allowed, first, numbers, largest, rest, floor, lowest, at
 ):  # pragma: no cover - compiled
     """Take in bounds of a tile's rows: its columns are the neurons from `first` on."""
     for i in numba.prange(mean.shape[0]):
@@ -65,6 +65,7 @@ def take_bounds_of_rows(
                 margin = width * np.sqrt(squares[i, j]) + unseen[i] * others[j]
                 x = np.float32(mean[i, j] + margin)
                 rest[i] = max(rest[i], _insert(x, first + j, i, numbers, largest))
+                floor[i] = max(floor[i], np.float32(mean[i, j] - margin))
             if mean[i, j] < lowest[i]:
                 lowest[i] = mean[i, j]
                 at[i] = first + j
@@ -72,7 +73,7 @@ def take_bounds_of_rows(
 
 @numba.njit(parallel=True, cache=True)
 def take_bounds_of_columns(
-    mean, squares, width, unseen, others, allowed, first, numbers, largest, rest, lowest, at
+    mean, squares, width, unseen, others, allowed, first, numbers, largest, rest, floor, lowest, at
 ):  # pragma: no cover - compiled
     """Take in bounds of a tile's columns: its rows are the neurons from `first` on."""
     for block in numba.prange((mean.shape[1] + 63) // 64):
@@ -82,6 +83,7 @@ def take_bounds_of_columns(
                     margin = width * np.sqrt(squares[i, j]) + unseen[j] * others[i]
                     x = np.float32(mean[i, j] + margin)
                     rest[j] = max(rest[j], _insert(x, first + i, j, numbers, largest))
+                    floor[j] = max(floor[j], np.float32(mean[i, j] - margin))
                 if mean[i, j] < lowest[j]:
                     lowest[j] = mean[i, j]
                     at[j] = first + i

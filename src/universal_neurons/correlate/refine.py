@@ -179,7 +179,7 @@ class _Side:
     def certify(self, early: NDArray[np.int64]) -> _Certified:
         """Which best matches no other neuron's bound exceeds, and which of them are audited."""
         best, index = self.matches.best.copy(), self.matches.index.copy()
-        found = self.asked & (self.screened.candidates.rest <= best)
+        found = self.asked & (self.screened.candidates.limit() <= best)
         undecided = np.flatnonzero(self.asked & ~found)
         return _Certified(found, index, best, undecided, audit.among(found, early))
 
@@ -219,7 +219,7 @@ def _pairs(sides: tuple[_Side, _Side]) -> tuple[NDArray[np.int64], NDArray[np.in
         found = side.screened.candidates
         index = np.column_stack([found.index, found.lowest_index])
         mine = np.broadcast_to(np.arange(len(index))[:, None], index.shape)
-        wanted = (index >= 0) & side.asked[:, None]
+        wanted = np.column_stack([found.refined(), found.lowest_index >= 0]) & side.asked[:, None]
         one, other = (mine[wanted], index[wanted])[:: 1 if number == 0 else -1]
         keys.append(one * width + other)
     unique = np.unique(np.concatenate(keys))

@@ -270,7 +270,8 @@ def _screen(s: Sizes) -> Cost:
     # Of the layer; both may run at one rate.
     layer = {"float32": s.layer_baseline}
     layer[s.products] = layer.get(s.products, 0) + sampled
-    memory = s.layer_sums + s.buffers + (4 + s.draws) * s.square
+    memory = s.layers * (s.layer_sums + s.buffer + s.draws * s.square // 2) + s.buffers
+    memory += (4 + s.draws) * s.square
     layers = s.pairs * s.shape.n_layers
     return Cost(times(layer, s.layers), times(layer, layers), memory)
 
