@@ -60,58 +60,25 @@ def refine(
     screening
         How they were found, and what the audit says, of either.
     """
-    models = a, b
     sides = (
         _Side(a.neurons, screens.forward, Matches.nothing(len(a.neurons.std), b.baseline.draws)),
         _Side(b.neurons, screens.backward, Matches.nothing(len(b.neurons.std), a.baseline.draws)),
     )
-
-    def complete(side: int, chosen: NDArray[np.int64], sums: NDArray) -> None:
-        """Compare some neurons of one model with all of the other, and with these rotated."""
-        if not len(chosen):
-            return
-        mine, theirs = sides[side].matches, sides[1 - side].matches
-        # Always first model by second, for the same rounding as in the exact mode.
-        if side == 0:
-            corr = standardised(sums, a.neurons, chosen, b.neurons, slice(None))
-        else:
-            corr = standardised(sums.T, a.neurons, slice(None), b.neurons, chosen).T
-        mine.take(corr, chosen, np.arange(corr.shape[1]))
-        theirs.take(corr.T, np.arange(corr.shape[1]), chosen)
-        mine.baseline[:, chosen] = models[1 - side].baseline.best(corr)
-        if given:
-            given.take_rows(side, corr, chosen)
-
-    def complete_more(rows: _Rows) -> None:
-        for some in _batches(rows, [len(model.neurons.std) for model in models]):
-            found, _ = exact_sums(a.stores, b.stores, Wanted(some, *_NO_PAIRS), kernel)
-            for number in (0, 1):
-                complete(number, some[number], found[number])
-
-    complete_more((np.flatnonzero(sides[0].rare), np.flatnonzero(sides[1].rare)))
+    pair = _Pair(a, b, sides, kernel, given)
+    pair.complete((np.flatnonzero(sides[0].rare), np.flatnonzero(sides[1].rare)))
     # What is audited is chosen before anything is certified: its sums then take no second reading.
-    early = [audit.choose(side.asked) for side in sides]
-    first, second = _pairs(sides)
-    rows, pairs = exact_sums(
-        a.stores, b.stores, Wanted((early[0], early[1]), first, second), kernel
-    )
-    corr = a.neurons.code_sum[first] * (b.neurons.code_sum[second] / -a.neurons.n_tokens)
-    corr += pairs
-    corr *= a.neurons.factor[first] / a.neurons.n_tokens
-    corr *= b.neurons.factor[second]
-    sides[0].matches.take_pairs(first, second, corr)
-    sides[1].matches.take_pairs(second, first, corr)
-    if given:
-        given.take_pairs(first, second, corr)
+    early = audit.choose(sides[0].asked), audit.choose(sides[1].asked)
+    wanted = Wanted(early, *_pairs(sides))
+    rows, sums = exact_sums(a.stores, b.stores, wanted, kernel)
+    pair.take_pairs(wanted, sums)
     # Both before either is completed: an audit must not mend what the other one is to find.
     certified = [side.certify(some) for side, some in zip(sides, early, strict=True)]
-    for number in (0, 1):
-        complete(number, early[number], rows[number])
-    one_more, other_more = (
+    pair.take_rows(early, rows)
+    left, other_left = (
         np.setdiff1d(np.union1d(found.undecided, found.audited), some)
         for found, some in zip(certified, early, strict=True)
     )
-    complete_more((one_more, other_more))
+    pair.complete((left, other_left))
     one, other = (
         side.finish(found, screens.sampled) for side, found in zip(sides, certified, strict=True)
     )
@@ -119,8 +86,59 @@ def refine(
         if given:
             sampled = side.screened.own_baseline
             given.finish(number, side.matches.certified, found.audited, sampled)
-    _log_operations(one, other, len(first), [len(model.neurons.std) for model in models])
+    _log_operations(one, other, len(wanted.first), pair.sizes)
     return (sides[0].matches, sides[1].matches), (one, other)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two models whose neurons are matched, by what `exact_sums` finds."""
+
+    a: Side
+    b: Side
+    sides: tuple[_Side, _Side]
+    kernel: str
+    given: GivenRefined | None
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(self.a.neurons.std), len(self.b.neurons.std)]
+
+    def complete(self, rows: _Rows) -> None:
+        """Compare some neurons of either model with all of the other."""
+        for some in _batches(rows, self.sizes):
+            wanted = Wanted(some, *_NO_PAIRS)
+            self.take_rows(some, exact_sums(self.a.stores, self.b.stores, wanted, self.kernel)[0])
+
+    def take_rows(self, rows: _Rows, sums: tuple[NDArray, NDArray]) -> None:
+        """Take in the sums of some neurons of either model with all of the other."""
+        a, b = self.a.neurons, self.b.neurons
+        # Always first model by second, for the same rounding as in the exact mode.
+        if len(rows[0]):
+            self._take(0, rows[0], standardised(sums[0], a, rows[0], b, slice(None)))
+        if len(rows[1]):
+            self._take(1, rows[1], standardised(sums[1].T, a, slice(None), b, rows[1]).T)
+
+    def _take(self, side: int, chosen: NDArray[np.int64], corr: NDArray[np.float64]) -> None:
+        mine, theirs = self.sides[side].matches, self.sides[1 - side].matches
+        everyone = np.arange(corr.shape[1])
+        mine.take(corr, chosen, everyone)
+        theirs.take(corr.T, everyone, chosen)
+        mine.baseline[:, chosen] = (self.b, self.a)[side].baseline.best(corr)
+        if self.given:
+            self.given.take_rows(side, corr, chosen)
+
+    def take_pairs(self, wanted: Wanted, sums: NDArray) -> None:
+        """Take in the sums of single pairs."""
+        a, b, first, second = self.a.neurons, self.b.neurons, wanted.first, wanted.second
+        corr = a.code_sum[first] * (b.code_sum[second] / -a.n_tokens)
+        corr += sums
+        corr *= a.factor[first] / a.n_tokens
+        corr *= b.factor[second]
+        self.sides[0].matches.take_pairs(first, second, corr)
+        self.sides[1].matches.take_pairs(second, first, corr)
+        if self.given:
+            self.given.take_pairs(first, second, corr)
 
 
 def _batches(rows: _Rows, sizes: Sequence[int]) -> Iterator[_Rows]:
