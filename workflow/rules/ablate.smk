@@ -88,6 +88,7 @@ rule effects:
             "random_seed": config["ablation"]["seed"],
             "dtype": config["ablation"]["dtype"],
         },
+        seed=config["ablation"]["seed"],
         load=LOAD,
         version=METHOD_VERSION["ablate"],
     script:

@@ -12,6 +12,6 @@ with job(snakemake.log[0]):
     corpus = Corpus(given.tokens, given.about, clusters=given.clusters).of_seed(names.seed)
     held_out = corpus.held_out(given.selection, **selection_options(snakemake.config))
     subject = Subject.read(given.model[0], given.moments, names.seed, int(names.step), params.load)
-    ways = mediation(subject, held_out, given.roles, corpus.sequences, **params.options)
+    ways = mediation(subject, held_out, given.roles, corpus.sequences, random_seed=params.seed)
     tables = {"single": effects(subject, held_out, **params.options), "mediation": ways}
     write_tables(snakemake.output, tables, provenance(snakemake.config, "ablate"))
