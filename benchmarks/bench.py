@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import zarr
+from disk import peak_disk_ratio
 from planning import plan_seconds
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -582,6 +583,7 @@ def main() -> None:
 
         report(**compare(where))
         report(**plan_seconds())
+        report(peak_disk_ratio=peak_disk_ratio())
     finally:
         shutil.rmtree(where, ignore_errors=True)
     bench["seconds"] = round(time.perf_counter() - started)

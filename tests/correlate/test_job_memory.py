@@ -7,10 +7,12 @@ import sys
 
 import numpy as np
 from memory import PEAK
+from pipeline import gpt2, random_tokens, run_capture
 from planning import grid
 
+from universal_neurons.activations.products import sum_pair
 from universal_neurons.models.shape import Shape
-from universal_neurons.store.arrays import create_array, new_store
+from universal_neurons.store.arrays import create_array, new_store, read_arrays
 
 # Two blocks of the size that products read, so that one is read while another is multiplied.
 SHAPE, TOKENS = Shape(2, 1024), 2 << 16
@@ -46,3 +48,21 @@ def test_a_job_holds_no_more_than_it_is_told_to(tmp_path):
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     peak = int(done.stdout.split()[-1])
     assert 0.6e9 < peak <= memory_gb * 1e9
+
+
+def test_sums_are_the_same_however_many_layers_are_held_at_a_time(tmp_path):
+    models = {"a": gpt2(1, layers=3), "b": gpt2(2, d_mlp=24)}
+    a, b = (
+        run_capture(model, random_tokens(40, 16), tmp_path / seed, seed=seed)[0]
+        for seed, model in models.items()
+    )
+    found = {}
+    for at_once in (None, 1, 2):
+        path = tmp_path / f"sums{at_once}.zarr"
+        stores = a / "activations.zarr", b / "activations.zarr"
+        sum_pair(*stores, [0, 1, 2], "auto", at_once, path=path, attributes={})
+        found[at_once] = read_arrays(path)
+    assert len(found[None]) == 6
+    for sums in found.values():
+        assert list(sums) == list(found[None])
+        assert all((sums[name] == values).all() for name, values in found[None].items())

@@ -86,7 +86,7 @@ def test_jobs_of_gpt2_small_ask_for_threads_and_hours_those_of_a_small_model_do_
     small, large = (cost.cost(GRIDS[name], "correlate") for name in ("small", "GPT-2 Small"))
     assert (small.threads, small.minutes) == (1, 10)
     assert large.threads == cost.THREADS
-    assert large.minutes == 10 + int(3 * 2 * 625_000 * 3072 * 36864 / 50e9 / 60)
+    assert large.minutes == 10 + int(12 * 2 * 625_000 * 3072 * 36864 / 50e9 / 60)
     # Sums of three layers with a model, two buffers of codes of each and of the other's, a product.
     sums, product = 3 * 8 * 3072 * 36864, 8 * 3072**2
     assert large.mem_mb == 1500 + int((sums + 8 * sizes.BLOCK_BYTES + product) / 1e6)

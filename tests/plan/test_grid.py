@@ -157,6 +157,24 @@ def test_a_job_takes_as_many_layers_as_its_memory_holds_in_blocks_of_equal_size(
         assert 1.04 * size + 0.6 < memory_gb or size == 1
 
 
+@pytest.mark.parametrize(
+    ("tokens", "shards", "sizes"),
+    [(5_000_000, 8, [12]), (5_000_000, 1, [3] * 4), (10**8, 1, [1] * 12)],
+)
+def test_sums_are_made_of_all_layers_in_one_job_that_takes_a_day_at_most(tokens, shards, sizes):
+    for memory_gb in (0.1, 4, 100):
+        sections = {"correlate": {"memory_gb": memory_gb}}
+        found = grid(GPT2_SMALL, sections=sections, tokens=tokens, shards=shards)
+        blocks = found.sum_blocks("0", "1")
+        assert [len(parse_layers(block)) for block in blocks] == sizes, "whatever the memory"
+        of_matches = found.layer_blocks("0", "1")
+        assert [i for block in of_matches for i in parse_layers(block)] == list(range(12))
+        for layers in of_matches:
+            block = found.sum_block("0", "1", layers)
+            assert block in blocks
+            assert set(parse_layers(layers)) <= set(parse_layers(block))
+
+
 def test_sums_of_all_pairs_are_made_in_as_many_passes_as_the_memory_asks_for():
     # Ten pairs of 0.9 GB per layer, and 0.9 GB of within-layer sums per seed.
     for memory_gb, passes in ((200, 1), (64, 2), (8, 12)):

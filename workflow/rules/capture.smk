@@ -15,7 +15,7 @@ rule capture_first:
         activations=activation_store(ACTIVATIONS.replace("{shard}", "0")),
         moments=directory(MOMENTS.replace("{shard}", "0")),
         within=directory(WITHIN.replace("{shard}", "0")),
-        classes=directory(CLASSES.replace("{shard}", "0")),
+        classes=sum_store(CLASSES.replace("{shard}", "0")),
         calibration=directory(CALIBRATION),
         facts=MODEL_FACTS,
     log:
@@ -47,7 +47,7 @@ rule capture:
         activations=activation_store(ACTIVATIONS),
         moments=directory(MOMENTS),
         within=directory(WITHIN),
-        classes=directory(CLASSES),
+        classes=sum_store(CLASSES),
     log:
         log_of("capture/seed{seed}/step{step}/shard{shard}"),
     benchmark:

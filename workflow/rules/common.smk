@@ -12,11 +12,13 @@ from universal_neurons.method import METHOD_VERSION
 from universal_neurons.plan import pruned
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.cost import asked
+from universal_neurons.plan.disk import shards_note
 from universal_neurons.plan.grid import model_directory, parse_layers
 from universal_neurons.plan.records import keep_records
 from universal_neurons.plan.once import ask_once
 from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.plan.shares import summary
+from universal_neurons.plan.turns import take_turns
 from universal_neurons.store.files import check_writable
 
 try:
@@ -37,6 +39,8 @@ HUB = config["models"]["source"] == "hub"
 RESULTS = f"results/{config['run']}"
 keep_records(RESULTS)
 ask_once()
+if not (config["capture"]["keep"] and config["correlate"]["keep_sums"]):
+    take_turns()
 # Tables that have a part per step, and others.
 OF_STEPS = ["matches", "universality", "fractions", "groups", "nulls", "token_budget"]
 OF_STEPS += ["screening", "similarity"]
@@ -102,10 +106,6 @@ CAPTIONS = sorted(map(str, Path(str(workflow.current_basedir), "..", "report").g
 FIGURES = sorted({Path(caption).stem for caption in CAPTIONS} - {"workflow"})
 
 ENVIRONMENT = "../../envs/universal-neurons.yaml"
-
-# Shards that errors are measured on: where activations are not kept, only those of the first one
-# wait for the matches.
-MEASURED = list(GRID.shards if config["capture"]["keep"] or SCREENED else GRID.shards[:1])
 
 # What captured values depend on; not how many tokens are run at a time, nor what is stored and kept.
 CAPTURE = {
@@ -228,9 +228,15 @@ def similar_pairs(wildcards):
     return [SIMILARITY.format(step=wildcards.step, seed=a, other=b) for a, b in GRID.pairs]
 
 
+def sums_of_block(wildcards):
+    """The partial sums of a block of layers of a pair, of all shards."""
+    block = GRID.sum_block(wildcards.seed, wildcards.other, wildcards.layers)
+    return expand(SUMS, shard=GRID.shards, **{**wildcards, "layers": block})
+
+
 def sums_of_layers(wildcards):
     """A pair's partial sums of all blocks of layers, of each all shards."""
-    blocks = GRID.layer_blocks(wildcards.seed, wildcards.other)
+    blocks = GRID.sum_blocks(wildcards.seed, wildcards.other)
     return expand(SUMS, layers=blocks, shard=GRID.shards, **wildcards)
 
 
@@ -268,6 +274,11 @@ def activation_store(path):
     return directory(path) if config["capture"]["keep"] else temp(directory(path))
 
 
+def sum_store(path):
+    """Partial sums as an output: kept, or deleted once they are read (`correlate.keep_sums`)."""
+    return directory(path) if config["correlate"]["keep_sums"] else temp(directory(path))
+
+
 def activations_of(own, other, shards=GRID.shards):
     """An input function: activations of a pair's seed `own`, of the job's shard or of some."""
 
@@ -284,7 +295,11 @@ def activations_of(own, other, shards=GRID.shards):
 
 def measured_activations(wildcards):
     """All seeds' activations that errors are measured on, by shard, then by seed."""
-    cells = [(seed, int(wildcards.step), shard) for shard in MEASURED for seed in GRID.by_name]
+    cells = [
+        (seed, int(wildcards.step), shard)
+        for shard in GRID.measured_shards
+        for seed in GRID.by_name
+    ]
     found = []
     for cell in cells:
         again = any(pruned.to_restore(PRUNED, cell, other) for other in cells)

@@ -79,7 +79,7 @@ if config["capture"]["store"]:
             a=activations_of("seed", "other"),
             b=activations_of("other", "seed"),
         output:
-            directory(SUMS),
+            sum_store(SUMS),
         log:
             log_of(SUMS),
         benchmark:
@@ -89,6 +89,8 @@ if config["capture"]["store"]:
         threads: threads_of("correlate")
         resources:
             **asks("correlate"),
+            # Not a parameter: sums are the same whatever is held at a time.
+            layers=lambda wildcards: GRID.layers_of_job(wildcards.seed, wildcards.other),
         params:
             layers=layers_of,
             kernel=config["correlate"]["kernel"],
@@ -99,7 +101,7 @@ if config["capture"]["store"]:
 
 rule match:
     input:
-        sums=shards(SUMS),
+        sums=sums_of_block,
         moments_a=shards(MOMENTS),
         moments_b=shards(MOMENTS.replace("{seed}", "{other}")),
         calibration_a=CALIBRATION,

@@ -24,7 +24,7 @@ rule direct_first:
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:
-        sums=list(map(directory, sums_of_pairs(layers=BLOCKS[0], shard=0))),
+        sums=list(map(sum_store, sums_of_pairs(layers=BLOCKS[0], shard=0))),
         moments=list(map(directory, of_all_seeds(MOMENTS, shard=0))),
         within=list(map(directory, of_all_seeds(WITHIN, shard=0))),
         calibration=list(map(directory, of_all_seeds(CALIBRATION))),
@@ -58,7 +58,7 @@ rule direct:
         about=f"{CORPUS}/corpus.json",
         calibration=of_all_seeds(CALIBRATION),
     output:
-        sums=list(map(directory, sums_of_pairs(layers=BLOCKS[0]))),
+        sums=list(map(sum_store, sums_of_pairs(layers=BLOCKS[0]))),
         moments=list(map(directory, of_all_seeds(MOMENTS))),
         within=list(map(directory, of_all_seeds(WITHIN))),
     log:
@@ -92,7 +92,7 @@ rule direct_more:
         about=f"{CORPUS}/corpus.json",
         calibration=of_all_seeds(CALIBRATION),
     output:
-        sums=list(map(directory, sums_of_pairs())),
+        sums=list(map(sum_store, sums_of_pairs())),
     log:
         log_of("direct/step{step}/shard{shard}_layers{layers}"),
     benchmark:

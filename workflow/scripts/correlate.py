@@ -7,6 +7,7 @@ with job(snakemake.log[0]):
         *(*snakemake.input.a, *snakemake.input.b),
         snakemake.params.layers,
         snakemake.params.kernel,
+        snakemake.resources.layers,
         path=snakemake.output[0],
         attributes=provenance(snakemake.config, "correlate"),
     )

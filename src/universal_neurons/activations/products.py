@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,6 +170,7 @@ def sum_pair(
     b: str | Path,
     layers: Sequence[int],
     kernel: str,
+    at_once: int | None = None,
     *,
     path: str | Path,
     attributes: Mapping[str, Any],
@@ -181,6 +183,8 @@ def sum_pair(
         Stores of their activations.
     layers, kernel
         See `cross_sums`.
+    at_once
+        Layers of `a` whose sums are held at a time; all if None.
     path
         Store to make.
     attributes
@@ -194,4 +198,7 @@ def sum_pair(
     same = check_same_run([a, b])
     one, other = Activations(a), Activations(b)
     same["sequences"] = one.attributes["sequences"]
-    write_arrays(path, cross_sums(one, other, layers, kernel), {**attributes, **same})
+    size = at_once or len(layers)
+    parts = [layers[start : start + size] for start in range(0, len(layers), size)]
+    sums = chain.from_iterable(cross_sums(one, other, part, kernel) for part in parts)
+    write_arrays(path, sums, {**attributes, **same})

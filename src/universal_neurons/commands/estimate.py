@@ -13,6 +13,8 @@ from pathlib import Path
 from universal_neurons.commands.plans import has_workflow, remaining
 from universal_neurons.plan.config import load_config
 from universal_neurons.plan.counts import counts
+from universal_neurons.plan.disk import AT_ONCE, most_held, shards_note
+from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.plan.shares import Share, shares
 from universal_neurons.plan.units import in_bytes, in_time
@@ -85,6 +87,16 @@ def _cells(found: Iterable[Share], speed: Mapping[str, float]) -> str:
     )
 
 
+def most(grid: Grid) -> str:
+    """The room that a run takes when it takes the most, in a sentence."""
+    room = most_held(grid)
+    return (
+        f"At most {in_bytes(room.bytes)} lie on the disk at a time ({AT_ONCE} jobs side by side): "
+        f"activations {in_bytes(room.activations)}, partial sums {in_bytes(room.sums)}, "
+        f"all else {in_bytes(room.rest)}."
+    )
+
+
 def page(path: str | Path, snakefile: Path | None = None) -> str:
     """The estimate for a configuration file.
 
@@ -103,9 +115,9 @@ def page(path: str | Path, snakefile: Path | None = None) -> str:
     """
     config = load_config(path)
     grid = ready_grid(config)
-    whole = shares(grid, counts(grid))
+    whole, said = shares(grid, counts(grid)), [*shards_note(grid), *notes(config)]
     if snakefile is None and not has_workflow(None):
         unknown = "What is still to do is not known: no Snakefile in this folder (--snakefile)."
-        return "\n".join([table(whole, None, rates()), unknown, *notes(config)])
+        return "\n".join([table(whole, None, rates()), most(grid), unknown, *said])
     left = Counter(job.rule for job in remaining(path, snakefile))
-    return "\n".join([table(whole, shares(grid, left), rates()), *notes(config)])
+    return "\n".join([table(whole, shares(grid, left), rates()), most(grid), *said])

@@ -181,7 +181,7 @@ def _capture(s: Sizes) -> Cost:
         + s.shape.n_layers * 2 * CHUNK_BYTES
         + 2 * s.square
         + 2 * LARGE_KINDS * s.layer_classes,
-        s.models * (kept + s.class_sums + s.sum_bytes * s.shape.d_mlp * s.shape.neurons),
+        s.models * (kept + s.kept_sums * s.class_sums + s.within_sums),
         START_TORCH,
     )
 
@@ -201,23 +201,23 @@ def _direct(s: Sizes) -> Cost:
     }
     # Codes of all seeds, twice.
     codes = 2 * s.wide * DIRECT_TOKENS * s.shape.neurons
-    sums = s.pairs * s.shape.neurons**2 + s.models * s.shape.d_mlp * s.shape.neurons
+    sums = s.kept_sums * s.pairs * s.sum_bytes * s.shape.neurons**2
     return Cost(
         times(token, s.grid.shard_tokens()),
         whole,
         int(1e9 * s.grid.config.correlate.memory_gb) + seeds * (2 * s.weights + codes),
-        s.sum_bytes * sums,
+        sums + s.models * s.within_sums,
         START_TORCH,
     )
 
 
 def _correlate(s: Sizes) -> Cost:
-    job = s.grid.shard_tokens() * s.layers * s.layer_products
+    job = s.grid.shard_tokens() * s.sum_layers * s.layer_products
     return Cost(
         {s.products: job},
         {s.products: s.pairs * s.pair},
         s.layers * s.layer_sums + (s.layers - 1) * s.buffer + s.buffers,
-        s.pairs * s.sum_bytes * s.shape.neurons**2,
+        s.kept_sums * s.pairs * s.sum_bytes * s.shape.neurons**2,
     )
 
 

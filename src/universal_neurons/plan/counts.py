@@ -69,7 +69,7 @@ def _correlate(grid: Grid, stored: bool, screened: bool) -> dict[str, int]:
         "given": stored * sizes.models,
         "screen": screened * sizes.blocks,
         "refine": screened * sizes.pairs,
-        "correlate": (stored and not screened) * sizes.blocks * len(grid.shards),
+        "correlate": (stored and not screened) * sizes.sum_blocks * len(grid.shards),
         "match": (not screened) * sizes.blocks,
         "similarity": (not screened and grid.config.correlate.similarity) * sizes.pairs,
     }

@@ -32,6 +32,9 @@ from universal_neurons.prepare.masking import FRAME
 # that makes them, with its libraries.
 BLOCK_BYTES, PROCESS_BYTES = 64 << 20, 450e6
 
+# Most operations of a job that makes sums: a day's at a slow 50 G operations per second.
+SUMS_OPERATIONS = 50e9 * 86400
+
 
 def model_directory(config: Mapping[str, Any], seed: str, step: int | str) -> str:
     """Where a local model is, or where one of the Hub is put."""
@@ -196,6 +199,15 @@ class Grid:
         """Shard numbers."""
         return range(self.config.corpus.shards)
 
+    @property
+    def measured_shards(self) -> list[int]:
+        """Shards that errors are measured on.
+
+        Where activations are not kept, those of the first one alone wait for the matches.
+        """
+        all_wait = self.config.capture.keep or self.config.correlate.mode == "screened"
+        return list(self.shards if all_wait else self.shards[:1])
+
     def shard_range(self, shard: int) -> tuple[int, int]:
         """First sequence of a shard and the one after its last.
 
@@ -218,11 +230,11 @@ class Grid:
         )
 
     def layers_of_job(self, seed: str, other_seed: str) -> int:
-        """Number of layers of `seed` that one correlation job takes.
+        """Number of layers of `seed` that a job works on at a time.
 
-        As many as `correlate.memory_gb` holds, in blocks of about equal size: a job reads the
-        other seed's codes once for all of them. Without stored activations it holds the sums of
-        all pairs, else those of this one, with the codes that it works on, and itself.
+        As many as `correlate.memory_gb` holds: a job reads the other seed's codes once for all of
+        them. Without stored activations it holds the sums of all pairs, else those of this one,
+        with the codes that it works on, and itself.
         """
         shape, other = self.shapes[seed], self.shapes[other_seed]
         layer = 8 * shape.d_mlp * other.neurons
@@ -235,14 +247,33 @@ class Grid:
             # And the within-layer sums of all seeds.
             budget -= len(self.seeds) * 8 * shape.d_mlp * shape.neurons
             layer *= len(self.pairs)
-        blocks = -(-shape.n_layers // max(1, int(budget / layer)))
-        return -(-shape.n_layers // blocks)
+        return max(1, min(shape.n_layers, int(budget / layer)))
+
+    def sum_blocks(self, seed: str, other_seed: str) -> list[str]:
+        """Groups of consecutive layers of `seed` that one job makes the sums of, as ``0-1``.
+
+        Of stored activations a job makes as many as keep it within a day on a slow machine, some of
+        them at a time (`layers_of_job`): the fewer jobs, the sooner they are planned.
+        """
+        shape, other = self.shapes[seed], self.shapes[other_seed]
+        most = self.layers_of_job(seed, other_seed)
+        if self.config.capture.store:
+            layer = 2 * self.shard_tokens() * shape.d_mlp * other.neurons
+            most = max(1, int(SUMS_OPERATIONS / layer))
+        return [f"{part[0]}-{part[-1]}" for part in _even_parts(range(shape.n_layers), most)]
 
     def layer_blocks(self, seed: str, other_seed: str) -> list[str]:
-        """Groups of consecutive layers of `seed` that one correlation job takes, as ``0-1``."""
-        n_layers, size = self.shapes[seed].n_layers, self.layers_of_job(seed, other_seed)
-        starts = range(0, n_layers, size)
-        return [f"{first}-{min(first + size, n_layers) - 1}" for first in starts]
+        """Groups of consecutive layers of `seed` that one job matches, parts of `sum_blocks`."""
+        most = self.layers_of_job(seed, other_seed)
+        blocks = map(parse_layers, self.sum_blocks(seed, other_seed))
+        parts = (part for block in blocks for part in _even_parts(block, most))
+        return [f"{part[0]}-{part[-1]}" for part in parts]
+
+    def sum_block(self, seed: str, other_seed: str, layers: str) -> str:
+        """The one of `sum_blocks` that has the layers of one of `layer_blocks`."""
+        [first, *_] = parse_layers(layers)
+        blocks = self.sum_blocks(seed, other_seed)
+        return next(block for block in blocks if first in parse_layers(block))
 
     @property
     def traced_steps(self) -> list[int]:
@@ -273,6 +304,13 @@ class Grid:
     def largest(self) -> Shape:
         """Size of the largest models."""
         return max(self.shapes.values(), key=lambda shape: shape.neurons)
+
+
+def _even_parts(layers: Sequence[int], most: int) -> list[Sequence[int]]:
+    """Parts of at most so many layers, as even as can be."""
+    parts = -(-len(layers) // most)
+    size = -(-len(layers) // parts)
+    return [layers[start : start + size] for start in range(0, len(layers), size)]
 
 
 def parse_layers(block: str) -> list[int]:

@@ -98,6 +98,7 @@ class Correlate:
     sample: float
     candidates: int
     memory_gb: float
+    keep_sums: bool
     kernel: str
     similarity: bool
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from universal_neurons.plan.cost import FIXED, FORMULA, RULES, START, Work, times
 from universal_neurons.plan.counts import counts
+from universal_neurons.plan.disk import most_held
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import Sizes
 from universal_neurons.plan.units import in_bytes
@@ -72,10 +73,10 @@ def shares(grid: Grid, jobs: Mapping[str, float]) -> dict[str, Share]:
 def summary(grid: Grid) -> str:
     """One line for the start of a run; of the whole grid, whatever is done already."""
     found = shares(grid, counts(grid)).values()
-    jobs, operations, stored = (
-        sum(getattr(each, name) for each in found) for name in ("jobs", "operations", "stored")
+    jobs, operations = (
+        sum(getattr(each, name) for each in found) for name in ("jobs", "operations")
     )
     return (
-        f"The whole grid takes {jobs} jobs, about {operations:.1e} operations and "
-        f"{in_bytes(stored)} of disk; `make estimate` says how long."
+        f"The whole grid takes {jobs} jobs, about {operations:.1e} operations and at most "
+        f"{in_bytes(most_held(grid).bytes)} of disk at a time; `make estimate` says how long."
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from universal_neurons.models.shape import Shape
-from universal_neurons.plan.grid import BLOCK_BYTES, Grid
+from universal_neurons.plan.grid import BLOCK_BYTES, Grid, parse_layers
 
 # Stored bytes per summed product, after compression; docs/performance.md.
 SUM_BYTES = {"int8": 4.0, "bfloat16": 7.7, "float32": 7.7}
@@ -76,7 +76,18 @@ class Sizes:
 
     def blocks_of(self, seed: str, other_seed: str) -> int:
         """Number of blocks of layers of a pair."""
-        return -(-self.grid.shapes[seed].n_layers // self.grid.layers_of_job(seed, other_seed))
+        return len(self.grid.layer_blocks(seed, other_seed))
+
+    @cached_property
+    def sum_blocks(self) -> int:
+        """Number of blocks of layers that jobs make the sums of, of all pairs."""
+        of_a_step = sum(len(self.grid.sum_blocks(*pair)) for pair in self.grid.pairs)
+        return of_a_step * len(self.grid.steps)
+
+    @cached_property
+    def sum_layers(self) -> int:
+        """Layers of the largest of those blocks."""
+        return max(len(parse_layers(block)) for block in self.grid.sum_blocks(*self.grid.pairs[0]))
 
     @cached_property
     def layers(self) -> int:
@@ -175,6 +186,16 @@ class Sizes:
     def sum_bytes(self) -> float:
         """Stored bytes of one sum, in all shards."""
         return SUM_BYTES[self.grid.config.capture.encoding] * len(self.grid.shards)
+
+    @property
+    def within_sums(self) -> float:
+        """Stored bytes of a model's sums within its layers, of all shards."""
+        return self.sum_bytes * self.shape.d_mlp * self.shape.neurons
+
+    @property
+    def kept_sums(self) -> bool:
+        """Whether partial sums stay, but those within layers, which always do."""
+        return self.grid.config.correlate.keep_sums
 
     @property
     def chosen(self) -> float:
