@@ -36,6 +36,19 @@ def test_date_versions_paths_and_tokens_are_there():
     assert found["scored tokens"] == 900
 
 
+def test_what_share_of_the_tokens_of_several_tokenizers_is_compared_is_said():
+    assert "tokenizers" not in made()
+    of_a = {"seeds": ["a", "b"], "shared": 0.745, "bytes_per_token": 4.25}
+    of_c = {"seeds": ["c"], "shared": 1.0, "bytes_per_token": 5}
+    config = resolve(CONFIG)
+    said = origin(config, {"sha256": "f00d", "aligned": [of_a, of_c]}, 900)["tokenizers"]
+    assert (
+        "of a, b: 74.5\u00a0% of the tokens end where those of all do, 4.25 bytes per token" in said
+    )
+    assert "of c: 100\u00a0% of" in said
+    assert "bits per byte" in said
+
+
 def test_models_and_text_of_the_hub_and_several_corpora_are_named():
     hub = {"source": "hub", "seeds": ["a", "b"], "steps": [1]}
     hub |= {"repo": "org/{seed}", "revision": "step{step}"}

@@ -130,6 +130,27 @@ def test_every_file_is_fetched_once(hub, run):
     assert len(set(weights)) == 6
 
 
+def test_every_seed_has_its_own_tokenizer_where_they_are_aligned(run):
+    where, config, env = run
+    aligned = {**config["corpus"], "align": "bytes"}
+    configure(where, {**config, "run": "aligned", "corpus": aligned})
+    try:
+        about = where / "results/aligned/corpus/corpus.json"
+        jobs = planned(where, str(about.relative_to(where)), **env)
+        assert jobs == {"fetch_tokenizer": 2, "corpus": 1}
+        result = snakemake(where, str(about.relative_to(where)), **env)
+        assert result.returncode == 0, result.stdout
+    finally:
+        configure(where, config)
+    [one] = json.loads(about.read_text())["aligned"]
+    assert one["seeds"] == SEEDS
+    # The models' tokenizers are the same, and so are the sequences.
+    far, near = (
+        np.load(where / f"results/{name}/corpus/tokens.npy") for name in ("far", "aligned")
+    )
+    np.testing.assert_array_equal(near["token"][:, 0], far)
+
+
 def test_a_finished_run_needs_no_network_to_be_planned_or_gone_on_with(run, tmp_path):
     where, config, _ = run
     home = {"HF_HOME": str(tmp_path / "empty")}

@@ -12,6 +12,7 @@ from typing import Any
 
 import universal_neurons
 from universal_neurons.method import METHOD_VERSION
+from universal_neurons.report.words import percent
 from universal_neurons.store.provenance import config_hash, processor
 
 # Packages whose versions results depend on, and what runs them.
@@ -45,6 +46,7 @@ def origin(
         "models": _models(config),
         "text": _text(config["corpus"]),
         "tokens": f"{corpus['sha256']} (SHA-256)",
+        **_tokenizers(corpus.get("aligned", [])),
         "scored tokens": scored_tokens,
         "versions": f"Python {platform.python_version()}, {versions}",
         "machine": ", ".join([platform.platform(), *processor().values()]),
@@ -77,6 +79,22 @@ def _models(config: Mapping[str, Any]) -> str:
     if models["source"] == "train":
         return f"trained, in {Path('results', config['run'], 'models').absolute()}"
     return str(Path(models["path"]).absolute())
+
+
+def _tokenizers(aligned: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What several tokenizers make of the text; nothing of one."""
+    if not aligned:
+        return {}
+    each = [
+        f"of {', '.join(one['seeds'])}: {percent(one['shared'])} of the tokens end where those of "
+        f"all do, {one['bytes_per_token']:.2f} bytes per token"
+        for one in aligned
+    ]
+    losses = (
+        "Losses are per token, which differ: divided by ln 2 and the bytes per token they are bits "
+        "per byte, about"
+    )
+    return {"tokenizers": "; ".join([*each, losses])}
 
 
 def _text(corpus: Mapping[str, Any]) -> str:
