@@ -58,7 +58,7 @@ def test_tokens_are_named_by_their_own_tokenizer(run):
     for seed, letters in (("a", True), ("c", False)):
         found = examples[examples["seed"] == seed]["token_ids"]
         pieces = {run.text([token]).strip() for ids in found for token in ids}
-        assert pieces.isdisjoint(pair.strip() for pair in two_tokenizers.PAIRS) == letters
+        assert all(len(piece) < 2 for piece in pieces) == letters
     roles = run.table("roles")
     first = roles.groupby("seed", observed=True)["promoted_ids"].first()
     assert max(first["a"]) < min(first["c"])
