@@ -17,7 +17,14 @@ from transformers import PreTrainedTokenizerFast
 
 from universal_neurons.errors import UserError
 from universal_neurons.prepare import corpus
-from universal_neurons.prepare.aligned import INSIDE, UNSHARED, Reader, across, byte_ends
+from universal_neurons.prepare.aligned import (
+    INSIDE,
+    UNSHARED,
+    Reader,
+    across,
+    byte_ends,
+    require_own,
+)
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokenizer import check_tokenizer
 from universal_neurons.store.files import write_json
@@ -249,6 +256,11 @@ def test_the_numbers_of_tokens_of_a_run_are_of_one_tokenizer_each(made):
     a, c = (corpus_in(made, seed).facts for seed in "ac")
     assert (a["first_id"], c["first_id"]) == (0, 30)
     assert a["n_ids"] == c["n_ids"] == 30
+
+
+def test_a_seed_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"corpus\.align: bytes takes .* seed b has none in"):
+        require_own({"b": tmp_path})
 
 
 def test_a_seed_that_the_corpus_was_not_made_for_is_refused(made):

@@ -21,6 +21,7 @@ from universal_neurons.plan.grid import (
     tokenizer_directory,
 )
 from universal_neurons.prepare import corpus
+from universal_neurons.prepare.aligned import require_own
 from universal_neurons.prepare.tokenizer import has_tokenizer, require_tokenizer
 from universal_neurons.store.columns.score import LEAST_SAMPLE
 
@@ -77,8 +78,7 @@ def _own_tokenizers(config: Mapping[str, Any]) -> bool:
 
 def _check_tokenizers(config: Mapping[str, Any]) -> None:
     if config["corpus"]["align"] != "none":
-        for directory in tokenizer_directories(config).values():
-            require_tokenizer(directory)
+        require_own(tokenizer_directories(config))
         return
     tokenizer = tokenizer_directory(config)
     require_tokenizer(tokenizer)

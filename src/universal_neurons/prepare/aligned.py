@@ -26,9 +26,9 @@ from universal_neurons.prepare.clusters import LEAST_SEQUENCES
 from universal_neurons.prepare.pieces import Splits
 from universal_neurons.prepare.text import Document
 from universal_neurons.prepare.tokenizer import (
+    has_tokenizer,
     identity,
     load_tokenizer,
-    require_tokenizer,
     special_token_ids,
 )
 from universal_neurons.prepare.tokens import label_of, require_end, splits_of
@@ -138,6 +138,16 @@ def across(
     return np.where(known, position[row, number[row, here]], -1)
 
 
+def require_own(directories: Mapping[str, Path]) -> None:
+    """Refuse a seed without a tokenizer in the directory that is given of it."""
+    for seed, directory in directories.items():
+        if not has_tokenizer(directory):
+            raise UserError(
+                f"corpus.align: bytes takes the tokenizer of every seed, and seed {seed} has none "
+                f"in {directory}; put its files there"
+            )
+
+
 def readers(directories: Mapping[str, Path], exclude: str | Sequence[int]) -> list[Reader]:
     """The tokenizers of seeds, each once.
 
@@ -153,10 +163,10 @@ def readers(directories: Mapping[str, Path], exclude: str | Sequence[int]) -> li
     UserError
         If one is missing or damaged, or lacks ends of tokens or of texts.
     """
+    require_own(directories)
     seeds: dict[str, list[str]] = {}
     tokenizers: dict[str, Any] = {}
     for seed, directory in directories.items():
-        require_tokenizer(directory)
         tokenizer = load_tokenizer(directory)
         kind = json.dumps(identity(tokenizer))
         seeds.setdefault(kind, []).append(seed)
