@@ -592,7 +592,11 @@ def test_smaller_control_sets_are_admitted(demo):
 @pytest.mark.parametrize(("end", "verb"), [(2.0, "falls from"), (4.0, "does not fall")])
 def test_loss_is_told_from_first_to_last_step(demo, end, verb):
     models = pd.DataFrame({"step": [1, 5], "seed": "a", "heldout_loss": [3.0, end]})
+    models["loss_kind"] = "next_token"
     text = headline({**demo, "models": models}, "Held-out loss")
+    assert "masked" not in text
+    of_encoders = {**demo, "models": models.assign(loss_kind="masked")}
+    assert "held-out loss at masked tokens" in headline(of_encoders, "Held-out loss")
     assert verb in text
     assert f"3.000 nats per token at step 1 to {end:.3f} at step 5 (mean over 1 seed" in text
 

@@ -263,6 +263,7 @@ def _ablation(universality, kinds, controls, rng):
                         "neuron_set": "universal" if draw < 0 else "control",
                         "draw": draw,
                         "n_neurons": n,
+                        "loss_kind": "next_token",
                         "clean_loss": 2.0,
                         "clean_loss_later": 1.9,
                         "ablated_loss": 2.0 + delta,
@@ -314,6 +315,7 @@ def _models(seeds, steps, n_layers, d_mlp):
                     "duplicate_of": None,
                     "n_layers": n_layers,
                     "d_mlp": d_mlp,
+                    "loss_kind": "next_token",
                     "heldout_loss": 1.6 + 4.0 / (1 + step / 100) ** 0.7 + 0.02 * i,
                     "heldout_loss_later": 1.5 + 4.0 / (1 + step / 100) ** 0.7 + 0.02 * i,
                 }

@@ -29,15 +29,16 @@ COLUMNS = {
     "groups": "step group seed layer neuron excess_corr group_mean_corr group_min_corr",
     "persistence": "seed layer from_step to_step n_from n_to n_both persistence jaccard chance "
     "p_value odds_ratio q_value",
-    "ablation": "step seed layer kind neuron_set draw n_neurons clean_loss ablated_loss delta_loss "
+    "ablation": "step seed layer kind neuron_set draw n_neurons loss_kind clean_loss delta_loss "
     "delta_loss_se kl mean_contribution mean_sparsity top1_change direct_delta_loss difference "
-    "difference_se permutation_p energy energy_ratio overlap comparable delta_loss_later",
+    "difference_se permutation_p energy energy_ratio overlap comparable delta_loss_later "
+    "ablated_loss",
     "trajectories": "seed layer neuron step universal label emergence_step next_layer next_neuron "
     "next_corr self_corr",
-    "doses": "step seed kind dose neuron_set draw n_neurons delta_loss difference difference_se "
-    "energy comparable",
+    "doses": "step seed kind dose neuron_set draw n_neurons loss_kind delta_loss difference "
+    "difference_se energy comparable",
     "effects": "step seed layer neuron excess_corr attributed_delta_loss delta_loss sampled "
-    "perturbation sparsity",
+    "perturbation sparsity loss_kind",
     "token_budget": "step seed part n_shards n_tokens n_neurons n_universal jaccard rank_corr corr "
     "reliability",
     "screening": "step seed other_seed n_tokens sampled_tokens rare undecided certified audited "
@@ -50,7 +51,7 @@ COLUMNS = {
     "vocab_mean vocab_var vocab_skew vocab_kurt logit_var null_space role promoted_ids "
     "promoted_cos suppressed_ids suppressed_cos",
     "families": "step seed layer neuron family explanation variance_reduction position_mi dead",
-    "models": "seed step source revision sha256 duplicate_of n_layers d_mlp heldout_loss "
+    "models": "seed step source revision sha256 duplicate_of n_layers d_mlp loss_kind heldout_loss "
     "heldout_loss_later",
     "examples": "step seed layer neuron band rank sequence position activation start token_ids "
     "activations",

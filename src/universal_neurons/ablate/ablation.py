@@ -110,7 +110,9 @@ def ablate(
         batch_tokens=batch_tokens,
         enough=accuracy.reached("universal", rows),
     )
-    return pd.DataFrame(rows(measured)).assign(**measured.run_with(text.sequences.shape[1]))
+    return pd.DataFrame(rows(measured)).assign(
+        **measured.run_with(text.sequences.shape[1]), loss_kind=text.loss_kind
+    )
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ def effects(
             "neuron": np.concatenate([np.arange(d) for d in model.d_mlp]),
             "perturbation": subject.perturbation("mean"),
             "sparsity": subject.sparsity,
+            "loss_kind": text.loss_kind,
             "first_order": orders[0],
             "second_order": orders[1],
             "attributed_delta_loss": attributed,

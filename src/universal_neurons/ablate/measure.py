@@ -54,8 +54,8 @@ class Measured:
     documents
         Document of every sequence, shape (sequences,), which standard errors are over.
     clean, clean_later
-        Mean loss of every sequence in nats per token, shape (sequences,): of all next-token
-        positions, and without the prediction that is made at position 0.
+        Mean loss of every sequence in nats per token, shape (sequences,): of all predictions, and
+        without the one that is made at position 0.
     delta, delta_later
         Of every run and sequence: change of the loss, alike; shape (runs, sequences), float64.
     kl, top1

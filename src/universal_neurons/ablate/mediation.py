@@ -93,6 +93,7 @@ def mediation(
         "layer": subject.layer[chosen],
         "neuron": chosen - np.searchsorted(subject.layer, subject.layer[chosen]),
         "role": known["role"].to_numpy(object)[chosen],
+        "loss_kind": text.loss_kind,
     }
     for name, change in changes.items():
         found[name] = change.mean(1)

@@ -25,9 +25,11 @@ COMPUTED = re.compile(
     r"|(^|\.)decoder\.version$|(^|\.)embeddings\.position_ids$"
 )
 
-# Parts of encoders that only the whole sequence's tasks have (is this the next sentence?), which
-# are saved with those that predict masked tokens.
-OF_SEQUENCES = re.compile(r"(^|\.)pooler\.|^cls\.seq_relationship\.|^sop_classifier\.")
+# Parts of encoders for other tasks than masked tokens, which are saved with them: whether this is
+# the next sentence (BERT, ALBERT), or the token that was there (ELECTRA's discriminator).
+OTHER_TASKS = re.compile(
+    r"(^|\.)pooler\.|^cls\.seq_relationship\.|^sop_classifier\.|^discriminator_predictions\."
+)
 
 # How a file begins that Git LFS keeps in place of another where it is not installed.
 POINTER = b"version https://git-lfs"
@@ -122,7 +124,7 @@ def read_weights(model: Path) -> dict[str, Any]:
         weights |= {
             name: one
             for name, one in found.items()
-            if not (COMPUTED.search(name) or OF_SEQUENCES.search(name))
+            if not (COMPUTED.search(name) or OTHER_TASKS.search(name))
         }
     for name, weight in weights.items():
         kind = weight.get_dtype() if hasattr(weight, "get_dtype") else str(weight.dtype)

@@ -291,15 +291,17 @@ def _on_loss(findings: Findings) -> str:
         return "The held-out loss was not measured."
     mean, lowest, highest, seeds = loss.mean(), loss.min(), loss.max(), loss.size()
     first, last = mean.index.min(), mean.index.max()
+    masked = (models["loss_kind"] == "masked").any()
+    what = "held-out loss at masked tokens" if masked else "held-out loss"
     single = f"{lowest[last]:.3f} to {highest[last]:.3f} in single seeds"
     if first == last:
         return (
-            f"At step {last:,} the held-out loss is {mean[last]:.3f} nats per token "
+            f"At step {last:,} the {what} is {mean[last]:.3f} nats per token "
             f"(mean over {count_seeds(seeds[last])}; {single})."
         )
     verb = "falls" if mean[last] < mean[first] else "does not fall: it goes"
     return (
-        f"The held-out loss {verb} from {mean[first]:.3f} nats per token at step {first:,} to "
+        f"The {what} {verb} from {mean[first]:.3f} nats per token at step {first:,} to "
         f"{mean[last]:.3f} at step {last:,} (mean over {count_seeds(seeds[last])}; at the last "
         f"step {single})."
     )

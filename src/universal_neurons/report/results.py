@@ -89,7 +89,7 @@ COLUMNS = {
     "families": ["step", "seed", "layer", "neuron", "family"],
     "models": [
         *("seed", "step", "source", "revision", "sha256", "duplicate_of"),
-        *("heldout_loss", "heldout_loss_later"),
+        *("loss_kind", "heldout_loss", "heldout_loss_later"),
     ],
 }
 

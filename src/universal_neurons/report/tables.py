@@ -235,6 +235,8 @@ def _ablation_table(findings: Findings) -> ShortTable:
 
 
 def _models_table(models: pd.DataFrame) -> ShortTable:
+    masked = (models["loss_kind"] == "masked").any()
+    of_what = "of the tokens that are masked" if masked else "of all predictions"
     rows = [
         {
             "seed": str(row["seed"]),
@@ -251,7 +253,7 @@ def _models_table(models: pd.DataFrame) -> ShortTable:
     return ShortTable(
         "Models",
         "Commit on the Hub and SHA-256 of the loaded weights, first 12 digits. Loss in nats per "
-        "token, of all predictions and without those made at position 0 of a sequence.",
+        f"token, {of_what} and without those made at position 0 of a sequence.",
         rows,
         frozenset({"seed", "source", "commit", "SHA-256", "same weights as"}),
     )

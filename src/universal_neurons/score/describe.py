@@ -91,8 +91,8 @@ def models_table(facts: Iterable[str | Path], losses: Iterable[str | Path]) -> p
     facts
         JSON files that `capture.run.fix_codes` makes, one per model, the seeds in their order.
     losses
-        Tables with ``seed, step, clean_loss, clean_loss_later``, of every model one, if they were
-        measured.
+        Tables with ``seed, step, loss_kind, clean_loss, clean_loss_later``, of every model one, if
+        they were measured.
 
     Returns
     -------
@@ -115,10 +115,11 @@ def models_table(facts: Iterable[str | Path], losses: Iterable[str | Path]) -> p
         if isinstance(original, str):
             logger.warning("models %s and %s have the same weights", model, original)
     measured = {"heldout_loss": "clean_loss", "heldout_loss_later": "clean_loss_later"}
+    measured["loss_kind"] = "loss_kind"
     rows = [read_table(path, ["seed", "step", *measured.values()])[:1] for path in losses]
     known = pd.concat(rows) if rows else pd.DataFrame(columns=["seed", "step", *measured.values()])
     known.index = known["seed"].astype(str) + "/" + known["step"].astype(str)
     for column, loss in measured.items():
-        table[column] = name.map(known[loss]).astype(float)
+        table[column] = name.map(known[loss]).astype(object if loss == column else float)
     # Models captured by a version without the Hub have no revision.
     return table.reindex(columns=MODELS.names)

@@ -24,6 +24,11 @@ KIND = Column(
     "What activations are replaced with: their `mean`, `zero`, or `resample` (their values at "
     "other held-out tokens).",
 )
+LOSS_KIND = Column(
+    *("loss_kind", "text", ""),
+    "What the losses are of: `next_token`, at every position but the last, or `masked`, at the "
+    "tokens of an encoder's text that are masked.",
+)
 ENERGY = Column(
     *("energy", "float64", "squared residual stream"),
     "Squared length of the change of what the MLPs write, summed over layers, mean over held-out "
@@ -99,7 +104,7 @@ KL = Column(
 )
 TOP1_CHANGE = Column(
     *("top1_change", "float64", "share"),
-    "Token positions whose likeliest next token is another one; null for an empty set.",
+    "Predictions whose likeliest token is another one; null for an empty set.",
     nullable=True,
 )
 DIFFERENCE = Column(
@@ -133,7 +138,7 @@ HOW = (
 ABLATION = Table(
     "ablation",
     "What the loss does when universal neurons, or control sets, are replaced. Loss is "
-    "cross-entropy over every next-token position of the held-out sequences. A layer without "
+    "cross-entropy over all that is predicted in the held-out sequences. A layer without "
     "universal neurons has a row with `n_neurons` 0 and no control sets.",
     (
         STEP,
@@ -168,6 +173,7 @@ ABLATION = Table(
             "Tokens with an activation above 0, mean over the set; null for an empty one.",
             nullable=True,
         ),
+        LOSS_KIND,
         CLEAN_LOSS,
         CLEAN_LOSS_LATER,
         Column(
@@ -227,6 +233,7 @@ DOSES = Table(
     ),
     (
         Column("n_neurons", "int64", "neurons", "Neurons of the set."),
+        LOSS_KIND,
         DELTA_LOSS,
         DELTA_LOSS_SE,
         KL,
@@ -241,6 +248,7 @@ DOSES = Table(
 )
 
 OF_ONE = (
+    LOSS_KIND,
     Column(
         *("perturbation", "float64", "residual stream"),
         "Root mean square length of what replacing the neuron by its mean changes in the residual "
@@ -295,6 +303,7 @@ MEDIATION = Table(
     (STEP, SEED, WIDE_LAYER, WIDE_NEURON),
     (
         Column("role", "text", "", "As in `roles`; null without one.", nullable=True),
+        LOSS_KIND,
         Column("delta_loss", "float64", "nats per token", "Change of the held-out loss."),
         DELTA_LOSS_SE,
         Column(

@@ -82,8 +82,14 @@ MODELS = Table(
         Column("n_layers", "int64", "layers", "Transformer blocks."),
         Column("d_mlp", "int64", "neurons", "Hidden width of the first layer's MLP."),
         Column(
+            *("loss_kind", "text", ""),
+            "What the held-out loss is of: `next_token`, at every position but the last, or "
+            "`masked`, at the tokens of an encoder's text that are masked; null if not measured.",
+            nullable=True,
+        ),
+        Column(
             *("heldout_loss", "float64", "nats per token"),
-            "Cross-entropy over every next-token position of the held-out sequences; null if not "
+            "Cross-entropy over all that is predicted in the held-out sequences; null if not "
             "measured, as where the weights have no head.",
             nullable=True,
         ),
