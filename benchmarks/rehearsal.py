@@ -28,7 +28,7 @@ from universal_neurons.prepare import text as corpus
 from universal_neurons.report.results import read_benchmarks
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/support"))
 import hub as server  # noqa: E402
 
 SEEDS = {"alias-gpt2-small-x21": 21, "battlestar-gpt2-small-x49": 49}

@@ -55,6 +55,7 @@ def test_the_studies_name_the_published_models():
         "gpt2-small-crfm": 25,
         "gpt2-small-gurnee": 5,
         "laptop": 6,
+        "multiberts": 45,
         "pythia-14m": 117,
         "pythia-160m": 60,
         "pythia-31m": 117,
@@ -66,6 +67,8 @@ def test_the_studies_name_the_published_models():
     assert names["gpt2-small-gurnee"][0] == Name(alias, "checkpoint-400000")
     medium = "stanford-crfm/arwen-gpt2-medium-x21"
     assert names["gpt2-medium-crfm"][0] == Name(medium, "checkpoint-400000")
+    first = Name("google/multiberts-seed_0-step_0k", "main")
+    assert names["multiberts"][0] == first
     assert names["pythia-14m"][0] == Name("EleutherAI/pythia-14m-seed1", "step0")
     assert names["pythia-160m"][-1] == Name("EleutherAI/pythia-160m-seed5", "step143000")
 

@@ -1,0 +1,118 @@
+"""A dress rehearsal of the MultiBERTs study, at a reduced number of tokens.
+
+Models of BERT-base's exact shape with random weights, saved as Google saved its own (pickled, with
+pooler and next-sentence head, and a vocabulary alone) in a repository for each seed and step of a
+hub on this machine. The whole workflow runs on them, and what each stage took is printed.
+
+    python benchmarks/rehearsal_multiberts.py FOLDER        # some 8 GB; resumable
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+import yaml
+from rehearsal import ROOT, make_text
+from transformers import BertConfig, BertForPreTraining
+
+from universal_neurons.report.results import read_benchmarks
+
+sys.path.insert(0, str(ROOT / "tests/support"))
+import hub as server
+
+SEEDS, STEPS = [0, 1], [0, 2000]
+VOCABULARY = 30522
+SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
+REPO = "google/multiberts-seed_{seed}-step_{step}k"
+CONFIG = {
+    "run": "multiberts",
+    "models": {
+        "source": "hub",
+        "seeds": SEEDS,
+        "steps": STEPS,
+        "repo": REPO,
+        "revision": "main",
+        "prune_cache": True,
+    },
+    "corpus": {
+        "source": "hub",
+        "dataset": "local/speeches",
+        "tokens": 8 * 512,
+        "heldout_tokens": 512,
+        "context_length": 512,
+    },
+    # Of the time, not of the kinds of jobs.
+    "baseline": {"draws": 1},
+    "nulls": {"random_directions": {"draws": 1, "tokens": 2048}},
+    "persistence": {"trace_tokens": 2048},
+    "correlate": {"similarity": False},
+    # Random models have no neuron above 0.5.
+    "universality": {"excess_threshold": 0.05},
+}
+
+
+def make_tokenizer(where: Path, texts: list[str]) -> None:
+    """A vocabulary of BERT's size, its special tokens in their places: letters and words."""
+    words = Counter(word for text in texts for word in re.findall(r"[a-z]+|[^\w\s]", text.lower()))
+    letters = [chr(i) for i in range(ord("a"), ord("z") + 1)]
+    known = dict.fromkeys([*letters, *(f"##{c}" for c in letters), *map(str, range(10))])
+    known |= dict.fromkeys(word for word, _ in words.most_common(VOCABULARY // 2))
+    rest = iter([*known, *(f"[unused{i}]" for i in range(VOCABULARY))])
+    names = [SPECIAL.get(i) or next(rest) for i in range(VOCABULARY)]
+    where.mkdir(parents=True, exist_ok=True)
+    (where / "vocab.txt").write_text("\n".join(names) + "\n")
+    tokens = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL.values()}
+    (where / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, **tokens}))
+
+
+def make_model(where: Path, seed: int, texts: list[str]) -> None:
+    """One model, whose repository it is."""
+    make_tokenizer(where, texts)
+    torch.manual_seed(seed)
+    module = BertForPreTraining(BertConfig())
+    config = {**module.config.to_dict(), "architectures": ["BertForPreTraining"]}
+    (where / "config.json").write_text(json.dumps(config))
+    state = {**module.state_dict(), "bert.embeddings.position_ids": torch.arange(512)[None]}
+    torch.save(state, where / "pytorch_model.bin")
+
+
+def main() -> None:
+    """Make the hub, run the workflow, print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    where = parser.parse_args().folder.resolve()
+    where.mkdir(parents=True, exist_ok=True)
+    make_text(where / "text")
+    lines = (where / "text/train.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    with server.serving() as hub:
+        hub.add("local/speeches", "main", where / "text", "datasets")
+        for seed in SEEDS:
+            for step in STEPS:
+                repo = REPO.format(seed=seed, step=step)
+                if not (where / repo / "pytorch_model.bin").exists():
+                    make_model(where / repo, 10_000 * seed + step, texts)
+                hub.add(repo, "main", where / repo)
+        (where / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        subprocess.run(
+            [*command, "--configfile", "config.yaml", "--cores", "all"],
+            cwd=where,
+            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(where / "hf")},
+            check=True,
+        )
+    print("| rule | jobs | seconds in all | most memory, MB |\n|---|---|---|---|")
+    for rule, took in read_benchmarks(where / "results/multiberts/benchmarks").items():
+        print(f"| {rule} | {took['jobs']:.0f} | {took['seconds']:.0f} | {took['memory_mb']:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
