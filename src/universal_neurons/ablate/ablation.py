@@ -110,9 +110,7 @@ def ablate(
         batch_tokens=batch_tokens,
         enough=accuracy.reached("universal", rows),
     )
-    return pd.DataFrame(rows(measured)).assign(
-        **measured.run_with(text.sequences.shape[1]), loss_kind=text.loss_kind
-    )
+    return pd.DataFrame(rows(measured)).assign(**measured.run_with(text))
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def doses(
         enough=accuracy.reached("top", lambda found: _rows(subject, kind, sets, found)),
     )
     rows = pd.DataFrame(_rows(subject, kind, sets, measured))
-    return rows.assign(**measured.run_with(text.sequences.shape[1]), loss_kind=text.loss_kind)
+    return rows.assign(**measured.run_with(text))
 
 
 def _rows(

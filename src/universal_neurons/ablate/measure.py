@@ -76,10 +76,11 @@ class Measured:
     energy: NDArray[np.float64]
     energy_later: NDArray[np.float64]
 
-    def run_with(self, length: int) -> dict[str, Any]:
-        """What text it is measured on, of sequences of `length`, and how."""
+    def run_with(self, text: HeldOut) -> dict[str, Any]:
+        """How much of a text it is measured on, what is predicted, and how."""
         return {
-            "heldout_tokens": length * len(self.documents),
+            "heldout_tokens": text.sequences.shape[1] * len(self.documents),
+            "loss_kind": text.loss_kind,
             "dtype": self.how.dtype,
             "dtype_error": self.how.error,
         }
