@@ -88,7 +88,7 @@ def own_activations(kind, block, x):
         return mlp.gelu_impl(mlp.dense_h_to_4h(x))
     if hasattr(mlp, "dense_h_to_4h"):
         return mlp.act(mlp.dense_h_to_4h(x))
-    raise AssertionError(kind)
+    return mlp.activation_fn(mlp.fc1(x))
 
 
 @pytest.mark.parametrize("kind", models.ARCHITECTURES)
