@@ -22,7 +22,7 @@ from universal_neurons.score import influence, untrained
 # What the costs copy, as importing the modules would cost the Snakefile seconds.
 COPIES = {
     "BLOCK_BYTES": products.BLOCK_BYTES,
-    "DIRECT_TOKENS": direct.BLOCK_TOKENS,
+    "DIRECT_TOKENS": direct.BLOCK_TOKENS["cpu"],
     "INFLUENCE_TOKENS": influence.BLOCK_TOKENS,
     "INFLUENCE_VALUES": influence.BLOCK_VALUES,
     "INFLUENCE_GROUPS": influence.GROUPS,

@@ -38,6 +38,9 @@ EXACT_TOKENS = {
 # Sums of a block that int64 certainly holds, over 30,000 blocks.
 LARGE_SUM = 2.0**48
 
+# What the number of tokens of an int8 product is a multiple of on CUDA.
+CUDA_TOKENS = 16
+
 # Escapes whose tokens' codes are gathered at a time on a device.
 REST_ROWS = 8192
 
@@ -157,7 +160,7 @@ def _add_int8(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
         # cuBLASLt wants more than 16 rows and multiples of 8.
         if total.shape[0] <= 16 or total.shape[0] % 8 or total.shape[1] % 8:
             return _add_bfloat16(total, a, b)
-        whole = len(a) // 8 * 8
+        whole = len(a) // CUDA_TOKENS * CUDA_TOKENS
         _add_bfloat16(total, a[whole:], b[whole:])
         a, b = a[:whole], b[:whole]
     elif total.shape[0] == 1:
@@ -199,26 +202,55 @@ def _add_float32(total: Any, a: Any, b: Any) -> None:
             total += (left.float().T @ right.float()).to(total.dtype)
 
 
-@cache
-def fastest_kernel(device: str = "cpu") -> str:
-    """The kernel that multiplies int8 codes fastest on this machine, by a short measurement.
+def empty_codes(tokens: int, d_mlp: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Where codes are put that are to be multiplied, shape (tokens, d_mlp).
 
-    int8 products are many times faster than float32 ones where the processor has VNNI or AMX, and
-    slower where it has neither.
+    On CUDA the tokens of a neuron lie side by side in memory: the tensor cores' int8 products want
+    both sides so (cuBLASLt's "TN"), and with others go by slower kernels or none.
     """
     import torch
 
+    if device.type == "cuda":
+        return torch.empty(
+            d_mlp, -(-tokens // CUDA_TOKENS) * CUDA_TOKENS, dtype=dtype, device=device
+        ).t()[:tokens]
+    return torch.empty(tokens, d_mlp, dtype=dtype, device=device)
+
+
+@cache
+def measured_rates(device: str = "cpu") -> dict[str, float]:
+    """Rate of every kernel on a device, in operations per second, by a short measurement.
+
+    Of exact sums, as `add_products` makes them.
+    """
+    import torch
+
+    where = torch.device(device)
+    on_cpu = where.type == "cpu"
+    # A GPU has done the CPU's measurement before it is under way.
+    tokens, width = (4096, 512) if on_cpu else (8192, 4096)
     rates = {}
-    for kernel in ("int8", "float32") if device == "cpu" else ("int8", "bfloat16", "float32"):
-        a = Codes.of(torch.ones(4096, 512, dtype=torch.int8, device=device))
-        total = torch.zeros(512, 512, dtype=torch.int64, device=device)
+    for kernel in ("int8", "float32") if on_cpu else ("int8", "bfloat16", "float32"):
+        dense = empty_codes(tokens, width, torch.int8, where)
+        a = Codes.of(dense.fill_(1))
+        total = torch.zeros(width, width, dtype=torch.int64, device=where)
         seconds = []
         for _ in range(4):  # the first warms up
             start = time.perf_counter()
             add_products(total, a, a, kernel)
             total[0, 0].item()  # waits for the device
             seconds.append(time.perf_counter() - start)
-        rates[kernel] = 2 * a.dense.numel() * 512 / min(seconds)
+        rates[kernel] = 2 * dense.numel() * width / min(seconds)
+    return rates
+
+
+def fastest_kernel(device: str = "cpu") -> str:
+    """The kernel that multiplies int8 codes fastest on this machine, by a short measurement.
+
+    int8 products are many times faster than float32 ones where the processor has VNNI or AMX, and
+    slower where it has neither. On a GPU the same holds of its tensor cores and bfloat16.
+    """
+    rates = measured_rates(device)
     best = max(rates, key=rates.__getitem__)
     logger.info("%s: %s kernel, %.0f G operations per second", device, best, rates[best] / 1e9)
     return best

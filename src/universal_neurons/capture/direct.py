@@ -7,7 +7,9 @@ activations on the same device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,24 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations.calibration import read_calibration
 from universal_neurons.activations.codes import Codes
-from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
+from universal_neurons.activations.kernels import (
+    SMALL,
+    add_products,
+    choose_kernel,
+    empty_codes,
+    measured_rates,
+    zeros,
+)
 from universal_neurons.activations.products import tile_name
 from universal_neurons.capture.capture import Encoder, EscapeList, moment_arrays, warn_of_escapes
 from universal_neurons.capture.run import Cell, fix_codes
+from universal_neurons.jobs import logger
 from universal_neurons.models.load import Model
 from universal_neurons.store.arrays import write_arrays
 
-# Tokens whose codes are multiplied at a time; five GPT-2 Small have 1.5 GB of them.
-BLOCK_TOKENS = 8192
+# Tokens whose codes are multiplied at a time; five GPT-2 Small have 1.5 GB of them. A GPU takes as
+# long to add 8192 tokens' products to the sums as a third of the products themselves.
+BLOCK_TOKENS = {"cpu": 8192, "cuda": 32768}
 
 Pair = tuple[str, str]
 
@@ -44,9 +55,7 @@ class _Codes:
             ]
             for layer in encoder.calibration
         ]
-        self._layers = [
-            torch.empty(tokens, d_mlp, dtype=dtype, device=model.device) for d_mlp in model.d_mlp
-        ]
+        self._layers = [empty_codes(tokens, d_mlp, dtype, model.device) for d_mlp in model.d_mlp]
         self._d_mlp = model.d_mlp
         self.clear()
 
@@ -69,6 +78,50 @@ class _Codes:
 
     def __getitem__(self, layer: int) -> Codes:
         return Codes(self._layers[layer][: self.filled], self._escapes[layer].joined())
+
+
+class _Speed:
+    """How fast a job is, and how near its products are to what the device can do."""
+
+    def __init__(self, device: torch.device, kernel: str) -> None:
+        self._device, self._kernel = device, kernel
+        self._start = time.perf_counter()
+        self._seconds = self._operations = 0.0
+
+    @contextmanager
+    def of(self, operations: float) -> Iterator[None]:
+        """Time products; so many multiplications and additions."""
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        self._seconds += time.perf_counter() - start
+        self._operations += operations
+
+    def _wait(self) -> None:
+        """A GPU works on while the next lines run."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def log(self, n_tokens: int) -> None:
+        """Say what it was."""
+        whole = time.perf_counter() - self._start
+        rate = self._operations / self._seconds if self._seconds else 0.0
+        share = ""
+        # A job so small that no kernel was measured needs no comparison either.
+        if self._operations >= SMALL or self._device.type == "cuda":
+            share = f", {rate / measured_rates(str(self._device))[self._kernel]:.0%} of its peak"
+        logger.info(
+            "%d tokens, %.0f a second; products (%s on %s): %.0f G operations per second%s, "
+            "%.0f %% of the time",
+            n_tokens,
+            n_tokens / whole,
+            self._kernel,
+            self._device,
+            rate / 1e9,
+            share,
+            100 * self._seconds / whole,
+        )
 
 
 @dataclass(frozen=True)
@@ -128,10 +181,13 @@ def direct_sums(
         See `capture.capture`.
     """
     first = next(iter(encoders.values()))
-    size = BLOCK_TOKENS + first.batch_tokens
-    codes = {seed: _Codes(model, encoders[seed], size) for seed, model in models.items()}
-    passes = {seed: encoders[seed].passes(model) for seed, model in models.items()}
     device = next(iter(models.values())).device
+    block = BLOCK_TOKENS[device.type]
+    codes = {
+        seed: _Codes(model, encoders[seed], block + first.batch_tokens)
+        for seed, model in models.items()
+    }
+    passes = {seed: encoders[seed].passes(model) for seed, model in models.items()}
     sums = {
         (a, b, i, j): torch.from_numpy(
             zeros(models[a].d_mlp[i], models[b].d_mlp[j], first.encoding)
@@ -139,15 +195,19 @@ def direct_sums(
         for a, b, i, j in _tiles(models, pairs, layers, within)
     }
     positions = (sequences[1] - sequences[0]) * tokens.shape[1]
-    operations = 2 * positions * sum(total.numel() for total in sums.values())
-    kernel = choose_kernel(kernel, operations, device.type)
+    entries = sum(total.numel() for total in sums.values())
+    operations = 2 * positions * entries
+    int8 = first.encoding == "int8"
+    kernel = choose_kernel(kernel, operations, str(device)) if int8 else "float32"
+    speed = _Speed(device, kernel)
 
     def multiply() -> None:
         blocks = {
             (seed, i): own[i] for seed, own in codes.items() for i in range(len(models[seed].d_mlp))
         }
-        for (a, b, i, j), total in sums.items():
-            sums[a, b, i, j] = add_products(total, blocks[a, i], blocks[b, j], kernel)
+        with speed.of(2 * len(next(iter(blocks.values()))) * entries):
+            for (a, b, i, j), total in sums.items():
+                sums[a, b, i, j] = add_products(total, blocks[a, i], blocks[b, j], kernel)
         for buffer in codes.values():
             buffer.clear()
 
@@ -158,9 +218,10 @@ def direct_sums(
     n_tokens = 0
     for batch in zip(*runs, strict=True):
         n_tokens += len(batch[0][0])
-        if next(iter(codes.values())).filled >= BLOCK_TOKENS:
+        if next(iter(codes.values())).filled >= block:
             multiply()
     multiply()
+    speed.log(n_tokens)
     moments = {seed: moment_arrays(own, n_tokens) for seed, own in passes.items()}
     for seed, own in moments.items():
         warn_of_escapes(encoders[seed].name, own, models[seed].d_mlp)

@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 from universal_neurons.errors import UserError
 from universal_neurons.models.architectures import ARCHITECTURES, Architecture
 from universal_neurons.models.description import read_description
+from universal_neurons.models.devices import device_of
 from universal_neurons.models.fit import check_loading, check_size, heads, lacks_head
 from universal_neurons.models.shape import read_shape
 from universal_neurons.models.weights import one_line, read_weights
@@ -210,21 +211,6 @@ def _hooked(modules: Sequence[nn.Module], on_layer: OnLayer) -> Iterator[None]:
             handle.remove()
 
 
-def device_of(name: str) -> torch.device:
-    """The torch device for a config value: ``auto`` is a CUDA device if there is one, or the CPU.
-
-    Raises
-    ------
-    UserError
-        If the named device is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"capture.device: {name}: no CUDA device is available; use auto or cpu")
-    return torch.device(name)
-
-
 def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Model:
     """Load a Hugging Face model directory without executing code from it.
 
@@ -238,7 +224,7 @@ def load(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Mo
         ``float32``, ``bfloat16`` or ``float16``: weights are converted to it, whatever the dtype
         they were stored in (published float16 weights would otherwise be run in float16).
     device
-        See `device_of`.
+        See `devices.device_of`.
 
     Raises
     ------
