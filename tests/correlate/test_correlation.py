@@ -283,6 +283,32 @@ def test_tensors_and_arrays_give_the_same_sums(kernel):
     np.testing.assert_array_equal(tensor.numpy(), total)
 
 
+@pytest.mark.parametrize("kernel", ["int8", "float32"])
+def test_codes_as_a_gpu_wants_them_give_the_same_sums(kernel):
+    """On the CPU: both sides with the tokens of a neuron side by side."""
+    rng = np.random.default_rng(0)
+    a, b = (random_codes(rng, 3000, d, 300) for d in (24, 32))
+    expected = kernels.add_products(np.zeros((24, 32), np.int64), a, b, kernel)
+
+    def turned(codes):
+        dense = torch.from_numpy(np.ascontiguousarray(codes.dense.T)).t()
+        assert dense.stride() == (1, 3000)
+        return Codes(dense, codes.escapes)
+
+    total = torch.zeros(24, 32, dtype=torch.int64)
+    kernels.add_products(total, turned(a), turned(b), kernel)
+    np.testing.assert_array_equal(total.numpy(), expected)
+
+
+def test_on_a_gpu_the_tokens_of_a_neuron_lie_side_by_side(monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "empty", lambda *shape, dtype, device: torch.zeros(*shape))
+        codes = kernels.empty_codes(1000, 24, torch.int8, torch.device("cuda"))
+    assert codes.shape == (1000, 24)
+    assert codes.stride() == (1, 1008)
+    assert kernels.empty_codes(1000, 24, torch.int8, torch.device("cpu")).stride() == (24, 1)
+
+
 def random_codes(rng, n_tokens, d_mlp, largest):
     """Codes a few of which escape."""
     whole = rng.integers(-127, 128, (n_tokens, d_mlp)).astype(np.float32)

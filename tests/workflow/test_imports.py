@@ -11,11 +11,12 @@ from tiny import ROOT
 PACKAGE = ROOT / "src/universal_neurons"
 
 # What each package, or module at the top, may import beside itself.
-EVERYONE = {"errors", "jobs", "method"}
+EVERYONE = {"devices", "errors", "jobs", "method"}
 ALLOWED = {
     "errors": set(),
     "method": set(),
     "jobs": {"errors"},
+    "devices": {"errors", "jobs"},
     "store": EVERYONE,
     "forks": set(),
     "models": {"store"},

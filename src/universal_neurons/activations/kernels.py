@@ -13,10 +13,10 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes
 from universal_neurons.activations.encoding import LIMIT
+from universal_neurons.devices import device_of
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import logger
 
@@ -273,6 +273,36 @@ def choose_kernel(kernel: str, operations: float, device: str = "cpu") -> str:
     return fastest_kernel(device)
 
 
-def zeros(d_a: int, d_b: int, encoding: str) -> NDArray:
-    """An empty sum: int64 for int8 codes, float64 for others."""
-    return np.zeros((d_a, d_b), np.int64 if encoding == "int8" else np.float64)
+def choose_device(device: str, kernel: str, operations: float) -> str:
+    """Where to multiply: the CPU for small jobs, else as `devices.device_of` says.
+
+    Raises
+    ------
+    UserError
+        If the device is not there.
+    """
+    if device == "cpu" or (kernel == "auto" and operations < SMALL):
+        return "cpu"
+    return str(device_of(device))
+
+
+def zeros(d_a: int, d_b: int, encoding: str, device: str = "cpu") -> Any:
+    """An empty sum: int64 for int8 codes, float64 for others; on a GPU a tensor."""
+    empty = np.zeros((d_a, d_b), np.int64 if encoding == "int8" else np.float64)
+    if device == "cpu":
+        return empty
+    import torch
+
+    return torch.from_numpy(empty).to(device)
+
+
+def on_device(codes: Codes, device: str) -> Codes:
+    """Codes as products on a device want them; the same on the CPU."""
+    if device == "cpu":
+        return codes
+    import torch
+
+    dense = torch.from_numpy(codes.dense).to(device)
+    tokens, d_mlp = dense.shape
+    placed = empty_codes(tokens, d_mlp, dense.dtype, dense.device)
+    return Codes(placed.copy_(dense), codes.escapes)

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes
-from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
+from universal_neurons.activations.kernels import (
+    add_products,
+    choose_device,
+    choose_kernel,
+    on_device,
+    zeros,
+)
 from universal_neurons.activations.reader import Activations
 from universal_neurons.jobs import progress
 from universal_neurons.store.arrays import write_arrays
@@ -79,13 +85,13 @@ def paired(
 class Reader:
     """Read codes into two buffers per store in turn: one can be filled while the other is used."""
 
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: int, device: str = "cpu") -> None:
+        self._tokens, self._device = tokens, device
         self._buffers: dict[tuple[int, int], list[NDArray]] = {}
 
     def __call__(self, store: Activations, layer: int, rows: slice) -> Codes:
         """A block of codes, valid until the next but one of the same store is read."""
-        return store.codes(layer, rows, self.buffer(store, layer))
+        return on_device(store.codes(layer, rows, self.buffer(store, layer)), self._device)
 
     def buffer(self, store: Activations, layer: int) -> NDArray[np.int8]:
         """The store's buffer whose turn it is."""
@@ -98,7 +104,11 @@ class Reader:
 
 
 def cross_sums(
-    a: Activations, b: Activations, layers: Sequence[int], kernel: str = "auto"
+    a: Activations,
+    b: Activations,
+    layers: Sequence[int],
+    kernel: str = "auto",
+    device: str = "cpu",
 ) -> Iterator[tuple[str, NDArray]]:
     """Sums of products of codes between some layers of one model and all layers of another.
 
@@ -112,8 +122,8 @@ def cross_sums(
         The two models' activations on the same shard.
     layers
         Layers of `a`.
-    kernel
-        One of `KERNELS`; see `choose_kernel`.
+    kernel, device
+        See `choose_kernel` and `choose_device`. On a GPU the sums are held there.
 
     Yields
     ------
@@ -128,12 +138,14 @@ def cross_sums(
     """
     a.check_same_tokens(b)
     d_a = sum(a.d_mlp[layer] for layer in layers)
-    kernel = choose_kernel(kernel, 2 * a.n_tokens * d_a * sum(b.d_mlp))
+    operations = 2 * a.n_tokens * d_a * sum(b.d_mlp)
+    where = choose_device(device, kernel, operations)
+    kernel = choose_kernel(kernel, operations, where)
     widest = max(a.d_mlp + b.d_mlp)
     blocks = a.row_blocks(block_tokens(widest))
     tokens = max((rows.stop - rows.start for rows in blocks), default=0)
-    own, other = [partial(Reader(tokens), a, layer) for layer in layers], Reader(tokens)
-    tiles = [[zeros(a.d_mlp[layer], d_b, a.encoding) for d_b in b.d_mlp] for layer in layers]
+    own, other = [partial(Reader(tokens, where), a, i) for i in layers], Reader(tokens, where)
+    tiles = [[zeros(a.d_mlp[i], d_b, a.encoding, where) for d_b in b.d_mlp] for i in layers]
     steps = paired(
         blocks,
         lambda rows: [read(rows) for read in own],
@@ -145,7 +157,11 @@ def cross_sums(
             row[j] = add_products(row[j], codes, theirs, kernel)
     for layer, row in zip(layers, tiles, strict=True):
         for j, tile in enumerate(row):
-            yield tile_name(layer, j), tile
+            yield tile_name(layer, j), _array(tile)
+
+
+def _array(tile: Any) -> NDArray:
+    return tile if isinstance(tile, np.ndarray) else tile.cpu().numpy()
 
 
 def tile_name(layer: int, other_layer: int) -> str:
@@ -153,16 +169,20 @@ def tile_name(layer: int, other_layer: int) -> str:
     return f"{layer}x{other_layer}"
 
 
-def within_sums(store: Activations, kernel: str = "auto") -> Iterator[tuple[str, NDArray]]:
+def within_sums(
+    store: Activations, kernel: str = "auto", device: str = "cpu"
+) -> Iterator[tuple[str, NDArray]]:
     """Sums of products of codes within each layer of one model; see `cross_sums`."""
-    kernel = choose_kernel(kernel, 2 * store.n_tokens * sum(d**2 for d in store.d_mlp))
+    operations = 2 * store.n_tokens * sum(d**2 for d in store.d_mlp)
+    where = choose_device(device, kernel, operations)
+    kernel = choose_kernel(kernel, operations, where)
     blocks = store.row_blocks(block_tokens(max(store.d_mlp)))
-    read = Reader(max((rows.stop - rows.start for rows in blocks), default=0))
+    read = Reader(max((rows.stop - rows.start for rows in blocks), default=0), where)
     for layer, d_mlp in enumerate(store.d_mlp):
-        total = zeros(d_mlp, d_mlp, store.encoding)
+        total = zeros(d_mlp, d_mlp, store.encoding, where)
         for codes in ahead([partial(read, store, layer, rows) for rows in blocks]):
             total = add_products(total, codes, codes, kernel)
-        yield tile_name(layer, layer), total
+        yield tile_name(layer, layer), _array(total)
 
 
 def sum_pair(
@@ -171,6 +191,7 @@ def sum_pair(
     layers: Sequence[int],
     kernel: str,
     at_once: int | None = None,
+    device: str = "cpu",
     *,
     path: str | Path,
     attributes: Mapping[str, Any],
@@ -181,7 +202,7 @@ def sum_pair(
     ----------
     a, b
         Stores of their activations.
-    layers, kernel
+    layers, kernel, device
         See `cross_sums`.
     at_once
         Layers of `a` whose sums are held at a time; all if None.
@@ -200,5 +221,5 @@ def sum_pair(
     same["sequences"] = one.attributes["sequences"]
     size = at_once or len(layers)
     parts = [layers[start : start + size] for start in range(0, len(layers), size)]
-    sums = chain.from_iterable(cross_sums(one, other, part, kernel) for part in parts)
+    sums = chain.from_iterable(cross_sums(one, other, part, kernel, device) for part in parts)
     write_arrays(path, sums, {**attributes, **same})

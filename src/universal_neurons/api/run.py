@@ -147,7 +147,7 @@ class Run(Tables):
         directory
             Where it is, if it has moved since.
         device
-            See `models.devices.device_of`.
+            See `devices.device_of`.
 
         Raises
         ------

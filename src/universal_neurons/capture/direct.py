@@ -8,8 +8,7 @@ activations on the same device.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,46 +75,92 @@ class _Codes:
         if layer == len(self._layers) - 1:
             self.filled = stop
 
+    def __len__(self) -> int:
+        return len(self._layers)
+
     def __getitem__(self, layer: int) -> Codes:
         return Codes(self._layers[layer][: self.filled], self._escapes[layer].joined())
 
 
-class _Speed:
-    """How fast a job is, and how near its products are to what the device can do."""
+class _Products:
+    """Sums of products of codes, on the models' device, and how fast they are made.
 
-    def __init__(self, device: torch.device, kernel: str) -> None:
-        self._device, self._kernel = device, kernel
-        self._start = time.perf_counter()
-        self._seconds = self._operations = 0.0
+    Parameters
+    ----------
+    models
+        By seed.
+    tiles
+        What is added up: seed, other seed and their layers.
+    encoding
+        Of the codes.
+    kernel
+        See `kernels.choose_kernel`.
+    positions
+        Number of tokens, at most.
+    """
 
-    @contextmanager
-    def of(self, operations: float) -> Iterator[None]:
-        """Time products; so many multiplications and additions."""
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        tiles: Sequence[tuple[str, str, int, int]],
+        encoding: str,
+        kernel: str,
+        positions: int,
+    ) -> None:
+        self._device = next(iter(models.values())).device
+        self._sums = {
+            (a, b, i, j): torch.from_numpy(
+                zeros(models[a].d_mlp[i], models[b].d_mlp[j], encoding)
+            ).to(self._device)
+            for a, b, i, j in tiles
+        }
+        # Of a token.
+        self._operations = 2 * sum(total.numel() for total in self._sums.values())
+        operations = positions * self._operations
+        int8 = encoding == "int8"
+        self._kernel = choose_kernel(kernel, operations, str(self._device)) if int8 else "float32"
+        self._start, self._seconds, self._tokens = time.perf_counter(), 0.0, 0
+
+    def add(self, codes: Mapping[str, _Codes]) -> None:
+        """Add the products of all codes that were taken, by seed, and forget those."""
         self._wait()
         start = time.perf_counter()
-        yield
+        blocks = {(seed, i): own[i] for seed, own in codes.items() for i in range(len(own))}
+        for (a, b, i, j), total in self._sums.items():
+            self._sums[a, b, i, j] = add_products(total, blocks[a, i], blocks[b, j], self._kernel)
         self._wait()
         self._seconds += time.perf_counter() - start
-        self._operations += operations
+        self._tokens += next(iter(codes.values())).filled
+        for own in codes.values():
+            own.clear()
 
     def _wait(self) -> None:
         """A GPU works on while the next lines run."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def log(self, n_tokens: int) -> None:
-        """Say what it was."""
+    def of_pair(self, a: str, b: str) -> dict[str, NDArray]:
+        """Those of two seeds, by `products.tile_name`."""
+        return {
+            tile_name(i, j): total.cpu().numpy()
+            for (one, other, i, j), total in self._sums.items()
+            if (one, other) == (a, b)
+        }
+
+    def log(self) -> None:
+        """Say how fast it was, and how near the products were to what the device can do."""
         whole = time.perf_counter() - self._start
-        rate = self._operations / self._seconds if self._seconds else 0.0
+        operations = self._tokens * self._operations
+        rate = operations / self._seconds if self._seconds else 0.0
         share = ""
         # A job so small that no kernel was measured needs no comparison either.
-        if self._operations >= SMALL or self._device.type == "cuda":
+        if operations >= SMALL:
             share = f", {rate / measured_rates(str(self._device))[self._kernel]:.0%} of its peak"
         logger.info(
             "%d tokens, %.0f a second; products (%s on %s): %.0f G operations per second%s, "
             "%.0f %% of the time",
-            n_tokens,
-            n_tokens / whole,
+            self._tokens,
+            self._tokens / whole,
             self._kernel,
             self._device,
             rate / 1e9,
@@ -181,36 +226,15 @@ def direct_sums(
         See `capture.capture`.
     """
     first = next(iter(encoders.values()))
-    device = next(iter(models.values())).device
-    block = BLOCK_TOKENS[device.type]
+    block = BLOCK_TOKENS[next(iter(models.values())).device.type]
     codes = {
         seed: _Codes(model, encoders[seed], block + first.batch_tokens)
         for seed, model in models.items()
     }
     passes = {seed: encoders[seed].passes(model) for seed, model in models.items()}
-    sums = {
-        (a, b, i, j): torch.from_numpy(
-            zeros(models[a].d_mlp[i], models[b].d_mlp[j], first.encoding)
-        ).to(device)
-        for a, b, i, j in _tiles(models, pairs, layers, within)
-    }
     positions = (sequences[1] - sequences[0]) * tokens.shape[1]
-    entries = sum(total.numel() for total in sums.values())
-    operations = 2 * positions * entries
-    int8 = first.encoding == "int8"
-    kernel = choose_kernel(kernel, operations, str(device)) if int8 else "float32"
-    speed = _Speed(device, kernel)
-
-    def multiply() -> None:
-        blocks = {
-            (seed, i): own[i] for seed, own in codes.items() for i in range(len(models[seed].d_mlp))
-        }
-        with speed.of(2 * len(next(iter(blocks.values()))) * entries):
-            for (a, b, i, j), total in sums.items():
-                sums[a, b, i, j] = add_products(total, blocks[a, i], blocks[b, j], kernel)
-        for buffer in codes.values():
-            buffer.clear()
-
+    tiles = _tiles(models, pairs, layers, within)
+    products = _Products(models, tiles, first.encoding, kernel, positions)
     runs = [
         encoders[seed].run(model, tokens, sequences, passes[seed], codes[seed].take)
         for seed, model in models.items()
@@ -219,15 +243,15 @@ def direct_sums(
     for batch in zip(*runs, strict=True):
         n_tokens += len(batch[0][0])
         if next(iter(codes.values())).filled >= block:
-            multiply()
-    multiply()
-    speed.log(n_tokens)
+            products.add(codes)
+    products.add(codes)
+    products.log()
     moments = {seed: moment_arrays(own, n_tokens) for seed, own in passes.items()}
     for seed, own in moments.items():
         warn_of_escapes(encoders[seed].name, own, models[seed].d_mlp)
     return Sums(
-        {(a, b): _of_pair(sums, a, b) for a, b in pairs},
-        {seed: _of_pair(sums, seed, seed) for seed in models} if within else {},
+        {(a, b): products.of_pair(a, b) for a, b in pairs},
+        {seed: products.of_pair(seed, seed) for seed in models} if within else {},
         moments,
     )
 
@@ -240,16 +264,6 @@ def _tiles(
     if within:
         tiles += [(seed, seed, i, i) for seed in models for i in range(len(models[seed].d_mlp))]
     return tiles
-
-
-def _of_pair(
-    sums: Mapping[tuple[str, str, int, int], torch.Tensor], a: str, b: str
-) -> dict[str, NDArray]:
-    return {
-        tile_name(i, j): total.cpu().numpy()
-        for (one, other, i, j), total in sums.items()
-        if (one, other) == (a, b)
-    }
 
 
 @dataclass(frozen=True)

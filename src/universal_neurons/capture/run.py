@@ -291,7 +291,7 @@ def capture_shard(
     about = cell.attributes
     capture(cell.model, tokens, sequences, encoder, activations, moments, attributes=about)
     store = Activations(activations)
-    write_arrays(within, within_sums(store), about)
+    write_arrays(within, within_sums(store, device=str(cell.model.device)), about)
     groups = groups_of(tokens, cell.corpus.identity, cell.corpus.halves, store.token_index())
     write_arrays(classes, class_sums(store, groups), {**about, "sequences": list(sequences)})
 

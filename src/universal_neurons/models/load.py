@@ -29,10 +29,10 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
+from universal_neurons.devices import device_of
 from universal_neurons.errors import UserError
 from universal_neurons.models.architectures import ARCHITECTURES, Architecture
 from universal_neurons.models.description import read_description
-from universal_neurons.models.devices import device_of
 from universal_neurons.models.fit import check_loading, check_size, heads, lacks_head
 from universal_neurons.models.shape import read_shape
 from universal_neurons.models.weights import one_line, read_weights

@@ -100,6 +100,7 @@ class Correlate:
     memory_gb: float
     keep_sums: bool
     kernel: str
+    device: str
     similarity: bool
 
 

@@ -14,12 +14,13 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO
-
-import torch
+from typing import IO, TYPE_CHECKING
 
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import logger
+
+if TYPE_CHECKING:
+    import torch
 
 # Seconds until a job that found no GPU free looks again.
 AGAIN = 1.0
@@ -42,16 +43,23 @@ def device_of(name: str) -> torch.device:
     UserError
         If the named device is not there.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"capture.device: {name}: no CUDA device is available; use auto or cpu")
+        raise UserError(
+            f"capture.device or correlate.device: {name}: no CUDA device is available; use auto or "
+            "cpu"
+        )
     return torch.device("cuda", _own_card()) if name == "cuda" else torch.device(name)
 
 
 @cache
 def _own_card() -> int:
     """The GPU of this process; all its models share it."""
+    import torch
+
     # Numbers depend on what a process is allowed to see.
     names = [
         str(getattr(torch.cuda.get_device_properties(i), "uuid", i))
