@@ -148,6 +148,19 @@ def test_without_stored_activations_all_seeds_need_one_size(tmp_path):
         planned(models, store=False)
 
 
+def test_encoders_have_a_run_of_their_own_and_room_for_text_between_their_frames(tmp_path):
+    for seed, kind in (("a", "bert"), ("b", "gpt2"), ("c", "bert")):
+        (tmp_path / seed).mkdir()
+        about = {"model_type": kind, "n_layer": 2, "hidden_size": 8}
+        (tmp_path / seed / "config.json").write_text(json.dumps(about))
+    models = {"source": "local", "steps": [1], "path": str(tmp_path / "{seed}")}
+    assert planned({**models, "seeds": ["a", "c"]}).loss_kind == "masked"
+    with pytest.raises(UserError, match="predict the next token and others masked ones"):
+        planned({**models, "seeds": ["a", "b"]})
+    with pytest.raises(UserError, match="context_length: 2 leaves no room for text"):
+        planned({**models, "seeds": ["a", "c"]}, context_length=2)
+
+
 def test_a_job_takes_as_many_layers_as_its_memory_holds_in_blocks_of_equal_size():
     for memory_gb, size in ((0.1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (14, 12)):
         sections = {"correlate": {"memory_gb": memory_gb}}

@@ -73,8 +73,8 @@ def read_context(model: Path) -> int | None:
     kind = found.get("model_type")
     if positions is None or kind is None:
         return positions
-    # Transformers' default where config.json says nothing of padding.
-    return ARCHITECTURES[kind].longest(positions, found.get("pad_token_id") or 1)
+    # Where config.json says nothing of padding, RoBERTa's default.
+    return ARCHITECTURES[kind].longest(positions, found.get("pad_token_id", 1) or 0)
 
 
 def read_loss_kind(model: Path) -> str:
