@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import ablation
 import numpy as np
 import torch
 import zarr
@@ -584,6 +585,7 @@ def main() -> None:
         report(**compare(where))
         report(**plan_seconds())
         report(peak_disk_ratio=peak_disk_ratio())
+        report(**ablation.compare())
     finally:
         shutil.rmtree(where, ignore_errors=True)
     bench["seconds"] = round(time.perf_counter() - started)

@@ -79,7 +79,7 @@ def configured(where, mode, **sections):
     return Grid.of(resolve(config))
 
 
-RATES = {"int8": 1e12, "float32": 2e11, "model": 1e11}
+RATES = {"int8": 1e12, "float32": 2e11, "model": 1e11, "differences": 1e11}
 
 
 @pytest.fixture

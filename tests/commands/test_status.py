@@ -25,7 +25,7 @@ from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid
 
 NOW = 1_000_000.0
-RATES = {"int8": 1e6, "float32": 1e6, "model": 1e6}
+RATES = {"int8": 1e6, "float32": 1e6, "model": 1e6, "differences": 1e6}
 DONE, GOING = "10:00:00 done in 3.0 s\n", "10:00:00 500 of 1,000 tokens, 50 per second\n"
 # Logs of jobs still to do: what they say, and how many seconds ago.
 LEFT = {

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from planning import GPT2_SMALL, RULES, SMALL, grid, rule_names
 
-from universal_neurons.ablate import ablation
+from universal_neurons.ablate import ablation, precision
 from universal_neurons.activations import products
 from universal_neurons.capture import direct
 from universal_neurons.correlate import exact_sums, given, permuted, refine, similar_pair
@@ -27,6 +27,7 @@ COPIES = {
     "INFLUENCE_VALUES": influence.BLOCK_VALUES,
     "INFLUENCE_GROUPS": influence.GROUPS,
     "ABLATION_TOKENS": inspect.signature(ablation.ablate).parameters["batch_tokens"].default,
+    "ABLATION_WEIGHTS": precision.LEAST_WEIGHTS,
     "UNTRAINED_TOKENS": untrained.TOKENS,
     "PERMUTED_SHARE": permuted.SAMPLE,
     "WIDE_LAYER": similar_pair.WIDE,

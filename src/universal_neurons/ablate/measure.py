@@ -179,14 +179,14 @@ def measure(
     how = how or Passes(model)
     measured: list[Measured] = []
 
-    def passes() -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
+    def until_enough() -> Iterator[tuple[int, slice, NDArray[np.float64]]]:
         for rows in parts:
-            yield from _passes(model, text, rows, runs, replacement, how)
+            yield from passes(model, text, rows, runs, replacement, how)
             measured[:] = [_measured(how, sums[:, :, : rows.stop], text.documents[: rows.stop])]
             if enough(measured[0]):
                 return
 
-    for i, rows, values in progress(passes(), "forward passes", total=len(parts) * len(sums)):
+    for i, rows, values in progress(until_enough(), "forward passes", total=len(parts) * len(sums)):
         if not np.isfinite(values[LOSS]).all():
             what = f"with neurons of layer {runs[i - 1].neurons.layer} replaced" if i else "clean"
             raise UserError(f"{name}: predictions are NaN or infinite ({what})")
@@ -333,7 +333,7 @@ def token_tensor(batch: NDArray[np.integer], model: Model) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _passes(
+def passes(
     model: Model,
     text: HeldOut,
     rows: slice,

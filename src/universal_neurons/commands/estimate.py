@@ -25,7 +25,8 @@ NO_SHARE = Share(0, {}, 0.0, 0.0)
 def rates() -> dict[str, float]:
     """Operations per second of this machine, by a measurement of some seconds.
 
-    A model reaches about 0.6 of what its large products do (docs/performance.md).
+    A model reaches about 0.6 of what its large products do, ablated passes in bfloat16 about half
+    (docs/performance.md).
     """
     import torch
 
@@ -46,8 +47,16 @@ def rates() -> dict[str, float]:
     kernel = fastest_kernel()
     square = torch.ones(size, size)
     int8 = 2 * tokens * size**2 / best(lambda: add_products(total, codes, codes, kernel))
+    narrow = square.bfloat16()
     float32 = 2 * size**3 / best(lambda: square @ square)
-    return {"int8": 0.8 * int8, "float32": 0.9 * float32, "model": 0.6 * float32}
+    bfloat16 = 2 * size**3 / best(lambda: narrow @ narrow)
+    return {
+        "int8": 0.8 * int8,
+        "float32": 0.9 * float32,
+        "model": 0.6 * float32,
+        # Where it would take longer, ablated passes are in float32 too.
+        "differences": max(0.6 * float32, 0.5 * bfloat16),
+    }
 
 
 def table(

@@ -60,7 +60,7 @@ FACTORS, LAYERS_ALIKE, SPECTRA = 8, 7, 105
 SMALL_JOB = 2e12
 THREADS = 8
 
-# Operations by the rate that they run at: ``model``, ``int8`` or ``float32``.
+# Operations by the rate that they run at: ``model``, ``differences``, ``int8`` or ``float32``.
 Work = Mapping[str, float]
 
 
@@ -327,10 +327,10 @@ def _random_directions(s: Sizes) -> Cost:
     return Cost(s.random_work, times(s.random_work, len(s.grid.steps)), memory, start=START_TORCH)
 
 
-def _held_out(s: Sizes, passes: float, jobs: int) -> Cost:
-    """As many passes of a model through the held-out text in every job."""
-    tokens = s.grid.config.corpus.heldout_tokens
-    job = {"model": passes * tokens * s.grid.forward_operations()}
+def _held_out(s: Sizes, passes: float, heads: float, jobs: int, rate: str) -> Cost:
+    """As many passes of a model through the held-out text, and losses of it, in every job."""
+    token = passes * s.grid.forward_operations() + heads * s.head
+    job = {rate: token * s.grid.config.corpus.heldout_tokens}
     # Activations and gradients of a batch, with its logits.
     batch = 4 * ABLATION_TOKENS * (8 * s.shape.neurons + 6 * VOCABULARY)
     return Cost(job, times(job, jobs), 3 * s.weights + batch, start=START_TORCH)
@@ -339,18 +339,19 @@ def _held_out(s: Sizes, passes: float, jobs: int) -> Cost:
 def _ablate(s: Sizes) -> Cost:
     """On average half of a model's layers run for every set; direct effects run few blocks."""
     ablation = s.grid.config.ablation
-    sets = (1 + ablation.controls) * (s.shape.n_layers + 1)
-    return _held_out(s, 1 + sets / 2, s.models * len(ablation.kinds))
+    cells = s.shape.n_layers + 1
+    sets, direct = (1 + ablation.controls) * cells, 5 * cells
+    return _held_out(s, sets / 2, sets + direct, s.models * len(ablation.kinds), s.ablated)
 
 
 def _doses(s: Sizes) -> Cost:
     """Three doses and their controls, and ten sets of others, of all layers."""
-    return _held_out(s, 24, s.models)
+    return _held_out(s, 24, 24, s.models, s.ablated)
 
 
 def _effects(s: Sizes) -> Cost:
     """Two passes back, of which each costs two forward ones, and half of one for every sample."""
-    return _held_out(s, 15, s.models)
+    return _held_out(s, 15, 23, s.models, "model")
 
 
 def _trace(s: Sizes) -> Cost:

@@ -22,6 +22,8 @@ LARGE_KINDS, CLASS_SUM_BYTES, GIVEN_SUM_BYTES = 2, 1.5, 2.0
 # them in step, and `grid.BLOCK_BYTES`.
 # Tokens at a time of capture without stores, of influences and of ablation.
 DIRECT_TOKENS, INFLUENCE_TOKENS, ABLATION_TOKENS = 8192, 2048, 1024
+# Weights per block from which ablated passes are tried in bfloat16.
+ABLATION_WEIGHTS = 1_000_000
 # Values of a model that influences are taken of at a time, where that is more tokens.
 INFLUENCE_VALUES = 1 << 23
 # Groups of sequences that influences are taken of.
@@ -166,6 +168,20 @@ class Sizes:
         """Bytes of a model in float32: blocks and embedding."""
         width = self.shape.d_mlp / 4
         return 4 * (12 * self.shape.n_layers * width**2 + VOCABULARY * width)
+
+    @property
+    def head(self) -> float:
+        """Operations of a token's logits."""
+        return 2 * (self.grid.vocabulary or VOCABULARY) * self.shape.d_mlp / 4
+
+    @property
+    def ablated(self) -> str:
+        """Rate of ablated passes, ``differences`` where they multiply in bfloat16 if that pays."""
+        config = self.grid.config
+        weights = self.grid.forward_operations() / 2 / self.shape.n_layers
+        tried = {"auto": weights >= ABLATION_WEIGHTS, "bfloat16": True, "float32": False}
+        exact = config.capture.dtype == "float32"
+        return "differences" if exact and tried[config.ablation.dtype] else "model"
 
     @property
     def wide(self) -> int:
