@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -24,22 +23,22 @@ import ablation
 import numpy as np
 import torch
 import zarr
+from accuracy import accuracy, calibration_of
 from disk import peak_disk_ratio
 from planning import plan_seconds
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from universal_neurons.activations import kernels, products
-from universal_neurons.activations.calibration import Calibration, write_calibration
+from universal_neurons.activations.calibration import write_calibration
 from universal_neurons.activations.codes import Codes, Escapes
-from universal_neurons.activations.encoding import ranges
 from universal_neurons.activations.reader import Activations
-from universal_neurons.activations.rounding import Dither, bits, stored
+from universal_neurons.activations.rounding import Dither, bits
 from universal_neurons.capture import capture
 from universal_neurons.capture.layer_pass import LayerPass
-from universal_neurons.capture.power_sums import SampleSums
 from universal_neurons.correlate import refine
 from universal_neurons.correlate.audit import SHARE
 from universal_neurons.correlate.candidates import Screens
+from universal_neurons.correlate.exact_sums import Wanted, exact_sums
 from universal_neurons.correlate.match import match
 from universal_neurons.correlate.neurons import Neurons
 from universal_neurons.correlate.rotations import (
@@ -60,6 +59,7 @@ from universal_neurons.store.arrays import create_array, new_store, write_arrays
 from universal_neurons.store.rows import RowWriter
 
 WIDTH = 3072  # neurons per layer of GPT-2 Small
+LAYERS = 3  # of its layers that a job holds, at the default of correlate.memory_gb
 CONTEXT = 512
 DRAWS = 5
 TARGET_TOKENS = 5_000_000
@@ -116,14 +116,6 @@ def kernel() -> float:
 
     work()
     return 2 * tokens * WIDTH * WIDTH * 12 / seconds(work) / 1e9
-
-
-def calibration_of(x: torch.Tensor) -> Calibration:
-    """Codes of a layer from a sample of its activations, as a run would fix them."""
-    sums = SampleSums(x.shape[1], len(x), CPU)
-    sums.update(x)
-    sample = sums.sample()
-    return Calibration(ranges(sample, encoding="int8", headroom=0.5), sample.mean)
 
 
 def write_escapes(group: zarr.Group, layer: int, escapes: Escapes) -> None:
@@ -189,6 +181,7 @@ def synthetic(where: Path, n_tokens: int, n_layers: int, shards: int) -> list[di
                     "corpus_sha256": "",
                     "sequences": [shard * size, (shard + 1) * size],
                     "exclude": [],
+                    "exclude_positions": [],
                 }
                 group = stack.enter_context(new_store(path, attributes))
                 writers = [
@@ -384,7 +377,8 @@ def capture_job(where: str) -> None:
 
 def child(job: str, where: Path) -> dict[str, float]:
     """What a job of this file prints, run in a process of its own."""
-    command = [sys.executable, __file__, job, str(where)]
+    script = Path(__file__).with_name("pair_job.py" if job == "pair_job" else Path(__file__).name)
+    command = [sys.executable, str(script), *([] if job == "pair_job" else [job]), str(where)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
@@ -398,66 +392,15 @@ def encoding_rate() -> float:
     return x.numel() / seconds(lambda: layer.add(x, rows, place), 7) / 1e9
 
 
-def accuracy(n_tokens: int = 200_000, d: int = 256) -> dict[str, float]:
-    """Largest and root mean square error of correlations by encoding, against float64."""
-    generator = torch.Generator().manual_seed(1)
-    shared = torch.randn(n_tokens, d, generator=generator)
-    xs = [
-        torch.nn.functional.gelu(0.8 * shared + 0.6 * torch.randn(n_tokens, d, generator=generator))
-        for _ in "ab"
-    ]
-    truth = np.corrcoef(*(x.double().numpy().T for x in xs))[:d, d:]
-    std = [x.double().std(0, correction=0).numpy() for x in xs]
-    found = {}
-    for encoding in ("int8", "bfloat16", "float32"):
-        codes, scale = [], []
-        for which, x in enumerate(xs):
-            offset = x.mean(0).numpy()
-            if encoding == "int8":
-                calibration = calibration_of(x[:16384])
-                layer = LayerPass(calibration, Dither("ab"[which], 0, 0, d, CPU), "int8", CPU)
-                found_codes = layer.add(x, torch.arange(n_tokens), np.arange(n_tokens))
-                codes.append(found_codes.whole().astype(np.float64))
-                scale.append(calibration.ranges.scale)
-            else:
-                codes.append(stored(x, encoding).float().numpy().astype(np.float64) - offset)
-                scale.append(np.ones(d))
-        centred = [c - c.mean(0) for c in codes]
-        corr = (centred[0].T @ centred[1] / n_tokens) * np.outer(
-            scale[0] / std[0], scale[1] / std[1]
-        )
-        found[f"error_max_{encoding}"] = float(np.abs(corr - truth).max())
-        found[f"error_rms_{encoding}"] = float(np.sqrt(np.mean((corr - truth) ** 2)))
-    return found
-
-
-def layer_job(where: str) -> None:
-    """In a process of its own, for its memory: one layer of GPT-2 Small against twelve."""
-    a, b = Activations(f"{where}/one.zarr"), Activations(f"{where}/twelve.zarr")
-    for store in ("one", "twelve"):
-        for file in Path(where, f"{store}.zarr").rglob("c/*/*"):
-            with open(file, "rb") as handle:
-                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    keep_memory()
-    start = time.perf_counter()
-    for _ in products.cross_sums(a, b, [0], "int8"):
-        pass
-    took = time.perf_counter() - start
-    # getrusage would count the parent's memory too.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1e6
-    print(json.dumps({"tokens": a.n_tokens, "seconds": took, "peak_gb": peak}))
-
-
 def from_zarr(where: Path) -> dict[str, float]:
-    """Rate of the same sums from compressed stores, not in the page cache; and its memory."""
+    """Rate of the sums of a job from compressed stores, not in the page cache; and its memory."""
     runs = synthetic(where / "source", 32768, 1, 1)
     a, b = (Activations(run["activations"][0]) for run in runs)
     block = [a.codes(0), b.codes(0)]
     escaping = [len(codes.escapes) / codes.dense.size for codes in block]
     result = {"escaping": float(np.mean(escaping))}
-    for n_tokens in (65536, 131072):
-        for store, n_layers, which in (("one", 1, 0), ("twelve", 12, 1)):
+    for n_tokens in (43_680, 87_360):
+        for store, n_layers, which in (("some", LAYERS, 0), ("all", 12, 1)):
             attributes = {**a.attributes, "d_mlp": [WIDTH] * n_layers, "n_tokens": n_tokens}
             shutil.rmtree(where / f"{store}.zarr", ignore_errors=True)
             with new_store(where / f"{store}.zarr", attributes) as group:
@@ -465,15 +408,16 @@ def from_zarr(where: Path) -> dict[str, float]:
                     array = create_array(group, f"layer{i}", (n_tokens, WIDTH), np.int8)
                     parts = []
                     for start in range(0, n_tokens, 32768):
-                        array[start : start + 32768] = block[which].dense
-                        parts.append(block[which].escapes.moved(start))
+                        rows = slice(0, min(32768, n_tokens - start))
+                        array[start : start + rows.stop] = block[which].dense[rows]
+                        escapes = block[which].escapes.between(rows.start, rows.stop)
+                        parts.append(escapes.moved(start))
                     write_escapes(group, i, Escapes.join(parts))
-        rates = []
-        for _ in range(3 if n_tokens == 131072 else 1):
-            found = child("layer_job", where)
-            rates.append(2 * n_tokens * WIDTH * WIDTH * 12 / found["seconds"] / 1e9)
-            result[f"peak_gb_{n_tokens}"] = found["peak_gb"]
-        result[f"gops_{n_tokens}"] = float(np.median(rates))
+        found = [child("pair_job", where) for _ in range(3 if n_tokens == 87_360 else 1)]
+        for name in found[0]:
+            result[f"{name}_{n_tokens}"] = float(np.median([each[name] for each in found]))
+        operations = 2 * n_tokens * WIDTH**2 * 12 * LAYERS
+        result[f"gops_{n_tokens}"] = operations / result[f"seconds_{n_tokens}"] / 1e9
     return result
 
 
@@ -499,22 +443,40 @@ def compare(where: Path) -> dict[str, float]:
     # As many sampled tokens as 2.5 % of the target: no more certain than the real run.
     screen, samples = where / "screen.zarr", [0.125, 0.25]
     screening_times = [seconds(lambda f=f: pair.screen(screen, f), 2) for f in samples]
-    found, screening = refine.refine(*pair.sides, Screens.read([screen]), "int8")
-    certified = float(np.mean([side.certified / WIDTH for side in screening]))
-    # Neurons of either side that are compared with all, audited ones among them.
-    full = 1 - certified + SHARE
-    wrong = sum(int((f.index != t.index).sum()) for f, t in zip(found, truth, strict=True))
+    screens = Screens.read([screen])
+    found, screening = refine.refine(*pair.sides, screens, "int8")
+    told = screened_result(found, truth, screening)
+    # Neurons of a twelve-layer model that are compared with all, audited ones among them; and pairs
+    # of neurons with their candidates and lowest.
+    n_rows = round(12 * WIDTH * (1 - told["screened_certified"] + SHARE))
+    n_pairs = sum(x.candidates.refined().sum() for x in (screens.forward, screens.backward))
+    n_pairs = int(n_pairs) + 2 * WIDTH
     rng = np.random.default_rng(0)
-    several = [rng.integers(0, WIDTH, 2 * 17 * WIDTH) for _ in "ab"]
-    pairs_time = seconds(lambda: refine.pair_sums(*pair.stores, *several), 2)
-    rows = np.arange(0, WIDTH, 8)
-    rows_time = seconds(lambda: list(refine.row_sums(*pair.stores, rows, "int8")), 2)
+    rows = [np.sort(rng.choice(WIDTH, min(WIDTH, n_rows), replace=False)) for _ in "ab"]
+    chosen = [rng.integers(0, WIDTH, n_pairs) for _ in "ab"]
+    no_rows, no_pairs = [np.zeros(0, np.int64)] * 2, [np.zeros(0, np.int64)] * 2
+    parts = {
+        name: seconds(lambda w=w: exact_sums(*pair.stores, Wanted(*w), "int8"), 2)
+        for name, w in (
+            ("reading", ((no_rows[0], no_rows[1]), *no_pairs)),
+            ("rows", ((rows[0], rows[1]), *no_pairs)),
+            ("refining", ((rows[0], rows[1]), *chosen)),
+        )
+    }
 
     fraction = 0.05
     scale = TARGET_TOKENS / pair.n_tokens
     fixed, slope = line([f * pair.n_tokens for f in samples], screening_times)
-    screened_at = 144 * (fixed + slope * fraction * TARGET_TOKENS) + 12 * pairs_time * scale
-    screened_at += 144 * rows_time * scale * 2 * full * WIDTH / len(rows)
+    # What a pair of layers takes, 144 times; what all neurons of either model take, 12 times.
+    hours = {
+        "sample": 144 * slope * fraction * TARGET_TOKENS / 3600,
+        "baseline": 144 * fixed / 3600,
+        # Once more for what got no certificate.
+        "reading": (1 + (told["screened_certified"] < 1)) * 12 * parts["reading"] * scale / 3600,
+        "rows": 12 * (parts["rows"] - parts["reading"]) * scale / 3600 * max(1, n_rows / WIDTH),
+        "dots": 12 * (parts["refining"] - parts["rows"]) * scale / 3600,
+    }
+    screened_at = sum(hours.values()) * 3600
     fixed, slope = line(tokens, exact)
     exact_at = 144 * (fixed + slope * TARGET_TOKENS + matching)
     old_tokens = [32768, 65536]
@@ -522,6 +484,7 @@ def compare(where: Path) -> dict[str, float]:
     fixed, slope = line(old_tokens, old)
     old_at = 144 * (fixed + slope * TARGET_TOKENS)
     exponent = np.polyfit(np.log(tokens), np.log(exact), 1)[0]
+    full = n_rows / (12 * WIDTH)
     return {
         "reference_gops": 2 * 2 * old_tokens[-1] * WIDTH**2 / old[-1] / 1e9,
         "reference_hours_per_pair": old_at / 3600,
@@ -529,12 +492,32 @@ def compare(where: Path) -> dict[str, float]:
         "screened_hours_per_pair": screened_at / 3600,
         "reference_speedup": old_at / exact_at,
         "screened_speedup": old_at / screened_at,
-        "screened_certified": certified,
-        "screened_wrong": wrong,
-        "screened_operations_ratio": 1 / (fraction + 2 * full + 34 / (12 * WIDTH)),
+        **told,
+        **{f"screened_hours_{name}": value for name, value in hours.items()},
+        "screened_refined_per_neuron": n_pairs / (2 * WIDTH),
+        "screened_operations_ratio": 1 / (fraction + 2 * full + n_pairs / WIDTH / (12 * WIDTH)),
         "token_exponent": float(exponent),
         "match_seconds_per_layer_pair": matching,
         "rotation_seconds": seconds(lambda: rotation(0, 0, 0, WIDTH), 1),
+    }
+
+
+def screened_result(found: tuple, truth: tuple, screening: tuple) -> dict[str, float]:
+    """What the screened mode found, against the exact mode's matches and baselines.
+
+    The audit's error is the share of audited certificates that were wrong; the baseline's bias the
+    mean error of the estimated ones, by the mean of the exact ones.
+    """
+    pairs = list(zip(found, truth, strict=True))
+    off = np.concatenate([(f.baseline - t.baseline)[:, f.certified].mean(0) for f, t in pairs])
+    level = np.mean([t.baseline.mean() for t in truth])
+    audited = sum(side.audited for side in screening)
+    return {
+        "screened_certified": float(np.mean([side.certified / WIDTH for side in screening])),
+        "screened_wrong": sum(int((f.index != t.index).sum()) for f, t in pairs),
+        "screened_audit_error": sum(side.wrong for side in screening) / max(1, audited),
+        "screened_baseline_bias": float(off.mean() / level),
+        "screened_baseline_error": float(np.sqrt(np.mean(off**2)) / level),
     }
 
 
@@ -566,10 +549,11 @@ def main() -> None:
         report(
             kernel_gops=kernel_rate,
             kernel_ratio=kernel_rate / peak["int8"],
-            zarr_gops=zarr_rates["gops_131072"],
-            zarr_ratio=zarr_rates["gops_131072"] / peak["int8"],
-            zarr_peak_gb=zarr_rates["peak_gb_131072"],
-            zarr_peak_gb_half_the_tokens=zarr_rates["peak_gb_65536"],
+            zarr_gops=zarr_rates["gops_87360"],
+            zarr_ratio=zarr_rates["gops_87360"] / peak["int8"],
+            zarr_not_hidden=1 - zarr_rates["from_memory_87360"] / zarr_rates["seconds_87360"],
+            zarr_memory_gb=zarr_rates["peak_gb_87360"],
+            zarr_memory_gb_half_the_tokens=zarr_rates["peak_gb_43680"],
             escaping=zarr_rates["escaping"],
         )
         overhead = child("capture_job", where)
@@ -602,7 +586,7 @@ def _processor() -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        {"layer_job": layer_job, "capture_job": capture_job}[sys.argv[1]](sys.argv[2])
+        {"capture_job": capture_job}[sys.argv[1]](sys.argv[2])
     else:
         Path("results").mkdir(exist_ok=True)
         main()
