@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
+# At the end: some of its files are called as ours.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/support"))
 import fork_server
 import room
 
