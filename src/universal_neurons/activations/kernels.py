@@ -41,6 +41,9 @@ LARGE_SUM = 2.0**48
 # What the number of tokens of an int8 product is a multiple of on CUDA.
 CUDA_TOKENS = 16
 
+# Rows of sums that are added at a time.
+ADDED_ROWS = 256
+
 # Escapes whose tokens' codes are gathered at a time on a device.
 REST_ROWS = 8192
 
@@ -170,7 +173,9 @@ def _add_int8(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     scratch = _scratch(*total.shape, total.device)
     for i in range(0, len(a), tokens):
         torch._int_mm(a[i : i + tokens].t(), b[i : i + tokens], out=scratch)
-        total += scratch
+        # torch widens what it adds first: of all at once that would be as large as the sums.
+        for rows, more in zip(total.split(ADDED_ROWS), scratch.split(ADDED_ROWS), strict=True):
+            rows += more
     return None
 
 
