@@ -66,8 +66,8 @@ GIVEN_TOKENIZER = config["models"]["tokenizer"] or (
 )
 # With `corpus.align` every seed has its own.
 ALIGNED = config["corpus"]["align"] != "none"
-OF_SEED = "/seed{seed}" if ALIGNED else ""
-TOKENIZERS = expand(TOKENIZER + OF_SEED, seed=GRID.seeds) if ALIGNED else [TOKENIZER]
+OWN_TOKENIZER = f"{TOKENIZER}/seed{{seed}}" if ALIGNED else TOKENIZER
+TOKENIZERS = expand(OWN_TOKENIZER, seed=GRID.seeds) if ALIGNED else [TOKENIZER]
 TOKENIZERS = [] if GIVEN_TOKENIZER else TOKENIZERS
 # What the corpus depends on beside them, whose sequences and positions follow from all tokenizers.
 OF_TOKENIZERS = {"seeds": GRID.by_name, "vocabulary": GRID.vocabulary or 0} if ALIGNED else {}

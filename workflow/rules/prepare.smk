@@ -40,11 +40,11 @@ if HUB:
     # would make the corpus again.
     rule fetch_tokenizer:
         output:
-            directory(TOKENIZER + OF_SEED),
+            directory(OWN_TOKENIZER),
         log:
-            log_of("fetch_tokenizer" + OF_SEED),
+            log_of(OWN_TOKENIZER),
         benchmark:
-            benchmark_of("fetch_tokenizer" + OF_SEED)
+            benchmark_of(OWN_TOKENIZER)
         retries: 2
         conda:
             ENVIRONMENT
