@@ -30,7 +30,7 @@ STAGES = {
     "correlate": "correlate rotations rotated_std given match similarity screen refine permuted "
     "untrained random_directions",
     "score": "influence score",
-    "ablate": "ablate doses effects",
+    "ablate": "ablate doses effects mediate",
     "persist": "trace persistence trajectories",
     "describe": "vocabulary describe examples contexts concatenate_described concatenate_examples "
     "concatenate_contexts",

@@ -13,7 +13,7 @@ from snakemake.persistence import MetadataRecord
 from universal_neurons.plan.records import keep_records
 
 RUN = "results/tiny"
-ABLATED = {"ablate": 2, "doses": 2, "effects": 2, "concatenate_ablation": 1}
+ABLATED = {"ablate": 2, "doses": 2, "effects": 2, "mediate": 2, "concatenate_ablation": 1}
 ABLATED |= {"concatenate_doses": 1, "join_effects": 1, "models": 1, "figures": 1, "report": 1}
 # Contexts are of the neurons with the largest effects, too.
 ABLATED |= {"examples": 2, "contexts": 2, "concatenate_examples": 1, "concatenate_contexts": 1}

@@ -35,7 +35,7 @@ def test_what_is_left_out_is_not_planned(without, monkeypatch):
     described = {"examples": 3, "contexts": 6}
     assert tiny.planned(without) == dict.fromkeys({*expected, *drawn}, 1) | described
     new = tiny.planned(without, "--config", "run=new")
-    assert not {"ablate", "doses", "effects", "trace"} & {*new}
+    assert not {"ablate", "doses", "effects", "mediate", "trace"} & {*new}
     monkeypatch.chdir(without)
     config = resolve(yaml.safe_load((without / "config.yaml").read_text()))
     assert counts(Grid.of(config)) == {**new, "all": 1}

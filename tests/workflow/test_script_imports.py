@@ -18,7 +18,11 @@ MODELS = frozenset({"torch", "transformers"})
 # What a script may import of them; the others none.
 USED = {
     **dict.fromkeys(
-        ("ablate", "contexts", "describe", "doses", "effects", "examples", "trace"), MODELS | TABLES
+        (
+            *("ablate", "contexts", "describe", "doses", "effects", "examples", "mediate"),
+            "trace",
+        ),
+        MODELS | TABLES,
     ),
     **dict.fromkeys(("capture", "capture_first", "restore"), MODELS | SUMS),
     **dict.fromkeys(("direct", "direct_first", "direct_more"), MODELS | SUMS),

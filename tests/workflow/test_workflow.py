@@ -169,6 +169,9 @@ DESCRIBED = {"examples": 3, "contexts": 6, **JOINED_CONTEXTS}
 SCORED = {"score": 2, "concatenate": 1, "persistence": 1, "trajectories": 1}
 SCORED = {**SCORED, **ABLATED, "join_effects": 1, **DESCRIBED}
 JOINED = {**SCORED, "neurons": 1, "models": 1, "concatenate_described": 1}
+# Neurons are ablated by their roles, too.
+DESCRIBED_ANEW = {"describe": 6, "mediate": 6, "concatenate_described": 1, "concatenate_doses": 1}
+DESCRIBED_ANEW |= DRAWN
 # Of one step: three models.
 OF_A_STEP = {"score": 1, "ablate": 9, "doses": 3}
 # Three pairs of seeds, two steps, two shards. A change, and exactly what it makes Snakemake run.
@@ -178,7 +181,7 @@ CHANGES = {
         {"models": {"steps": [10, 20, 30]}},
         {"capture_first": 3, "capture": 3, "correlate": 6, "rotated_std": 3, "match": 3}
         | {"given": 3, "similarity": 3, "influence": 1, "permuted": 3, "effects": 3, "trace": 3}
-        | {"random_directions": 1, "describe": 3}
+        | {"random_directions": 1, "describe": 3, "mediate": 3}
         | {**JOINED, **OF_A_STEP, "contexts": 9},
     ),
     "a further seed": (
@@ -186,7 +189,7 @@ CHANGES = {
         # Its own models, and their three pairs at two steps.
         {"capture_first": 2, "capture": 2, "correlate": 12, "rotated_std": 2, "match": 6}
         | {"given": 2, "similarity": 6, "permuted": 6, "random_directions": 2}
-        | {"effects": 2, "trace": 1, "describe": 2}
+        | {"effects": 2, "trace": 1, "describe": 2, "mediate": 2}
         # Scores are means over the other seeds, so that all are new, and what is ablated by them.
         | {**JOINED, "influence": 2, "ablate": 24, "doses": 8, "examples": 4, "contexts": 8},
     ),
@@ -196,7 +199,7 @@ CHANGES = {
         {"selection": 1, "capture": 6, "correlate": 6, "rotated_std": 6, "match": 6}
         # Random directions, as traces, are of all tokens where they are so few.
         | {"similarity": 6, "influence": 2, "permuted": 6, "effects": 6, "trace": 3, **JOINED}
-        | {"random_directions": 2, "given": 6, "describe": 6},
+        | {"random_directions": 2, "given": 6, "describe": 6, "mediate": 6},
     ),
     "other batches": ({"capture": {"batch_tokens": 64}}, {}),
     # Rows and categories are in the order of the seeds; nothing else is.
@@ -208,7 +211,8 @@ CHANGES = {
     ),
     "fewer held-out tokens": (
         {"corpus": {"heldout_tokens": 10 * 16}},
-        {"selection": 1, "effects": 6, "join_effects": 1, "models": 1, **ABLATED, **DESCRIBED},
+        {"selection": 1, "effects": 6, "join_effects": 1, "models": 1, **ABLATED, **DESCRIBED}
+        | {"mediate": 6},
     ),
     "a baseline of standardised neurons": (
         {"baseline": {"standardise": True}},
@@ -225,11 +229,11 @@ CHANGES = {
     "universal by q-value": ({"universality": {"criterion": "q_value"}}, SCORED),
     "another cut-off of a role": (
         {"roles": {"kurtosis": 5}},
-        {"describe": 6, "concatenate_described": 1, "explorer": 1, **DRAWN},
+        {**DESCRIBED_ANEW, "explorer": 1},
     ),
     "another cut-off of a family": (
         {"families": {"letter": 0.5}},
-        {"describe": 6, "concatenate_described": 1, "explorer": 1, **DRAWN},
+        {**DESCRIBED_ANEW, "explorer": 1},
     ),
     "more controls": (
         {"ablation": {"controls": 21}},
@@ -242,7 +246,7 @@ CHANGES = {
     "other contexts at random": ({"explorer": {"seed": 1}}, {**DESCRIBED, "report": 1}),
     "contexts of fewer tokens": (
         {"explorer": {"tokens": 480}},
-        {**DESCRIBED, "describe": 6, "concatenate_described": 1, **DRAWN},
+        {**DESCRIBED, **DESCRIBED_ANEW},
     ),
     "contexts of all neurons": ({"explorer": {"neurons": "all"}}, {**DESCRIBED, "report": 1}),
     "a step less": (
@@ -305,7 +309,7 @@ def test_touched_files_run_nothing_and_changed_weights_what_depends_on_them(loca
         of_its_pairs = {"correlate": 4, "match": 2, "similarity": 2, "influence": 1, "permuted": 2}
         of_its_pairs["random_directions"] = 1
         of_the_model["given"] = 1
-        made = {**of_the_model, **of_its_pairs, "effects": 1, "describe": 1}
+        made = {**of_the_model, **of_its_pairs, "effects": 1, "describe": 1, "mediate": 1}
         assert planned(where) == {**JOINED, **OF_A_STEP, **made}
     finally:
         weights.write_bytes(content)

@@ -70,10 +70,8 @@ rule doses:
 rule effects:
     input:
         **OPERATED,
-        roles=BY_MODEL.replace("{table}", "roles"),
     output:
-        single=BY_MODEL.replace("{table}", "single"),
-        mediation=BY_MODEL.replace("{table}", "mediation"),
+        BY_MODEL.replace("{table}", "single"),
     log:
         log_of("effects/seed{seed}/step{step}"),
     benchmark:
@@ -88,8 +86,31 @@ rule effects:
             "random_seed": config["ablation"]["seed"],
             "dtype": config["ablation"]["dtype"],
         },
-        seed=config["ablation"]["seed"],
         load=LOAD,
         version=METHOD_VERSION["ablate"],
     script:
         "../scripts/effects.py"
+
+
+# Of neurons by their role, whatever their scores.
+rule mediate:
+    input:
+        **OPERATED,
+        roles=BY_MODEL.replace("{table}", "roles"),
+    output:
+        BY_MODEL.replace("{table}", "mediation"),
+    log:
+        log_of("mediate/seed{seed}/step{step}"),
+    benchmark:
+        benchmark_of("mediate/seed{seed}/step{step}")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("mediate")
+    resources:
+        **asks("mediate"),
+    params:
+        options={"random_seed": config["ablation"]["seed"]},
+        load=LOAD,
+        version=METHOD_VERSION["ablate"],
+    script:
+        "../scripts/mediate.py"

@@ -320,9 +320,8 @@ def _untrained(s: Sizes) -> Cost:
 
 def _random_directions(s: Sizes) -> Cost:
     """Every model run twice over the sample, and every draw of one matched with all others."""
-    memory = (
-        4 * s.weights * len(s.grid.seeds) + 2 * s.layer_sums + s.buffers + (6 + s.draws) * s.square
-    )
+    models = 4 * s.weights * len(s.grid.seeds)
+    memory = models + 2 * s.layer_sums + s.buffers + (6 + s.draws) * s.square
     memory += 2 * s.random_layers * CHUNK_BYTES
     return Cost(s.random_work, times(s.random_work, len(s.grid.steps)), memory, start=START_TORCH)
 
@@ -354,14 +353,17 @@ def _effects(s: Sizes) -> Cost:
     return _held_out(s, 15, 23, s.models, "model")
 
 
+def _mediate(s: Sizes) -> Cost:
+    """A pass, and two of a few layers for each of at most 32 neurons of the last two."""
+    return _held_out(s, 1 + 64 * min(1, 1.5 / s.shape.n_layers), 97, s.models, "model")
+
+
 def _trace(s: Sizes) -> Cost:
     """Two forward passes of a model's cell and all pairs of its neurons."""
     config = s.grid.config
     tokens = s.grid.trace_sequences() * config.corpus.context_length
-    model = {
-        "model": 2 * tokens * s.grid.forward_operations(),
-        "float32": 2 * tokens * s.shape.neurons**2,
-    }
+    token = {"model": s.grid.forward_operations(), "float32": s.shape.neurons**2}
+    model = times(token, 2 * tokens)
     return Cost(
         model,
         times(model, len(s.grid.seeds) * (len(s.grid.steps) - 1)),
@@ -421,12 +423,12 @@ RULES: dict[str, Callable[[Sizes], Cost]] = {
     "ablate": _ablate,
     "doses": _doses,
     "effects": _effects,
+    "mediate": _mediate,
     "trace": _trace,
     "describe": _describe,
     "examples": _examples,
     "contexts": _contexts,
 }
-
 
 # Rules whose jobs cost as those of another.
 FORMULA = {

@@ -87,6 +87,7 @@ def _by_step(grid: Grid, stored: bool) -> dict[str, int]:
         "ablate": ablated * kinds,
         "doses": ablated,
         "effects": ablated,
+        "mediate": ablated,
         "trace": len(grid.seeds) * len(grid.traced_steps),
         "describe": sizes.models,
         "examples": len(grid.seeds),
