@@ -177,13 +177,13 @@ def test_others_are_of_all_sizes_in_the_layers_shares_and_in_no_named_set(monkey
     model, sequences = make(), tokens(n=2)
     excess, seen = random_excess(model), []
     universal = excess > np.sort(excess)[-20]
-    real = module_of_doses.measure
+    real = module_of_doses.measure_as_asked
 
-    def measure(model, text, runs, *rest, **options):
+    def measure(accuracy, subject, text, runs, *rest, **options):
         seen.extend(run.neurons for run in runs)
-        return real(model, text, runs, *rest, **options)
+        return real(accuracy, subject, text, runs, *rest, **options)
 
-    monkeypatch.setattr(module_of_doses, "measure", measure)
+    monkeypatch.setattr(module_of_doses, "measure_as_asked", measure)
     scores = scored(excess).assign(universal=universal, none=False)
     named = ("universal", "none")
     table = doses(subject(model, **facts(model)), held_out(sequences), scores, named=named)

@@ -25,7 +25,7 @@ class Planted(Subject):
 
 
 def planted(seed: str, std) -> Subject:
-    model = SimpleNamespace(d_mlp=(N,), output_weight=lambda layer: torch.eye(N))
+    model = SimpleNamespace(d_mlp=(N,), has_head=True, output_weight=lambda _: torch.eye(N))
     return Planted(model, seed, 1, np.zeros(N), std, np.full(N, 0.5))
 
 
@@ -44,7 +44,7 @@ def verdict(monkeypatch, *, worth: float, shift: float = 0.0):
         cost = np.where(universal, worth, 1.0) * std**2
         noise = 0.05 * rng.normal(size=(N, SEQUENCES))
 
-        def measure(model, text, runs, *_, std=std, cost=cost, noise=noise, **__):
+        def measure(accuracy, subject, text, runs, *_, std=std, cost=cost, noise=noise, **__):
             sets = [run.neurons.neurons for run in runs]
             delta = np.stack([1e-3 * (cost[one, None] * (1 + noise[one])).sum(0) for one in sets])
             energy = np.stack([np.full(SEQUENCES, (std[one] ** 2).sum()) for one in sets])
@@ -53,7 +53,7 @@ def verdict(monkeypatch, *, worth: float, shift: float = 0.0):
                 np.arange(SEQUENCES), clean, clean, delta, delta, delta, delta, energy, energy
             )
 
-        monkeypatch.setattr(ablation, "measure", measure)
+        monkeypatch.setattr(ablation, "measure_as_asked", measure)
         tables.append(
             ablation.ablate(planted(seed, std), held_out(np.zeros((1, 2), int)), universal)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -130,8 +131,13 @@ def test_ctrl_c_ends_snakemake_its_server_and_the_forks(tmp_path):
 
 def servers(where: Path) -> list[int]:
     """The server of a run, and its forks."""
-    name = "universal_neurons.forks.server"
-    return [p for p in running(str(where)) if name in Path(f"/proc/{p}/cmdline").read_text()]
+    found = []
+    for process in running(str(where)):
+        # Those that ended meanwhile are none.
+        with contextlib.suppress(OSError):
+            if "universal_neurons.forks.server" in Path(f"/proc/{process}/cmdline").read_text():
+                found.append(process)
+    return found
 
 
 START = """

@@ -41,7 +41,8 @@ def world(monkeypatch, *, worth=1.0, times=5.0, power=1.0, seeds=SEEDS):
         cost = squares * np.where(universal, worth, 1.0) * np.exp(0.5 * rng.normal(size=N) - 0.125)
         noise = 0.1 * rng.normal(size=(N, SEQUENCES))
 
-        def measure(model, text, runs, *_, squares=squares, cost=cost, noise=noise, **__):
+        def measure(accuracy, subject, text, runs, *_, made=(squares, cost, noise), **__):
+            squares, cost, noise = made
             sets = [run.neurons.neurons for run in runs]
             energy = np.stack([np.full(SEQUENCES, squares[one].sum()) for one in sets])
             own = np.stack([(cost[one, None] * (1 + noise[one])).sum(0) for one in sets])
@@ -50,8 +51,8 @@ def world(monkeypatch, *, worth=1.0, times=5.0, power=1.0, seeds=SEEDS):
             documents = np.arange(SEQUENCES)
             return Measured(documents, clean, clean, delta, delta, delta, delta, energy, energy)
 
-        monkeypatch.setattr(module, "measure", measure)
-        model = SimpleNamespace(d_mlp=(N,), output_weight=lambda layer: torch.eye(N))
+        monkeypatch.setattr(module, "measure_as_asked", measure)
+        model = SimpleNamespace(d_mlp=(N,), has_head=True, output_weight=lambda _: torch.eye(N))
         subject = Planted(model, seed, 1, np.zeros(N), np.sqrt(squares), np.full(N, 0.5))
         excess = rng.random(N) / 3 + 0.6 * universal
         text = held_out(np.zeros((1, 2), int))

@@ -219,13 +219,29 @@ def test_a_missing_revision_and_a_missing_network_are_named_before_any_job(run):
         configure(where, config)
 
 
+# Architecture, layers and width of the studies' models.
+SHAPES = {
+    "gpt2-medium-crfm": ("gpt2", 24, 1024),
+    "gpt2-small-crfm": ("gpt2", 12, 768),
+    "gpt2-small-gurnee": ("gpt2", 12, 768),
+    "laptop": ("gpt_neox", 6, 128),
+    "multiberts": ("bert", 12, 768),
+    "pythia-14m": ("gpt_neox", 6, 128),
+    "pythia-31m": ("gpt_neox", 6, 256),
+    "pythia-70m": ("gpt_neox", 6, 512),
+    "pythia-160m": ("gpt_neox", 12, 768),
+    "pythia-410m": ("gpt_neox", 24, 1024),
+}
+
+
 @pytest.mark.parametrize("study", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
 def test_shipped_studies_are_planned_from_the_config_files_of_their_models_alone(study, tmp_path):
     config = yaml.safe_load(study.read_text())
-    small = study.stem == "laptop"
-    sizes = {"n_layer": 6, "n_embd": 128} if small else {"n_layer": 12, "n_embd": 768}
+    kind, layers, width = SHAPES[study.stem]
+    shape = {"model_type": kind, "num_hidden_layers": layers, "hidden_size": width}
+    shape |= {"n_layer": layers, "n_embd": width, "intermediate_size": 4 * width}
     (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    (tmp_path / "model/config.json").write_text(json.dumps(shape))
     models = resolve(config)["models"]
     cells = [(seed, step) for seed in models["seeds"] for step in models["steps"]]
     configure(tmp_path, config)
