@@ -15,6 +15,7 @@ from universal_neurons.ablate.subject import Subject
 from universal_neurons.report.findings import Findings
 
 SEEDS, N, SEQUENCES = "abcde", 200, 64
+HOW = SimpleNamespace(dtype="float32", error=np.nan)
 
 
 class Planted(Subject):
@@ -50,7 +51,7 @@ def verdict(monkeypatch, *, worth: float, shift: float = 0.0):
             energy = np.stack([np.full(SEQUENCES, (std[one] ** 2).sum()) for one in sets])
             clean = np.full(SEQUENCES, 2.0)
             return Measured(
-                np.arange(SEQUENCES), clean, clean, delta, delta, delta, delta, energy, energy
+                HOW, np.arange(SEQUENCES), clean, clean, delta, delta, delta, delta, energy, energy
             )
 
         monkeypatch.setattr(ablation, "measure_as_asked", measure)

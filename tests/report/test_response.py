@@ -18,6 +18,7 @@ from universal_neurons.report.findings import Findings
 from universal_neurons.report.response import Response, at_equal_energy
 
 SEEDS, N, SEQUENCES = "abcde", 400, 64
+HOW = SimpleNamespace(dtype="float32", error=np.nan)
 
 
 class Planted(Subject):
@@ -49,7 +50,9 @@ def world(monkeypatch, *, worth=1.0, times=5.0, power=1.0, seeds=SEEDS):
             delta = 1e-3 * own * energy ** (power - 1)
             clean = np.full(SEQUENCES, 2.0)
             documents = np.arange(SEQUENCES)
-            return Measured(documents, clean, clean, delta, delta, delta, delta, energy, energy)
+            return Measured(
+                HOW, documents, clean, clean, delta, delta, delta, delta, energy, energy
+            )
 
         monkeypatch.setattr(module, "measure_as_asked", measure)
         model = SimpleNamespace(d_mlp=(N,), has_head=True, output_weight=lambda _: torch.eye(N))
