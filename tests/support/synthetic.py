@@ -404,7 +404,9 @@ def _mediation(universality):
     table = universality[["step", "seed", "layer", "neuron"]].query("neuron < 4")
     entropy = (table["neuron"] < 2).to_numpy()
     delta = np.where(table["neuron"] % 2, 1e-4, -3e-4)
-    found = {"role": np.where(entropy, "entropy", None), "delta_loss": delta}
+    # Others may have a role that says nothing of the way.
+    other = np.where(table["neuron"] == 2, "partition", None)
+    found = {"role": np.where(entropy, "entropy", other), "delta_loss": delta}
     found["through_norm"] = np.where(entropy, 0.75, 0.1) * delta
     found["through_frequency"] = 0.2 * delta
     errors = dict.fromkeys(("delta_loss_se", "through_norm_se", "through_frequency_se"), 1e-6)

@@ -185,7 +185,7 @@ def on_mediation(mediation: pd.DataFrame) -> str:
         The table of that name.
     """
     last = mediation[mediation["step"] == mediation["step"].max()]
-    others = last[last["role"].isna()]
+    others = last[~last["role"].isin(list(WAYS))]
     sentences = []
     for role, (way, kept) in WAYS.items():
         own = last[last["role"] == role]
