@@ -104,6 +104,21 @@ def make_models(where: Path, seed: int, tokenizer_dir: Path, ids: torch.Tensor) 
     (where / "ready").touch()
 
 
+def rehearse(where: Path, hub: server.Hub, config: dict) -> None:
+    """Run the workflow with the models and texts of a hub, and print what it took."""
+    (where / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    subprocess.run(
+        [*command, "--configfile", "config.yaml", "--cores", "all"],
+        cwd=where,
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(where / "hf")},
+        check=True,
+    )
+    print("| rule | jobs | seconds in all | most memory, MB |\n|---|---|---|---|")
+    for rule, took in read_benchmarks(where / f"results/{config['run']}/benchmarks").items():
+        print(f"| {rule} | {took['jobs']:.0f} | {took['seconds']:.0f} | {took['memory_mb']:.0f} |")
+
+
 def main() -> None:
     """Make the hub, run the workflow, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -123,17 +138,7 @@ def main() -> None:
             for step in (0, TRAINED):
                 branch = f"checkpoint-{step}"
                 hub.add(f"stanford-crfm/{name}", branch, where / name / branch)
-        (where / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        subprocess.run(
-            [*command, "--configfile", "config.yaml", "--cores", "all"],
-            cwd=where,
-            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(where / "hf")},
-            check=True,
-        )
-    print("| rule | jobs | seconds in all | most memory, MB |\n|---|---|---|---|")
-    for rule, took in read_benchmarks(where / "results/rehearsal/benchmarks").items():
-        print(f"| {rule} | {took['jobs']:.0f} | {took['seconds']:.0f} | {took['memory_mb']:.0f} |")
+        rehearse(where, hub, CONFIG)
 
 
 if __name__ == "__main__":

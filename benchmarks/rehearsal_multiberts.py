@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import torch
-import yaml
-from rehearsal import ROOT, make_text
+from rehearsal import ROOT, make_text, rehearse
 from transformers import BertConfig, BertForPreTraining
-
-from universal_neurons.report.results import read_benchmarks
 
 sys.path.insert(0, str(ROOT / "tests/support"))
 import hub as server
@@ -101,17 +96,7 @@ def main() -> None:
                 if not (where / repo / "pytorch_model.bin").exists():
                     make_model(where / repo, 10_000 * seed + step, texts)
                 hub.add(repo, "main", where / repo)
-        (where / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        subprocess.run(
-            [*command, "--configfile", "config.yaml", "--cores", "all"],
-            cwd=where,
-            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(where / "hf")},
-            check=True,
-        )
-    print("| rule | jobs | seconds in all | most memory, MB |\n|---|---|---|---|")
-    for rule, took in read_benchmarks(where / "results/multiberts/benchmarks").items():
-        print(f"| {rule} | {took['jobs']:.0f} | {took['seconds']:.0f} | {took['memory_mb']:.0f} |")
+        rehearse(where, hub, CONFIG)
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ class Run:
     direct: bool = False
 
 
-def _by_layer(neurons: NDArray[np.int64], model: Model) -> dict[int, torch.Tensor]:
+def neurons_by_layer(neurons: NDArray[np.int64], model: Model) -> dict[int, torch.Tensor]:
     """Indices within each layer that has any of `neurons`."""
     edges = np.cumsum([0, *model.d_mlp])
     parts = np.split(neurons, np.searchsorted(neurons, edges[1:-1]))
@@ -357,13 +357,13 @@ def passes(
     nothing = torch.zeros_like(clean.loss)
     yield 0, rows, _by_sequence((clean.loss, nothing, nothing, nothing), text, rows)
     for i, run in enumerate(runs, start=1):
-        by_layer = _by_layer(run.neurons.neurons, model)
+        by_layer = neurons_by_layer(run.neurons.neurons, model)
         unchanged = (
             frozen(model, list(by_layer), calls, known)
             if run.direct
             else replay(known[min(by_layer)])
         )
-        edit = _edit(run.kind, by_layer, replacement, rows)
+        edit = edit_of(run.kind, by_layer, replacement, rows)
         with how.running(), unchanged, model.tap(edit):
             ablated = logits(model, text, rows).flatten(0, 1)
         energy = nothing
@@ -390,9 +390,11 @@ def _energy(
     return total
 
 
-def _edit(
+def edit_of(
     kind: str, by_layer: Mapping[int, torch.Tensor], replacement: Replacement, rows: slice
 ) -> Callable[[int, torch.Tensor], torch.Tensor | None]:
+    """What `Model.tap` is to let the activations of the sequences `rows` be."""
+
     def on_layer(layer: int, x: torch.Tensor) -> torch.Tensor | None:
         if layer not in by_layer:
             return None

@@ -8,7 +8,6 @@ logits along that direction, kept as they were: what is then missing of the effe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from universal_neurons.ablate.measure import (
     Replacement,
     batches,
     check_text,
+    edit_of,
     logits,
+    neurons_by_layer,
     standard_error,
     token_tensor,
 )
@@ -130,37 +131,29 @@ def _losses(
     """
     model = subject.model
     residual, replacement = Residual(model), Replacement(model, subject.mean)
-    edges = np.cumsum([0, *model.d_mlp])
     losses = np.full((1 + len(chosen), 3, len(text.sequences)), np.nan)
     for rows in progress(list(batches(text.sequences, batch_tokens)), "batches"):
         targets = token_tensor(text.targets[rows], model)
+        predicted = partial(_logits, model, text, rows)
         with record(model) as calls, residual.final_scale() as scale:
-            found = _logits(model, text, rows)
+            found = predicted()
         clean, known = Predictions(found, targets.flatten()), known_outputs(model, calls)
         along = torch.from_numpy(frequency).to(found)
         before = found @ along
         losses[0, :, rows] = _by_sequence(clean.loss, targets)
         for i, neuron in enumerate(chosen, start=1):
-            layer = int(subject.layer[neuron])
-            place = torch.tensor([neuron - edges[layer]], device=model.device)
-            edit = partial(_without, layer, partial(replacement, "mean", layer, place, rows))
-            with replay(known[layer]), model.tap(edit):
-                ablated = _logits(model, text, rows)
+            where = neurons_by_layer(np.array([neuron]), model)
+            edit = edit_of("mean", where, replacement, rows)
+            with replay(known[min(where)]), model.tap(edit):
+                ablated = predicted()
                 with residual.final_scale(kept=scale[0] if scale else None):
-                    norm_kept = _logits(model, text, rows) if scale else None
+                    norm_kept = predicted() if scale else None
             losses[i, 0, rows] = _by_sequence(clean.compare(ablated)[0], targets)
             if norm_kept is not None:
                 losses[i, 1, rows] = _by_sequence(clean.compare(norm_kept)[0], targets)
             ablated = ablated + torch.outer(before - ablated @ along, along)
             losses[i, 2, rows] = _by_sequence(clean.compare(ablated)[0], targets)
     return losses
-
-
-def _without(
-    layer: int, replaced: Callable[[torch.Tensor], torch.Tensor], at: int, x: torch.Tensor
-) -> torch.Tensor | None:
-    """What `Model.tap` is to let a layer's activations be."""
-    return replaced(x) if at == layer else None
 
 
 def _logits(model: Model, text: HeldOut, rows: slice) -> torch.Tensor:

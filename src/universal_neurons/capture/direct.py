@@ -109,9 +109,9 @@ class _Products:
     ) -> None:
         self._device = next(iter(models.values())).device
         self._sums = {
-            (a, b, i, j): torch.from_numpy(
-                zeros(models[a].d_mlp[i], models[b].d_mlp[j], encoding)
-            ).to(self._device)
+            (a, b, i, j): torch.as_tensor(
+                zeros(models[a].d_mlp[i], models[b].d_mlp[j], encoding, str(self._device))
+            )
             for a, b, i, j in tiles
         }
         # Of a token.
