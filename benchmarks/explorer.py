@@ -1,6 +1,6 @@
 """How large and how fast the explorer of GPT-2 Small is: 1,500 made-up neurons of every seed.
 
-    .venv/bin/python benchmarks/explorer.py [--folder FOLDER]
+    .venv/bin/python benchmarks/explorer.py [--steps 5] [--folder FOLDER]
 
 Prints the bytes of its files by kind, and, where Debian's chromium is installed, how long the first
 page and neurons' pages take until all is drawn. Takes some minutes and 10 GB of memory.
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,11 +93,14 @@ def main() -> None:
     """Make the explorer and measure it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where to keep it")
-    folder = parser.parse_args().folder or Path(tempfile.mkdtemp())
+    parser.add_argument("--steps", type=int, default=5, help="saved steps of every model")
+    asked = parser.parse_args()
+    folder = asked.folder or Path(tempfile.mkdtemp())
+    steps = tuple(400000 * (i + 1) // asked.steps for i in range(asked.steps))
     index = folder / "explorer/index.html"
     if not index.exists():
         start = time.monotonic()
-        explored(folder, GPT2_SMALL)
+        explored(folder, replace(GPT2_SMALL, steps=steps))
         print(f"made in      {time.monotonic() - start:.0f} s, tables included")
     measure_sizes(index.parent)
     measure_times(index)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from universal_neurons.describe.examples import Text
 from universal_neurons.describe.families import FamilyCutoffs, explained, families
 from universal_neurons.describe.features import Features, classes, seen_before
 from universal_neurons.errors import UserError
+from universal_neurons.prepare.speech import parts_of_speech
 from universal_neurons.prepare.subsets import Subsets
 from universal_neurons.store.columns.roles import FAMILIES
 
@@ -31,17 +35,18 @@ def repeated(tokens):
     return np.array([[t in row[:i] for i, t in enumerate(row)] for row in tokens.tolist()])
 
 
-def described(columns, texts=(), tokens=TOKENS, subsets=None, exclude=()):
+def described(columns, texts=(), tokens=TOKENS, labelled=None, exclude=()):
     """The table of neurons that are 1 where a column is true and near 0 elsewhere."""
     rng = np.random.default_rng(1)
     x = np.stack([np.asarray(c, np.float32) for c in columns], -1)
     x += 0.05 * rng.standard_normal(x.shape).astype(np.float32) - 0.2
     scored = ~np.isin(tokens, exclude)
-    names = () if subsets is None else subsets.names
+    labelled = labelled or {}
+    names = {kind: each.names for kind, each in labelled.items()}
     features = Features.of(tokens, scored, texts, names)
     sums = ClassSums(features, [len(columns)], torch.device("cpu"))
     for part in np.array_split(np.arange(len(tokens)), 4):
-        labels = None if subsets is None else subsets.labels[part]
+        labels = {kind: each.labels[part] for kind, each in labelled.items()}
         sums.begin(features.places(tokens[part], scored[part], labels))
         sums.add(0, torch.from_numpy(x[part][scored[part]]))
     return explained(features, sums, CUTOFFS)
@@ -80,9 +85,39 @@ def test_planted_classes_of_tokens_are_named_by_their_text():
 
 def test_a_subset_of_the_corpus_is_a_family():
     subsets = Subsets(["law", "code"], (np.arange(300) % 2)[:, None].repeat(20, 1).astype(np.int16))
-    table = described([subsets.labels == 0, TOKENS == 17], subsets=subsets)
+    table = described([subsets.labels == 0, TOKENS == 17], labelled={"subset": subsets})
     assert table["family"].tolist() == ["subset", "unigram"]
     assert table["explanation"].tolist()[0] == "law"
+
+
+def by_id(texts):
+    """Tags words w0 to w24 as nouns, later ones as verbs."""
+    words = [re.finditer(r"w(\d+)", text) for text in texts]
+    return [
+        [(*word.span(), "NOUN" if int(word[1]) < 25 else "VERB") for word in found]
+        for found in words
+    ]
+
+
+def test_a_part_of_speech_is_a_family():
+    """Whichever of the many nouns it is."""
+    texts = [f" w{i}" for i in range(VOCABULARY)]
+    speech = parts_of_speech(TOKENS, [0], texts, by_id)
+    noun = (TOKENS > 0) & (TOKENS < 25)
+    table = described([noun, TOKENS == 17], texts, labelled={"part of speech": speech})
+    assert table["family"].tolist() == ["part of speech", "unigram"]
+    assert table["explanation"].tolist()[0] == "NOUN"
+
+
+def test_parts_of_speech_are_looked_for_where_a_pipeline_is_named(monkeypatch):
+    found = []
+    keep = lambda features, sums, cutoffs: found.append(features.labels)  # noqa: E731
+    monkeypatch.setattr("universal_neurons.describe.families.explained", keep)
+    monkeypatch.setattr("universal_neurons.describe.families.load_tagger", lambda name: by_id)
+    texts = [f" w{i}" for i in range(VOCABULARY)]
+    for cutoffs in (CUTOFFS, replace(CUTOFFS, speech="planted")):
+        families(gpt2(5), Text(random_tokens(2, 8), EXCLUDED), texts, cutoffs)
+    assert found == [{}, {"part of speech": ["NOUN", "VERB"]}]
 
 
 def test_noise_and_dead_neurons_have_no_family():
@@ -195,9 +230,9 @@ def test_means_far_from_zero_and_constant_neurons_are_told_apart():
     """A spread of a thousandth of the mean is a spread; that of rounding is none."""
     x = np.stack([1000 + (TOKENS == 17), np.full(TOKENS.shape, 0.1)], -1).astype(np.float32)
     scored = np.ones(TOKENS.shape, bool)
-    features = Features.of(TOKENS, scored, ())
+    features = Features.of(TOKENS, scored, (), {})
     sums = ClassSums(features, [2], torch.device("cpu"))
-    sums.begin(features.places(TOKENS, scored))
+    sums.begin(features.places(TOKENS, scored, {}))
     sums.add(0, torch.from_numpy(x.reshape(-1, 2)))
     table = explained(features, sums, CUTOFFS)
     assert table["variance_reduction"].tolist() == pytest.approx([1, 0], abs=1e-3)

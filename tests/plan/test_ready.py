@@ -182,3 +182,9 @@ def test_a_grid_of_more_jobs_than_can_be_planned_is_refused(config):
     said = refusal(config)
     assert said.startswith("models.seeds, models.steps, corpus.shards: the grid has 4,")
     assert "more than the 200,000" in said
+
+
+def test_parts_of_speech_without_spacy_are_refused_before_any_job(config, monkeypatch):
+    config["families"] = {"speech": "en_core_web_sm"}
+    monkeypatch.setattr("universal_neurons.prepare.speech.find_spec", lambda name: None)
+    assert refusal(config).startswith("families.speech: spaCy is not installed; install it with")

@@ -87,4 +87,4 @@ def test_all_that_the_library_imports_is_required():
     }
     imported -= {*sys.stdlib_module_names, "universal_neurons"}
     found = {canonicalize_name(distributions.get(name, name)) for name in imported}
-    assert found <= names(PROJECT["dependencies"])
+    assert found <= names([*PROJECT["dependencies"], *EXTRAS["speech"]])

@@ -20,6 +20,8 @@ from universal_neurons.describe.features import Features
 from universal_neurons.errors import UserError
 from universal_neurons.models.forward import forward, scored
 from universal_neurons.models.load import Model
+from universal_neurons.prepare.speech import load_tagger, parts_of_speech
+from universal_neurons.prepare.subsets import Subsets
 
 # Of the forward passes; results depend on it only by rounding.
 BATCH_TOKENS = 4096
@@ -41,12 +43,15 @@ class FamilyCutoffs:
         Least variance reduction by an explanation: by a token, a letter, and any other kind.
     ngram_tokens
         Most tokens that a neuron of no other family fires on to be an n-gram neuron.
+    speech
+        spaCy pipeline that tags parts of speech; None for none.
     """
 
     unigram: float
     letter: float
     other: float
     ngram_tokens: int
+    speech: str | None = None
 
     def of(self, kind: str) -> float:
         """Least variance reduction by an explanation of a kind."""
@@ -77,12 +82,13 @@ def families(
     Raises
     ------
     UserError
-        If no token is scored.
+        If no token is scored; see `prepare.speech.load_tagger` and `parts_of_speech`.
     """
     counted = scored(text.sequences, text.exclude, text.positions)
     if not counted.any():
         raise UserError("explorer.tokens: no token is scored; use more")
-    names = () if text.subsets is None else text.subsets.names
+    labelled = _labelled(text, texts, cutoffs.speech)
+    names = {kind: own.names for kind, own in labelled.items()}
     features = Features.of(np.ma.getdata(text.sequences), counted, texts, names)
     sums = ClassSums(features, model.d_mlp, model.device)
 
@@ -93,10 +99,23 @@ def families(
     with model.tap(add):
         for tokens in forward(model, text.sequences, BATCH_TOKENS):
             batch = text.batch(done, len(tokens))
-            sums.begin(features.places(batch.tokens, batch.scored, batch.subset))
+            own = slice(done, done + len(tokens))
+            labels = {kind: each.labels[own] for kind, each in labelled.items()}
+            sums.begin(features.places(batch.tokens, batch.scored, labels))
             rows = torch.from_numpy(batch.scored.ravel()).to(model.device)
             done += len(tokens)
     return explained(features, sums, cutoffs)
+
+
+def _labelled(text: Text, texts: Sequence[str], speech: str | None) -> dict[str, Subsets]:
+    """By kind, what tokens are labelled with."""
+    found = {}
+    if speech is not None:
+        tag = load_tagger(speech)
+        found["part of speech"] = parts_of_speech(text.sequences, text.exclude, texts, tag)
+    if text.subsets is not None:
+        found["subset"] = text.subsets
+    return found
 
 
 def explained(features: Features, sums: ClassSums, cutoffs: FamilyCutoffs) -> pd.DataFrame:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -71,14 +71,14 @@ class Features:
         The token ids with sums of their own, most frequent first.
     context_length
         Tokens per sequence.
-    subsets
-        Names of the subsets of the corpus.
+    labels
+        By kind, what a token may be labelled with, such as the subsets of the corpus.
     """
 
     texts: Sequence[str]
     frequent: NDArray[np.int64]
     context_length: int
-    subsets: Sequence[str] = ()
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -86,7 +86,7 @@ class Features:
         sequences: NDArray[np.integer],
         counted: NDArray[np.bool_],
         texts: Sequence[str],
-        subsets: Sequence[str] = (),
+        labels: Mapping[str, Sequence[str]],
     ) -> Features:
         """Of the sequences on which neurons are described.
 
@@ -96,12 +96,12 @@ class Features:
             Token ids, shape (sequences, context length).
         counted
             Which of the tokens are scored, of the same shape.
-        texts, subsets
+        texts, labels
             See the class.
         """
         counts = np.bincount(sequences[counted])
         frequent = np.argsort(-counts, kind="stable")[:MOST_TOKENS]
-        return cls(texts, frequent[counts[frequent] > 0], sequences.shape[1], subsets)
+        return cls(texts, frequent[counts[frequent] > 0], sequences.shape[1], labels)
 
     @cached_property
     def _classes(self) -> dict[Explanation, NDArray[np.bool_]]:
@@ -115,7 +115,7 @@ class Features:
             Explanation("repetition", "seen before in its context"),
             *own,
             *(Explanation("previous token", f"after one that {e.text}") for e in own),
-            *(Explanation("subset", name) for name in self.subsets),
+            *(Explanation(kind, name) for kind, names in self.labels.items() for name in names),
         ]
 
     def name(self, token_id: int) -> str:
@@ -141,7 +141,7 @@ class Features:
         self,
         batch: NDArray[np.integer],
         counted: NDArray[np.bool_],
-        labels: NDArray[np.integer] | None = None,
+        labels: Mapping[str, NDArray[np.integer]],
     ) -> Places:
         """The labels of a batch's scored tokens.
 
@@ -152,7 +152,7 @@ class Features:
         counted
             Which are scored, of the same shape.
         labels
-            Subset of every token, of the same shape, where there are any.
+            By kind, which of its labels every token has, of the same shape.
         """
         before = np.full_like(batch, -1)
         before[:, 1:] = batch[:, :-1]
@@ -162,8 +162,8 @@ class Features:
         columns += [holds[own] for holds in self._classes.values()]
         # There is no token before the first, and nothing is true of it.
         columns += [holds[previous] & (previous >= 0) for holds in self._classes.values()]
-        if labels is not None:
-            columns += [labels[counted] == i for i in range(len(self.subsets))]
+        for kind, names in self.labels.items():
+            columns += [labels[kind][counted] == i for i in range(len(names))]
         return Places(
             token=self._kept(own),
             previous=self._kept(previous),

@@ -22,6 +22,7 @@ from universal_neurons.plan.grid import (
 )
 from universal_neurons.prepare import corpus
 from universal_neurons.prepare.aligned import require_own
+from universal_neurons.prepare.speech import require_spacy
 from universal_neurons.prepare.tokenizer import has_tokenizer, require_tokenizer
 from universal_neurons.store.columns.score import LEAST_SAMPLE
 
@@ -55,6 +56,8 @@ def ready_grid(config: Mapping[str, Any]) -> Grid:
             f"models.seeds, models.steps, corpus.shards: the grid has {jobs:,} jobs, more than the "
             f"{MOST_JOBS:,} that can be planned; take fewer of them"
         )
+    if config["families"]["speech"] is not None:
+        require_spacy()
     if config["models"]["source"] == "local":
         for directory in _local_models(config):
             find_weights(directory)

@@ -183,6 +183,7 @@ class Families:
     letter: float
     other: float
     ngram_tokens: int
+    speech: str | None
 
 
 @dataclass(frozen=True)

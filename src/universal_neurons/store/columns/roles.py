@@ -151,7 +151,8 @@ FAMILIES = Table(
             *("kind", "text", ""),
             "Kind of the best explanation, however little it explains: `unigram`, `position`, "
             "`previous token`, `repetition`, `sentence end`, `space`, `capital`, `digit`, "
-            "`punctuation`, `letter` or `subset`; null where nothing explains anything.",
+            "`punctuation`, `letter`, `part of speech` or `subset`; null where nothing explains "
+            "anything.",
             nullable=True,
         ),
         Column("explanation", "text", "", "Which of its kind; null likewise.", nullable=True),
