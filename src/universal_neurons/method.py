@@ -21,8 +21,8 @@ METHOD_VERSION = {
     "ablate": 5,
     "persist": 4,
     "trace": 1,
-    "describe": 1,
+    "describe": 2,
     "examples": 1,
     "report": 12,
-    "explorer": 1,
+    "explorer": 2,
 }

@@ -35,7 +35,7 @@ def repeated(tokens):
     return np.array([[t in row[:i] for i, t in enumerate(row)] for row in tokens.tolist()])
 
 
-def described(columns, texts=(), tokens=TOKENS, labelled=None, exclude=()):
+def described(columns, texts=(), tokens=TOKENS, labelled=None, exclude=(), cutoffs=CUTOFFS):
     """The table of neurons that are 1 where a column is true and near 0 elsewhere."""
     rng = np.random.default_rng(1)
     x = np.stack([np.asarray(c, np.float32) for c in columns], -1)
@@ -49,7 +49,7 @@ def described(columns, texts=(), tokens=TOKENS, labelled=None, exclude=()):
         labels = {kind: each.labels[part] for kind, each in labelled.items()}
         sums.begin(features.places(tokens[part], scored[part], labels))
         sums.add(0, torch.from_numpy(x[part][scored[part]]))
-    return explained(features, sums, CUTOFFS)
+    return explained(features, sums, cutoffs)
 
 
 POSITION = np.broadcast_to(np.arange(20), TOKENS.shape)
@@ -81,6 +81,18 @@ def test_planted_classes_of_tokens_are_named_by_their_text():
         *("the, with or without space and capitals", "starts with a", "is of digits"),
         *("ends a sentence", "after one that is of digits"),
     ]
+
+
+def test_a_letter_that_explains_enough_goes_before_a_token_that_explains_more_but_not_enough():
+    noise = np.random.default_rng(4).standard_normal(TOKENS.shape)
+    mostly_apple = (TOKENS == 4) + 0.35 * (TOKENS == 5) + 0.12 * noise
+    table = described([mostly_apple], TEXTS)
+    assert table["explanation"].tolist() == ["starts with a"]
+    assert table["family"].tolist() == ["letter"]
+    assert 0.35 <= table["variance_reduction"][0] < 0.5
+    stricter = described([mostly_apple], TEXTS, cutoffs=replace(CUTOFFS, letter=0.5))
+    assert stricter["kind"].tolist() == ["unigram"]
+    assert stricter["variance_reduction"][0] > table["variance_reduction"][0]
 
 
 def test_a_subset_of_the_corpus_is_a_family():

@@ -305,11 +305,55 @@ def test_a_neuron_without_contexts_has_its_numbers(page, tables):
     last = of_last(tables("universality")).sort_values("excess_corr").iloc[0]
     page.open(address(last))
     assert "kept of chosen neurons only" in page.text(".page")
-    page.until(lambda: len(page.all("tbody tr")) == len(SIZE.steps))
-    page.until(lambda: "–" not in [cell.text for cell in page.all("tbody td:nth-child(2)")])
+    page.until(lambda: len(page.all(".course tbody tr")) == len(SIZE.steps))
+    steps = ".course tbody td:nth-child(2)"
+    page.until(lambda: "–" not in [cell.text for cell in page.all(steps)])
     first = own(tables("universality").query("step == 0"), last).iloc[0]
-    shown = page.all("tbody td:nth-child(2)")[0].text
+    shown = page.all(steps)[0].text
     assert abs(float(shown.split()[0].replace("−", "-")) - first["excess_corr"]) < 0.006
+
+
+def test_a_neuron_without_contexts_has_its_partners_at_the_last_step_and_its_course(page, tables):
+    last = of_last(tables("universality")).sort_values("excess_corr").iloc[0]
+    page.open(address(last))
+    matches = own(of_last(tables("matches")), last).sort_values("other_seed")
+    found = page.all("[aria-labelledby=p] tbody tr")
+    for row, match in zip(found, matches.itertuples(), strict=True):
+        cells = [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "td")]
+        numbers = [float(text.replace("−", "-")) for text in cells[2:5]]
+        expected = [match.best_corr, match.baseline_corr, match.best_corr - match.baseline_corr]
+        assert cells[:2] == [match.other_seed, f"{match.best_layer}.{match.best_neuron}"]
+        assert numbers == pytest.approx(expected, abs=0.006)
+        assert cells[5] == ("yes" if match.mutual else "no")
+    label = own(of_last(tables("trajectories")), last).iloc[0]["label"]
+    assert {"never": "at no step", "emergent": "the last step only"}[label] in page.text(".words")
+    page.one("input[type=range]").send_keys(Keys.LEFT)
+    page.until(lambda: "are known at step 400 alone" in page.text("[aria-labelledby=p]"))
+
+
+def test_what_is_printed_is_as_wide_as_its_paper_and_has_its_partners(page, tables):
+    """A page of A4 is 718 pixels wide; of a long list the rows on the screen are printed."""
+    size = {"width": 718, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = "Emulation.setEmulatedMedia"
+    try:
+        page.open()
+        page.driver.execute_cdp_cmd(media, {"media": "print"})
+        assert page.run("return document.documentElement.scrollHeight") < 5000
+        page.open(address(chosen(tables)))
+        assert page.run("return document.documentElement.scrollWidth") <= 718
+        context = page.one(".context")
+        ends = [
+            each.rect["x"] + each.rect["width"]
+            for each in context.find_elements(By.CSS_SELECTOR, ".of")
+        ]
+        assert len(ends) == len(SIZE.seeds)
+        assert max(ends) <= context.rect["x"] + context.rect["width"]
+        assert page.one(".numbers dl").rect["height"] > 0
+        assert not page.one("input[type=range]").is_displayed()
+    finally:
+        page.driver.execute_cdp_cmd(media, {"media": ""})
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_keys_do_what_the_links_do(page):

@@ -125,7 +125,7 @@ def explained(features: Features, sums: ClassSums, cutoffs: FamilyCutoffs) -> pd
         means = sums.layer(layer)
         best = _Explained.nothing(len(means.mean))
         for candidate in _candidates(features, sums, layer, means):
-            best.improve(candidate)
+            best.improve(candidate, cutoffs)
         fired = sums.fired["token"][layer].cpu().numpy().astype(np.int64)
         dead = fired.sum(0) == 0
         firing = _firing_tokens(fired)
@@ -180,9 +180,19 @@ class _Explained:
         share, contrast = np.full((2, d_mlp), np.nan)
         return cls(kind, text, np.zeros(d_mlp), share, contrast)
 
-    def improve(self, other: _Explained) -> None:
-        """Take the other explanation of each neuron of which it explains more by `MARGIN`."""
-        better = other.reduction > self.reduction + MARGIN
+    def enough(self, cutoffs: FamilyCutoffs) -> NDArray[np.bool_]:
+        """Whether the explanation makes a family."""
+        least = [np.inf if kind is None else cutoffs.of(kind) for kind in self.kind]
+        return self.reduction >= np.array(least)
+
+    def improve(self, other: _Explained, cutoffs: FamilyCutoffs) -> None:
+        """Take the other explanation of each neuron of which it explains more by `MARGIN`.
+
+        One that makes a family goes before one that does not, whose cut-off is higher.
+        """
+        ours, others = self.enough(cutoffs), other.enough(cutoffs)
+        more = other.reduction > self.reduction + MARGIN
+        better = np.where(ours == others, more, others)
         for field in fields(self):
             getattr(self, field.name)[better] = getattr(other, field.name)[better]
 
@@ -293,10 +303,9 @@ def _firing_tokens(fired: NDArray[np.int64]) -> NDArray[np.int64]:
 def _family(
     best: _Explained, firing: NDArray[np.int64], cutoffs: FamilyCutoffs
 ) -> NDArray[np.object_]:
-    """The kind of the best explanation where it explains enough; None elsewhere."""
+    """The kind of the explanation where it explains enough; None elsewhere."""
     family = np.full(len(firing), None, dtype=object)
     family[(firing > 0) & (firing <= cutoffs.ngram_tokens)] = "n-gram"
-    least = np.array([np.inf if kind is None else cutoffs.of(kind) for kind in best.kind])
-    enough = best.reduction >= least
+    enough = best.enough(cutoffs)
     family[enough] = best.kind[enough]
     return family

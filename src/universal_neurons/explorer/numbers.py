@@ -88,6 +88,34 @@ class Rows:
         return starts[rows[layer].to_numpy()] + rows[neuron].to_numpy()
 
 
+@dataclass(frozen=True)
+class Run:
+    """What the pages of all seeds share.
+
+    Attributes
+    ----------
+    sources
+        The tables.
+    seeds, steps
+        In the order of the configuration.
+    rows
+        The neurons of every seed.
+    extremes
+        By seed and step the largest absolute activation of every neuron.
+    """
+
+    sources: Sources
+    seeds: Sequence[str]
+    steps: Sequence[int]
+    rows: Mapping[str, Rows]
+    extremes: Mapping[tuple[str, int], NDArray[np.floating]]
+
+    @property
+    def last(self) -> int:
+        """The step whose contexts are shown."""
+        return self.steps[-1]
+
+
 def of_seed(path: str | Path, columns: Sequence[str], seed: str, **also: int) -> pd.DataFrame:
     """Rows of a table of a seed, and perhaps of one step, with their layers and neurons."""
     where = [("seed", "==", seed), *((name, "==", value) for name, value in also.items())]

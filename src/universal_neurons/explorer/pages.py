@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.explorer.numbers import COLUMNS, Rows, Sources, of_seed
+from universal_neurons.explorer.numbers import COLUMNS, Rows, Run, Sources, of_seed
+from universal_neurons.explorer.partners import courses, partners
 from universal_neurons.explorer.shards import short
 from universal_neurons.explorer.windows import Windows, read_windows
 from universal_neurons.store.tables import read_table, records
@@ -22,34 +23,6 @@ MERGED = 2
 
 Facts = dict[str, Any]
 ByRow = Mapping[int, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the pages of all seeds share.
-
-    Attributes
-    ----------
-    sources
-        The tables.
-    seeds, steps
-        In the order of the configuration.
-    rows
-        The neurons of every seed.
-    extremes
-        By seed and step the largest absolute activation of every neuron.
-    """
-
-    sources: Sources
-    seeds: Sequence[str]
-    steps: Sequence[int]
-    rows: Mapping[str, Rows]
-    extremes: Mapping[tuple[str, int], NDArray[np.floating]]
-
-    @property
-    def last(self) -> int:
-        """The step whose contexts are shown."""
-        return self.steps[-1]
 
 
 @dataclass(frozen=True)
@@ -84,11 +57,11 @@ def shards(
     sources, rows = run.sources, run.rows[seed]
     chosen = chosen_rows(run, seed)
     known = {
-        "partners": _partners(run, seed, chosen),
+        "partners": partners(run, seed, chosen),
         "groups": _groups(run, seed, chosen),
         "histograms": _histograms(sources, rows, seed, run.last),
         "activating": _activating(sources, rows, seed, run.last),
-        "course": _courses(sources, rows, seed, chosen, run.last),
+        "course": courses(run, seed, chosen),
     }
     promoted = _promoted(sources, rows, seed, run.last, chosen)
     by_step = _by_step(found)
@@ -133,28 +106,6 @@ def _by_step(found: Mapping[int, pd.DataFrame]) -> dict[str, ByRow]:
         steps = [map(short, frame[name].tolist()) for frame in found.values()]
         by_name[name] = dict(zip(rows, map(list, zip(*steps, strict=True)), strict=True))
     return by_name
-
-
-def _partners(run: Run, seed: str, chosen: NDArray[np.int64]) -> ByRow:
-    """By row, for every step its best matches: seed's place, row, correlations, whether mutual."""
-    columns = ["other_seed", "best_corr", "best_corr_se", "best_layer", "best_neuron"]
-    columns += ["baseline_corr", "mutual"]
-    partners: dict[int, list[list[Any]]] = {row: [[] for _ in run.steps] for row in chosen.tolist()}
-    for i, step in enumerate(run.steps):
-        found = of_seed(run.sources.matches, columns, seed, step=step)
-        found["row"] = run.rows[seed].of(found)
-        found = found[found["row"].isin(chosen) & (found["best_layer"] >= 0)]
-        for match in records(found):
-            other = str(match["other_seed"])
-            best = sum(run.rows[other].widths[: match["best_layer"]]) + match["best_neuron"]
-            names = ("best_corr", "best_corr_se", "baseline_corr", "mutual")
-            numbers = [match[name] for name in names]
-            about = [run.seeds.index(other), int(best), *map(short, numbers)]
-            partners[match["row"]][i].append(about)
-    for of_steps in partners.values():
-        for matches in of_steps:
-            matches.sort()
-    return partners
 
 
 def _groups(run: Run, seed: str, chosen: NDArray[np.int64]) -> ByRow:
@@ -206,21 +157,13 @@ def _activating(sources: Sources, rows: Rows, seed: str, step: int) -> ByRow:
     return listed
 
 
-def _courses(
-    sources: Sources, rows: Rows, seed: str, chosen: NDArray[np.int64], step: int
-) -> ByRow:
-    """By row the label of its course and the step at which it is first universal."""
-    found = of_seed(sources.trajectories, ["label", "emergence_step"], seed, step=step)
-    found.index = pd.Index(rows.of(found))
-    found = found.loc[found.index.intersection(chosen.tolist())]
-    pairs = zip(found["label"].astype(str), found["emergence_step"].astype(int), strict=True)
-    return dict(zip(found.index.tolist(), map(list, pairs), strict=True))
-
-
 def _promoted(
     sources: Sources, rows: Rows, seed: str, step: int, chosen: NDArray[np.int64]
 ) -> Mapping[int, Facts]:
-    """By row the tokens that its output promotes and suppresses most: id and cosine."""
+    """By row the tokens that its output promotes and suppresses most, by their cosines.
+
+    They are those with the largest logits, which go by the length of the unembedding, too.
+    """
     columns = ["promoted_ids", "promoted_cos", "suppressed_ids", "suppressed_cos"]
     found = of_seed(sources.roles, columns, seed, step=step)
     found.index = pd.Index(rows.of(found))
@@ -237,7 +180,8 @@ def _promoted(
 def _pairs(ids: Any, cosines: Any) -> list[list[Any]]:
     if ids is None or cosines is None:
         return []
-    return [[int(token), short(float(cosine))] for token, cosine in zip(ids, cosines, strict=True)]
+    pairs = [[int(token), short(float(cosine))] for token, cosine in zip(ids, cosines, strict=True)]
+    return sorted(pairs, key=lambda pair: -abs(pair[1]))
 
 
 def _ids(facts: Facts) -> set[int]:

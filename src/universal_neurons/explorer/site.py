@@ -16,12 +16,14 @@ import universal_neurons
 from universal_neurons.explorer.numbers import (
     NAMES,
     Rows,
+    Run,
     Sources,
     listed,
     numbers,
     rows_of,
 )
-from universal_neurons.explorer.pages import PER_SHARD, Facts, Run, Shard, chosen_rows, shards
+from universal_neurons.explorer.pages import PER_SHARD, Facts, Shard, chosen_rows, shards
+from universal_neurons.explorer.partners import of_all
 from universal_neurons.explorer.shards import write_shard
 from universal_neurons.explorer.windows import BANDS, FOLLOWED, LEVELS, UNKNOWN
 from universal_neurons.store.files import read_record, replacing
@@ -99,7 +101,7 @@ def _names(sources: Sources) -> dict[str, list[str]]:
 def _write_lists(
     data: Path, run: Run, names: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[int, pd.DataFrame]]:
-    """Write the list's shards of all models; returns all numbers of the chosen neurons.
+    """Write what there is of all neurons, by model; returns all numbers of the chosen neurons.
 
     Fills the run's `extremes`.
     """
@@ -113,6 +115,7 @@ def _write_lists(
             extremes[seed, step] = largest.fillna(0).to_numpy(np.float32)
             write_shard(data, f"list-{i}-{j}", *listed(of_model, names))
             found[seed][step] = of_model.loc[chosen]
+        write_shard(data, f"rest-{i}", *of_all(run, seed))
     return found
 
 

@@ -141,6 +141,18 @@ class Run {
     return explorer.load(`list-${seed}-${step}`);
   }
 
+  /** What is known of any neuron beyond the lists: partners at the last step, and its course. */
+  async rest(seed, row) {
+    const { facts, arrays } = await explorer.load(`rest-${seed}`);
+    const n = this.starts[seed].at(-1);
+    const partners = facts.others.flatMap((other, i) => {
+      const at = i * n + row;
+      return arrays.best[at] ? [[other, arrays.best[at] - 1, arrays.corr[at], null, arrays.baseline[at], arrays.mutual[at]]] : [];
+    });
+    const label = facts.labels[arrays.label[row] - 1];
+    return { partners: this.steps.map((_, step) => (step === this.last ? partners : null)), course: label && [label, arrays.emergence[row] - 1] };
+  }
+
   /** Texts of the tokens that occur, by id. */
   async vocabulary() {
     const { facts, arrays } = await explorer.load("vocabulary");

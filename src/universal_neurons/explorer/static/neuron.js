@@ -6,8 +6,8 @@ class NeuronPage {
   static async of(run, seed, step, row) {
     const [neuron, texts] = await Promise.all([run.neuron(seed, row), run.vocabulary()]);
     if (neuron) return new NeuronPage(run, seed, row, neuron, texts, false);
-    const steps = listed(run, step, row, await run.list(seed, step));
-    return new NeuronPage(run, seed, row, { row, steps, contexts: [] }, texts, true);
+    const [list, rest] = await Promise.all([run.list(seed, step), run.rest(seed, row)]);
+    return new NeuronPage(run, seed, row, { row, steps: listed(run, step, row, list), contexts: [], ...rest }, texts, true);
   }
 
   constructor(run, seed, row, neuron, texts, bare) {
@@ -36,7 +36,7 @@ class NeuronPage {
   }
 
   view(step, neighbours) {
-    const { run, neuron, label } = this;
+    const { run, neuron, label, bare } = this;
     this.words = h("div", { class: "words" });
     this.picture = h("div", { class: "course" });
     this.partners = h("div", {});
@@ -45,8 +45,8 @@ class NeuronPage {
     this.links = h("nav", { class: "steps", "aria-label": "Neurons" });
     this.neighbours = neighbours;
     const tokens = [
-      this.#tokens("Promoted", neuron.promoted, "Tokens whose logits its output raises most, in that order; bars are cosines with the unembedding"),
-      this.#tokens("Suppressed", neuron.suppressed, "Tokens whose logits its output lowers most: cosine with the unembedding"),
+      this.#tokens("Promoted", neuron.promoted, "The ten tokens whose logits its output raises most, by cosine with the unembedding"),
+      this.#tokens("Suppressed", neuron.suppressed, "The ten tokens whose logits it lowers most, by cosine with the unembedding"),
       this.#tokens("Activating", neuron.activating, "Tokens with the largest mean activation, of those that occur ten times or more"),
     ].filter(Boolean);
     this.contexts = neuron.contexts.length ? new Contexts(run, neuron, this.seed, this.texts) : null;
@@ -67,7 +67,7 @@ class NeuronPage {
         h("h2", { id: "x" }, "The same contexts in every seed"),
         this.contexts ? this.contexts.view() : h("p", { class: "none" }, "Contexts were kept of chosen neurons only (explorer.neurons in the configuration): this is none of them."),
       ),
-      h("div", { class: "three" }, tokens, neuron.histograms ? this.#histogram() : null),
+      bare ? null : h("div", { class: "three" }, tokens, neuron.histograms ? this.#histogram() : null),
       this.#details(),
     );
     this.#course();
@@ -154,8 +154,8 @@ class NeuronPage {
 
   /** The partner with the largest correlation at a step. */
   #best(step) {
-    const matches = this.neuron.partners?.[step] ?? [];
-    if (!matches.length) return "–";
+    const matches = this.neuron.partners[step] ?? [];
+    if (!matches.length) return this.neuron.partners[step] ? "–" : h("small", {}, "not kept");
     const [seed, row, corr] = matches.reduce((best, match) => (match[2] > best[2] ? match : best));
     const { run } = this;
     return [h("a", { href: run.address(seed, step, row) }, run.label(seed, row)), h("small", {}, " seed ", h("bdi", {}, words.visible(run.seeds[seed])), `, ρ ${words.share(corr)}`)];
@@ -163,8 +163,9 @@ class NeuronPage {
 
   #partners(step) {
     const { run } = this;
-    const matches = this.neuron.partners?.[step] ?? [];
-    if (!matches.length) return h("p", { class: "none" }, this.neuron.partners ? "It has no partner at this step." : "Partners are shown of neurons whose contexts were kept.");
+    const matches = this.neuron.partners[step];
+    if (!matches) return h("p", { class: "none" }, "Of neurons without contexts, partners are known at ", h("a", { href: run.address(this.seed, run.last, this.row) }, `step ${run.steps[run.last]}`), " alone.");
+    if (!matches.length) return h("p", { class: "none" }, "It has no partner at this step.");
     const rows = matches.map(([seed, row, corr, error, baseline, mutual]) => [
       h("bdi", {}, words.visible(run.seeds[seed])),
       h("a", { href: run.address(seed, step, row) }, run.label(seed, row)),
@@ -230,11 +231,11 @@ class NeuronPage {
     const { run } = this;
     const names = Object.keys(this.neuron.steps);
     const { layer, neuron } = run.where(this.seed, this.row);
-    const others = run.seeds.filter((_, i) => i !== this.seed && this.neuron.partners);
+    const others = run.seeds.filter((_, i) => i !== this.seed);
     const head = ["step", "seed", "layer", "neuron", ...names, ...others.flatMap((seed) => [`best_match_${seed}`, `best_corr_${seed}`])];
     const rows = run.steps.map((step, i) => {
       const partners = others.flatMap((seed) => {
-        const match = this.neuron.partners[i].find(([other]) => run.seeds[other] === seed);
+        const match = this.neuron.partners[i]?.find(([other]) => run.seeds[other] === seed);
         return match ? [run.label(match[0], match[1]), match[2]] : [null, null];
       });
       return [step, run.seeds[this.seed], layer, neuron, ...names.map((name) => this.neuron.steps[name][i]), ...partners];

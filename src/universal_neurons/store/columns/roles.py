@@ -149,10 +149,10 @@ FAMILIES = Table(
         ),
         Column(
             *("kind", "text", ""),
-            "Kind of the best explanation, however little it explains: `unigram`, `position`, "
-            "`previous token`, `repetition`, `sentence end`, `space`, `capital`, `digit`, "
-            "`punctuation`, `letter`, `part of speech` or `subset`; null where nothing explains "
-            "anything.",
+            "Kind of the best explanation, of those that explain enough if any does: `unigram`, "
+            "`position`, `previous token`, `repetition`, `sentence end`, `space`, `capital`, "
+            "`digit`, `punctuation`, `letter`, `part of speech` or `subset`; null where nothing "
+            "explains anything.",
             nullable=True,
         ),
         Column("explanation", "text", "", "Which of its kind; null likewise.", nullable=True),
