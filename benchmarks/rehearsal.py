@@ -1,10 +1,14 @@
 """A dress rehearsal of a GPT-2 Small study, at a reduced number of tokens.
 
-Models of GPT-2 Small's exact shape, with the Stanford CRFM's flags and float16 weights, random and
-lightly trained, in branches `checkpoint-N` of a hub on this machine; text with subsets as the Pile
-has them. The whole workflow runs on them, and what each stage took is printed.
+Two models of GPT-2 Small's exact shape, with the Stanford CRFM's flags and float16 weights, lightly
+trained, in branches `checkpoint-N` of a hub on this machine; text with subsets as the Pile has
+them. The whole workflow runs on them, then capture and sums once more on more tokens, and what each
+rule took is printed, with what it is going to take of the paper's grid.
 
-    python benchmarks/rehearsal.py FOLDER       # some 10 GB, about an hour on 2 cores; resumable
+    python benchmarks/rehearsal.py FOLDER [LAYERS]       # some 10 GB, resumable
+
+All of its 12 layers take about an hour on 2 cores that do nothing else. With fewer, of the same
+widths, what a rule takes is projected by how it grows with them, too.
 """
 
 from __future__ import annotations
@@ -24,22 +28,28 @@ import yaml
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from universal_neurons.models.shape import Shape
+from universal_neurons.plan.config import resolve
+from universal_neurons.plan.grid import Grid
+from universal_neurons.plan.sections import Config
 from universal_neurons.prepare import text as corpus
-from universal_neurons.report.results import read_benchmarks
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/support"))
 import hub as server  # noqa: E402
+from projection import Study, Took, table, took  # noqa: E402
+
+LAYERS, WIDTH, VOCABULARY = 12, 3072, 50257
 
 SEEDS = {"alias-gpt2-small-x21": 21, "battlestar-gpt2-small-x49": 49}
-TRAINED = 100
-BATCH, CONTEXT = 8, 128
+TRAINED = 10
+BATCH, CONTEXT = 4, 128
 CONFIG = {
     "run": "rehearsal",
     "models": {
         "source": "hub",
         "seeds": list(SEEDS),
-        "steps": [0, TRAINED],
+        "steps": [TRAINED],
         "repo": "stanford-crfm/{seed}",
         "revision": "checkpoint-{step}",
         "prune_cache": True,
@@ -49,13 +59,21 @@ CONFIG = {
         "dataset": "local/speeches",
         "subset_key": "meta.century",
         "tokens": 32 * 512,
-        "heldout_tokens": 2 * 512,
+        "heldout_tokens": 512,
         "context_length": 512,
-        "shards": 2,
     },
+    # Of the time, not of the kinds of jobs: what more of them take follows from their number.
+    "baseline": {"draws": 1},
+    "nulls": {"random_directions": {"draws": 1, "tokens": 16 * 512}},
+    "ablation": {"controls": 2},
+    "correlate": {"similarity": False},
     # So lightly trained models have no neuron above 0.5.
     "universality": {"excess_threshold": 0.05},
 }
+# Neurons of a layer whose contexts are shown, as many as a study is planned with.
+CHOSEN = 300
+# What grows with the tokens most of all.
+MORE_TOKENS, GROWING = 96 * 512, "correlate"
 
 
 def make_tokenizer(where: Path) -> PreTrainedTokenizerFast:
@@ -78,15 +96,18 @@ def make_text(where: Path) -> None:
             out.write(json.dumps(line) + "\n")
 
 
-def make_models(where: Path, seed: int, tokenizer_dir: Path, ids: torch.Tensor) -> None:
-    """One model at step 0 and lightly trained, as the CRFM saves them."""
+def make_models(
+    where: Path, seed: int, tokenizer_dir: Path, ids: torch.Tensor, layers: int
+) -> None:
+    """One model, lightly trained, as the CRFM saves them."""
     torch.manual_seed(seed)
-    config = GPT2Config(scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True)
+    flags = {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
+    config = GPT2Config(n_layer=layers, **flags)
     model = GPT2LMHeadModel(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=6e-4)
     rng = np.random.default_rng(seed)
     for step in range(TRAINED + 1):
-        if step in (0, TRAINED):
+        if step == TRAINED:
             folder = where / f"checkpoint-{step}"
             shutil.copytree(tokenizer_dir, folder, dirs_exist_ok=True)
             # A copy: half() would turn the model itself into float16.
@@ -99,46 +120,57 @@ def make_models(where: Path, seed: int, tokenizer_dir: Path, ids: torch.Tensor) 
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        if step % 10 == 0:
+        if step % 5 == 0:
             print(f"seed {seed}, step {step}: loss {loss.item():.2f}", flush=True)
     (where / "ready").touch()
 
 
-def rehearse(where: Path, hub: server.Hub, config: dict) -> None:
-    """Run the workflow with the models and texts of a hub, and print what it took."""
-    (where / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+def rehearse(where: Path, hub: server.Hub, config: dict, *until: str) -> dict[str, Took]:
+    """Run the workflow, up to some rules, with a hub's models and texts; what its rules took."""
+    name = f"{config['run']}.yaml"
+    (where / name).write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     subprocess.run(
-        [*command, "--configfile", "config.yaml", "--cores", "all"],
+        [*command, "--configfile", name, "--cores", "all", *(["--until", *until] if until else [])],
         cwd=where,
         env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(where / "hf")},
         check=True,
     )
-    print("| rule | jobs | seconds in all | most memory, MB |\n|---|---|---|---|")
-    for rule, took in read_benchmarks(where / f"results/{config['run']}/benchmarks").items():
-        print(f"| {rule} | {took['jobs']:.0f} | {took['seconds']:.0f} | {took['memory_mb']:.0f} |")
+    return took(where / f"results/{config['run']}")
+
+
+def grid_of(config: dict, layers: int = LAYERS) -> Grid:
+    """The grid of a configuration, of models of these widths."""
+    typed = Config.of(resolve(config))
+    return Grid(typed, dict.fromkeys(typed.models.seeds, Shape(layers, WIDTH)), VOCABULARY)
 
 
 def main() -> None:
     """Make the hub, run the workflow, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    where = parser.parse_args().folder.resolve()
+    parser.add_argument("layers", type=int, nargs="?", default=LAYERS)
+    given = parser.parse_args()
+    where, layers = given.folder.resolve(), given.layers
     where.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(where / "tokenizer")
     make_text(where / "text")
     lines = (where / "text/train.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     ids = torch.tensor([i for each in tokenizer(texts[::4])["input_ids"] for i in each])
+    config = {**CONFIG, "explorer": {"neurons": CHOSEN * layers}}
+    longer = {**config, "run": "longer", "corpus": {**CONFIG["corpus"], "tokens": MORE_TOKENS}}
     with server.serving() as hub:
         hub.add("local/speeches", "main", where / "text", "datasets")
         for name, seed in SEEDS.items():
             if not (where / name / "ready").exists():
-                make_models(where / name, seed, where / "tokenizer", ids)
-            for step in (0, TRAINED):
-                branch = f"checkpoint-{step}"
-                hub.add(f"stanford-crfm/{name}", branch, where / name / branch)
-        rehearse(where, hub, CONFIG)
+                make_models(where / name, seed, where / "tokenizer", ids, layers)
+            branch = f"checkpoint-{TRAINED}"
+            hub.add(f"stanford-crfm/{name}", branch, where / name / branch)
+        small = Study(grid_of(config, layers), rehearse(where, hub, config))
+        more = Study(grid_of(longer, layers), rehearse(where, hub, longer, GROWING))
+    study = yaml.safe_load((ROOT / "configs/gpt2-small-crfm.yaml").read_text())
+    print(table(small, more, grid_of(study)))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from projection import listed
 from rehearsal import ROOT, make_text, rehearse
 from transformers import BertConfig, BertForPreTraining
 
@@ -96,7 +97,7 @@ def main() -> None:
                 if not (where / repo / "pytorch_model.bin").exists():
                     make_model(where / repo, 10_000 * seed + step, texts)
                 hub.add(repo, "main", where / repo)
-        rehearse(where, hub, CONFIG)
+        print(listed(rehearse(where, hub, CONFIG)))
 
 
 if __name__ == "__main__":

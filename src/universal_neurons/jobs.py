@@ -6,6 +6,7 @@ import ctypes
 import errno
 import logging
 import os
+import resource
 import shutil
 import sys
 import time
@@ -86,7 +87,12 @@ def job(log: str | Path | None) -> Iterator[None]:
         if quiet:
             sys.exit(1)
         raise
-    logger.info("%s %.1f s", DONE, time.monotonic() - start)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    logger.info(
+        "%s %.1f s, %.1f s of the processor, at most %.0f MB",
+        *(DONE, time.monotonic() - start),
+        *(used.ru_utime + used.ru_stime, used.ru_maxrss / 1000),
+    )
 
 
 def _log_to(*handlers: logging.Handler) -> None:

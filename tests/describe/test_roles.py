@@ -161,6 +161,40 @@ def test_attention_to_the_first_position_is_what_the_module_computes():
     np.testing.assert_allclose(difference, heads @ added, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpt2", "opt", "opt post-norm", "bloom", "bloom post-norm"),
+        *("gpt_bigcode", "gpt_bigcode keys by head"),
+    ],
+)
+def test_attention_to_two_keys_differs_as_the_modules_own_probabilities(name):
+    """By another query at the third position; keys without places are those of first tokens."""
+    model = architectures.make(name)
+    where, module = model.places.attention, model.module
+    for path, part in module.named_modules():
+        if path.endswith(("wpe", "embed_positions")):
+            part.weight.zero_()
+    module.set_attn_implementation("eager")
+    queries = []
+    projection = model.blocks[0].get_submodule(where.query)
+    hook = projection.register_forward_pre_hook(lambda _, given: queries.append(given[0][0, -1]))
+    ids = torch.tensor([[3, 8, 11], [3, 8, 27]])
+    ratios = []
+    for one in ids:
+        probability = module(one[None], output_attentions=True).attentions[0][0, :, 2].log()
+        ratios.append(probability[:, 0] - probability[:, 1])
+    hook.remove()
+    residual = Residual(model)
+    norm = residual._norm(model.blocks[0], where.norm)
+    gain = 1 if norm is None else norm.weight
+    difference = ((queries[0] - queries[1]) / gain).double()
+    reads = residual.attention([3])[0] - residual.attention([8])[0]
+    expected = ratios[0] - ratios[1]
+    assert expected.abs().max() > 0.1
+    np.testing.assert_allclose(reads @ difference, expected, rtol=1e-3, atol=1e-4)
+
+
 def linear_head(model):
     """What predicts tokens, its nonlinearity left out and its norm's length taken as 1."""
     decoder, head = model.module.get_output_embeddings(), model.places.masked_head
@@ -245,8 +279,8 @@ def test_every_architecture_has_roles_or_says_what_it_lacks(name):
     ROLES.conform(table.assign(seed="a", step=1))
     gated = len(model.input_projections[0]) == 2
     assert table["gate_category"].notna().all() == gated
-    turned = not name.startswith(("gpt2", "opt"))
-    assert table["attention_score"].isna().all() == turned
+    unknown = not name.startswith(("gpt2", "gpt_bigcode", "opt", "bloom"))
+    assert table["attention_score"].isna().all() == unknown
 
 
 def test_without_a_head_no_tokens_are_promoted_and_what_logits_say_is_null():

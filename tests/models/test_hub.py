@@ -48,6 +48,8 @@ def folder(tmp_path_factory):
         train_tokenizer(texts, 260, where / f"checkpoint-{step}")
         gpt2(step).module.save_pretrained(where / f"checkpoint-{step}")
     shutil.copytree(where / "checkpoint-10", where / "main")
+    train_tokenizer(texts, 258, where / "other-tokenizer")
+    shutil.copy(where / "main/config.json", where / "other-tokenizer")
     # What a published repository has beside the model, and what must not be fetched.
     (where / "checkpoint-10/onnx").mkdir()
     for name in ("onnx/model.safetensors", "optimizer.pt", "flax_model.msgpack"):
@@ -112,6 +114,28 @@ def test_a_revision_is_fetched_by_commit_and_is_then_a_local_model(hub, client):
     assert json.loads((out / "place.json").read_text()) == {"place": f"{client.home.name}/out"}
     assert models.load(out).digest() == gpt2(20).digest() != gpt2(10).digest()
     assert len(load_tokenizer(out)) == 260
+
+
+def test_another_tokenizer_is_found_as_the_first_one_is_fetched(client):
+    def compared(*others):
+        return client.python(
+            "from pathlib import Path\n"
+            "from universal_neurons.models.hub import Name, fetch_tokenizer, tokenizer_folder\n"
+            "from universal_neurons.prepare.tokenizer import require_same\n"
+            f"first, *others = [Name({REPO!r}, one) for one in {('checkpoint-10', *others)}]\n"
+            f"out = Path({str(client.home / 'first')!r})\n"
+            "with job(None):\n"
+            "    fetch_tokenizer(first, out)\n"
+            "    require_same(map(tokenizer_folder, others), out)\n"
+        )
+
+    # One has no tokenizer but that of main.
+    said = compared("checkpoint-20", "parts")
+    assert client.code == 0, said
+    said = compared("checkpoint-20", "other-tokenizer")
+    assert client.code == 1
+    assert "its tokenizer differs from the one the corpus is made with" in said
+    assert "corpus.align: bytes" in said
 
 
 def test_only_the_needed_files_are_fetched_and_safetensors_preferred(hub, client):

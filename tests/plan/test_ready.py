@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from universal_neurons.errors import UserError
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.prepare.corpus import source_files
+from universal_neurons.prepare.text import Document
+from universal_neurons.prepare.training import train_tokenizer
 
 SHAPE = {"n_layer": 2, "n_embd": 16, "n_positions": 32, "vocab_size": 50}
 MODELS = [f"{seed}/{step}" for seed in "ab" for step in (10, 20)]
@@ -122,6 +125,17 @@ def test_a_later_model_of_another_vocabulary_needs_its_tokenizer(config, tmp_pat
     assert ready_grid(resolve(config))
     (tmp_path / "b/10/tokenizer.json").unlink()
     assert refusal(config).startswith("models.path: b/10 has no tokenizer and another vocab_size")
+
+
+def test_unlike_tokenizers_are_found_before_any_job_and_may_be_aligned(config, tmp_path):
+    for seed, text in (("a", "to have or to have not"), ("b", "so it goes and so it went")):
+        train_tokenizer([Document(text)] * 9, 260, tmp_path / f"tokenizer-{seed}")
+        shutil.copy(tmp_path / f"tokenizer-{seed}/tokenizer.json", tmp_path / f"{seed}/10")
+    said = refusal(config)
+    assert said.startswith("b/10: its tokenizer differs from the one the corpus is made with")
+    assert "corpus.align: bytes correlates them" in said
+    config["corpus"]["align"] = "bytes"
+    assert ready_grid(resolve(config))
 
 
 @pytest.mark.parametrize("key", ["n_layer", "n_embd", "n_inner"])

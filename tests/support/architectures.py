@@ -35,12 +35,13 @@ FALCON = {
     "num_attention_heads": 2,
 }
 BLOOM = {"hidden_size": 16, "n_layer": 3, "n_head": 2}  # its MLPs are always four times as wide
+GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 24}
 BERT = {**WIDE, "num_attention_heads": 2}
 # Larger weights than usual, so that every neuron matters.
 INIT = {"initializer_range": 0.3}
 
 CONFIGS = {
-    "gpt2": ("GPT2Config", {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 24}),
+    "gpt2": ("GPT2Config", GPT2),
     "gpt_neox": ("GPTNeoXConfig", {**WIDE, "num_attention_heads": 2}),
     "gpt_neox sequential": (
         "GPTNeoXConfig",
@@ -69,10 +70,8 @@ CONFIGS = {
         "BloomConfig",
         {**BLOOM, "apply_residual_connection_post_layernorm": True},
     ),
-    "gpt_bigcode": (
-        "GPTBigCodeConfig",
-        {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 24},
-    ),
+    "gpt_bigcode": ("GPTBigCodeConfig", GPT2),
+    "gpt_bigcode keys by head": ("GPTBigCodeConfig", {**GPT2, "multi_query": False}),
     "bert": ("BertConfig", BERT),
     "roberta": ("RobertaConfig", BERT),
     "albert": ("AlbertConfig", {**BERT, "embedding_size": 8}),

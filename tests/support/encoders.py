@@ -17,6 +17,8 @@ WORDS = [f"{one}{other}" for one in "bdfgklmnprst" for other in "aeiou"]
 PIECES = [".", "##s", "##ed"]
 VOCABULARY = [*SPECIAL, *PIECES, *WORDS]
 CONTEXT = 16
+# Sequences, of enough documents for the screened mode.
+SCORED = 420
 
 
 def wordpiece(folder: Path) -> Path:
@@ -70,7 +72,7 @@ def grid(where: Path, seeds: Sequence[str] = ("0", "1"), steps: Sequence[int] = 
     for seed in seeds:
         for step in steps:
             save(bert(100 * int(seed) + step), where / f"models/{seed}/{step}")
-    text(where / "text.jsonl")
+    text(where / "text.jsonl", documents=200, words=45)
     return {
         "run": "encoders",
         "models": {
@@ -83,7 +85,7 @@ def grid(where: Path, seeds: Sequence[str] = ("0", "1"), steps: Sequence[int] = 
             "source": "text",
             "path": "text.jsonl",
             "subset_key": "set",
-            "tokens": 120 * CONTEXT,
+            "tokens": SCORED * CONTEXT,
             "heldout_tokens": 30 * CONTEXT,
             "context_length": CONTEXT,
         },

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+import yaml
 from transformers import BertForMaskedLM
 
 import universal_neurons
@@ -61,7 +62,7 @@ def test_the_held_out_loss_is_transformers_own_at_the_same_masked_tokens(results
 def test_activations_are_the_mlps_own_on_unmasked_text_without_special_tokens(results, corpus):
     sequences, about, _ = corpus
     run = universal_neurons.open_run(results)
-    scored = sequences[:120]
+    scored = sequences[: encoders.SCORED]
     kept = ~np.isin(scored, about["masking"]["never"])
     for seed, step in CELLS[:2]:
         module, found = module_of(seed, step), []
@@ -97,6 +98,29 @@ def test_roles_families_and_contexts_are_known_of_encoders_too(results, corpus):
     assert not np.isin(tokens, about["masking"]["never"]).any()
     scores = pd.read_parquet(results / "universality.parquet")
     assert scores[["excess_corr", "p_value"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"run": "direct", "capture": {"store": False}},
+        {"run": "screened", "correlate": {"mode": "screened", "sample": 0.8}},
+    ],
+    ids=lambda mode: mode["run"],
+)
+def test_other_modes_find_the_same_matches_of_encoders(mode, results):
+    """On the first step alone, up to its scores."""
+    where = results.parents[1]
+    config = yaml.safe_load((where / "config.yaml").read_text())
+    one = {**config, **mode, "models": {**config["models"], "steps": [20]}}
+    (where / "other.yaml").write_text(yaml.safe_dump(one))
+    tiny.finish(where, "--configfile", "other.yaml", "--until", "score")
+    columns = ["seed", "layer", "neuron", "best_layer", "best_neuron", "best_corr"]
+    found, expected = (
+        pd.read_parquet(where / f"results/{run}/tables/matches/step20.parquet", columns=columns)
+        for run in (mode["run"], "encoders")
+    )
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-12)
 
 
 def test_nothing_is_left_to_do(results):

@@ -17,7 +17,9 @@ def test_a_model_without_a_head_goes_through_the_workflow(tmp_path):
             part = module.base_model if seed == "b" else module
             part.save_pretrained(tmp_path / f"models/{seed}/{step}")
     said = tiny.finish(tmp_path).stdout
-    assert "seed b, step 10: the weights have no head to predict tokens with" in said
+    unable = "seed b, step 10: the weights have no head to predict tokens with: "
+    assert said.count(f"{unable}no rows in ablation") == 1
+    assert said.count(f"{unable}what roles.parquet says of logits is null") == 1
     results = tmp_path / "results" / config["run"]
 
     def read(name, *columns):

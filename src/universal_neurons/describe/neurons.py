@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from universal_neurons.describe.roles import RoleCutoffs, roles
 from universal_neurons.models.load import Model
 from universal_neurons.prepare.frequency import token_counts
 from universal_neurons.store.tables import read_table
+
+logger = logging.getLogger(__name__)
 
 
 def neurons(
@@ -48,6 +51,12 @@ def neurons(
     dict
         `columns.roles.ROLES` and `columns.roles.FAMILIES`, by name.
     """
+    if not model.has_head:
+        logger.warning(
+            "seed %s, step %s: the weights have no head to predict tokens with: what roles.parquet "
+            "says of logits is null",
+            *(name["seed"], name["step"]),
+        )
     counts = token_counts(sequences, model.vocab_size)
     of_role, of_family = RoleCutoffs(**cutoffs["roles"]), FamilyCutoffs(**cutoffs["families"])
     found = {

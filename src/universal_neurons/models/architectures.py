@@ -14,11 +14,15 @@ class Attention(NamedTuple):
         Path, within a block, of the norm that they are made after.
     query, key
         Paths, within a block, of their projections: of GPT-2 one, of queries, keys and values.
+    by_head
+        Whether the one projection has a head's query, key and value side by side, and not all
+        queries before all keys; it never has with one key for all heads (``multi_query``).
     """
 
     norm: str
     query: str
     key: str
+    by_head: bool = False
 
 
 class MaskedHead(NamedTuple):
@@ -118,6 +122,13 @@ _BERT = Architecture(
     ),
 )
 
+_FUSED = Attention(
+    "input_layernorm",
+    "self_attention.query_key_value",
+    "self_attention.query_key_value",
+    by_head=True,
+)
+
 # By model_type of config.json. A new architecture is a new line here.
 ARCHITECTURES = {
     "gpt2": Architecture(
@@ -183,6 +194,7 @@ ARCHITECTURES = {
         "mlp.gelu_impl",
         ("post_attention_layernorm",),
         "transformer.ln_f",
+        attention=_FUSED,
     ),
     "gpt_bigcode": Architecture(
         "transformer.h",
@@ -191,6 +203,7 @@ ARCHITECTURES = {
         "mlp.act",
         ("ln_2",),
         "transformer.ln_f",
+        attention=Attention("ln_1", "attn.c_attn", "attn.c_attn", by_head=True),
     ),
     "bert": _BERT,
     "roberta": _BERT._replace(

@@ -188,6 +188,19 @@ def fetch_tokenizer(name: Name, out: str | Path) -> None:
         _copy([cached / "config.json", *files], directory)
 
 
+def tokenizer_folder(name: Name) -> Path:
+    """Where the client's cache has the files of a model's tokenizer, fetched if they are not there.
+
+    Raises
+    ------
+    UserError
+        See `fetch`.
+    """
+    with _explained(name):
+        cached = _download(name, TOKENIZER)
+        return next((file.parent for file in _tokenizer_files(name, cached)), cached)
+
+
 def _download(name: Name, files: Iterable[str]) -> Path:
     """Bring files of a revision into the client's cache; the folder there, named by the commit."""
     from huggingface_hub import snapshot_download

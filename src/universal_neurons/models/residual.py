@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
-from universal_neurons.models.architectures import Architecture
+from universal_neurons.models.architectures import Architecture, Attention
 from universal_neurons.models.load import Model
 
 # The norms that take out the mean, OLMo's without gain or shift; others divide by a length alone.
@@ -163,21 +163,18 @@ class Residual:
 
     def _reads_first(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         """Of a layer's heads, given what its keys are made of at position 0."""
-        where, block, config = (
-            self.places.attention,
-            self.model.blocks[layer],
-            self.model.module.config,
-        )
+        block, config = self.model.blocks[layer], self.model.module.config
+        where = self.places.attention
         assert where is not None
-        width, heads = self.d_model, config.num_attention_heads
-        query, key = (_linear(block.get_submodule(path)) for path in (where.query, where.key))
-        if where.query == where.key:
-            query, key = [part[:width] for part in query], [part[width : 2 * width] for part in key]
-        of_head = (key[0] @ x + key[1]).view(heads, -1)
+        heads = config.num_attention_heads
+        query, key = _queries_and_keys(block, where, config)
+        # One key, or one for each head.
+        of_head = (key[0] @ x + key[1]).view(-1, self.d_model // heads)
         norm = self._norm(block, where.norm)
         weight, _ = _folded(norm, query[0], query[1], self.places)
-        reads = torch.einsum("hk,hkd->hd", of_head, weight.view(heads, -1, width))
-        scale = of_head.shape[1] ** -0.5
+        weight = weight.view(heads, -1, self.d_model)
+        reads = torch.einsum("hk,hkd->hd", of_head.expand(heads, -1), weight)
+        scale = of_head.shape[1] ** -0.5 if getattr(config, "scale_attn_weights", True) else 1.0
         if getattr(config, "scale_attn_by_inverse_layer_idx", False):
             scale /= layer + 1
         return reads * scale
@@ -251,6 +248,23 @@ def _folded(
     if isinstance(norm, CENTRING):
         weight = weight - weight.mean(1, keepdim=True)
     return weight, bias
+
+
+def _queries_and_keys(
+    block: nn.Module, where: Attention, config: Any
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Weight and bias of a block's queries, of all heads one after the other, and of its keys."""
+    query, key = (_linear(block.get_submodule(path)) for path in (where.query, where.key))
+    if where.query != where.key:
+        return query, key
+    one_key = getattr(config, "multi_query", False)
+    if where.by_head and not one_key:
+        of_head = [part.unflatten(0, (config.num_attention_heads, 3, -1)) for part in query]
+        query, key = ([part[:, i].flatten(0, 1) for part in of_head] for i in (0, 1))
+        return query, key
+    width = config.hidden_size
+    keys = width // config.num_attention_heads if one_key else width
+    return [part[:width] for part in query], [part[width : width + keys] for part in key]
 
 
 def _linear(module: nn.Module) -> list[torch.Tensor]:

@@ -23,7 +23,7 @@ from universal_neurons.plan.grid import (
 from universal_neurons.prepare import corpus
 from universal_neurons.prepare.aligned import require_own
 from universal_neurons.prepare.speech import require_spacy
-from universal_neurons.prepare.tokenizer import has_tokenizer, require_tokenizer
+from universal_neurons.prepare.tokenizer import has_tokenizer, require_same, require_tokenizer
 from universal_neurons.store.columns.score import LEAST_SAMPLE
 
 # Snakemake plans about a thousand jobs in a second, and holds them all in memory.
@@ -92,6 +92,8 @@ def _check_tokenizers(config: Mapping[str, Any]) -> None:
                 f"models.path: {directory} has no tokenizer and another vocab_size in config.json "
                 f"than {tokenizer}; if it has that one's tokenizer, name it as models.tokenizer"
             )
+    seeds, step = config["models"]["seeds"], config["models"]["steps"][0]
+    require_same((Path(model_directory(config, seed, step)) for seed in seeds), tokenizer)
 
 
 def notes(config: Mapping[str, Any]) -> list[str]:

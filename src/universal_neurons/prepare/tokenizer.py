@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from universal_neurons.errors import UserError
+from universal_neurons.models import hub
 from universal_neurons.models.shape import read_vocabulary
 from universal_neurons.models.weights import one_line
 
@@ -160,11 +161,41 @@ def check_tokenizer(directory: Path, about: Mapping[str, Any]) -> None:
     found = expected and identity(load_tokenizer(directory))
     if found and (differ := [what for what in found if found[what] != expected.get(what)]):
         raise UserError(
-            f"{directory}: its tokenizer differs from the one the corpus was made with (the first "
+            f"{directory}: its tokenizer differs from the one the corpus is made with (the first "
             f"seed's, or models.tokenizer) in {' and '.join(differ)}; activations on different "
             "tokens can't be correlated; corpus.align: bytes correlates them where tokens end at "
             "the same byte"
         )
+
+
+def require_same(directories: Iterable[Path], first: Path) -> None:
+    """Refuse what `check_tokenizer` would, before there is a corpus.
+
+    Parameters
+    ----------
+    directories
+        Of models, or of their tokenizers alone; those without one pass.
+    first
+        Of the tokenizer that makes the corpus. One with the same files is not loaded.
+
+    Raises
+    ------
+    UserError
+        See `check_tokenizer`.
+    """
+    own, about = _files(first), dict[str, Any]()
+    for directory in directories:
+        found = _files(directory)
+        if not found or found == own:
+            continue
+        about = about or {"tokenizer": identity(load_tokenizer(first))}
+        check_tokenizer(directory, about)
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    """What is in the files of a tokenizer, by their names."""
+    paths = (directory / name for name in hub.TOKENIZER)
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 def special_token_ids(tokenizer: Any) -> list[int]:

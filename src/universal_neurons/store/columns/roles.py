@@ -97,8 +97,7 @@ ROLES = Table(
             *("attention_score", "float64", ""),
             "What a unit of its output direction adds to a later head's attention to the first "
             "position, before the softmax, of the head with the most; null without later heads, "
-            "and where attention turns queries by their position or, as in BLOOM and GPT-BigCode, "
-            "has a projection that is laid out otherwise.",
+            "where attention turns queries by their position, and of encoders.",
             nullable=True,
         ),
         Column(
