@@ -65,7 +65,6 @@ CONFIG = {
     # Of the time, not of the kinds of jobs: what more of them take follows from their number.
     "baseline": {"draws": 1},
     "nulls": {"random_directions": {"draws": 1, "tokens": 16 * 512}},
-    "ablation": {"controls": 2},
     "correlate": {"similarity": False},
     # So lightly trained models have no neuron above 0.5.
     "universality": {"excess_threshold": 0.05},
