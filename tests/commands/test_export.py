@@ -1,5 +1,6 @@
 """Exports have the formats of other tools and the values of the run."""
 
+import gzip
 import json
 
 import pandas as pd
@@ -49,6 +50,68 @@ def test_best_buddies_are_mutual_in_both_directions(results, tmp_path, capsys):
         assert tuple(back.loc[two, ["best_layer", "best_neuron"]]) == one
         assert pair["correlation"] == there.loc[one, "best_corr"]
         assert pair["rank_in_model1"] == pair["rank_in_model2"] == 1
+
+
+# By file, the columns of Neuronpedia's tables that have no default, and others that we fill.
+NEURONPEDIA = {
+    "release": ("name description creatorName creatorId", "urls visibility"),
+    "model": (
+        "id creatorId layers neuronsPerLayer owner",
+        "displayName displayNameShort visibility",
+    ),
+    "sourceset": ("modelId name description creatorName creatorId", "urls visibility releaseName"),
+    "source": ("id modelId setName creatorId", "visibility"),
+    "features": (
+        "modelId layer index",
+        "creatorId sourceSetName maxActApprox frac_nonzero pos_str pos_values neg_str neg_values "
+        "freq_hist_data_bar_heights freq_hist_data_bar_values",
+    ),
+    "activations": (
+        "id tokens index layer modelId maxValue maxValueTokenIndex minValue values creatorId",
+        "dataIndex qualifyingTokenIndex",
+    ),
+}
+
+
+def test_neuronpedia_finds_its_files_and_columns_and_our_contexts(results, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["export", "neuronpedia", str(results), "--seed", "1", "--output", str(out)]
+    main([*command, "--model-id", "tiny-1"])
+    assert "cosines with the unembedding" in capsys.readouterr().out
+    run = open_run(results)
+    examples = run.rows("examples", seed="1", step=20)
+    held = {"features": [], "activations": []}
+    for layer in examples["layer"].unique():
+        folder = out / f"tiny-1/{layer}-mlp"
+        files = {path.relative_to(folder).parts[0]: path for path in folder.rglob("*.jsonl*")}
+        assert {name.removesuffix(".jsonl") for name in files} == set(NEURONPEDIA)
+        for name, path in files.items():
+            text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            lines = [json.loads(line) for line in text.splitlines()]
+            required, filled = NEURONPEDIA[name.removesuffix(".jsonl")]
+            assert {tuple(sorted(line)) for line in lines} == {
+                tuple(sorted(f"{required} {filled}".split()))
+            }
+            held.get(name, []).extend(lines)
+        assert folder.name == json.loads((folder / "source.jsonl").read_text())["id"]
+    for feature in held["features"]:
+        heights, values = (feature[f"freq_hist_data_bar_{x}"] for x in ("heights", "values"))
+        assert len(heights) == len(values)
+    own = {(line["layer"], line["index"]) for line in held["features"]}
+    assert {(line["layer"], line["index"]) for line in held["activations"]} == own
+    assert len({line["id"] for line in held["activations"]}) == len(examples)
+    for line, row in zip(held["activations"], examples.itertuples(), strict=True):
+        assert line["index"] == str(row.neuron)
+        assert line["tokens"] == [run.text([token]) for token in row.token_ids]
+        assert line["values"] == row.activations.tolist()
+        assert line["values"][line["qualifyingTokenIndex"]] == pytest.approx(row.activation)
+        assert line["values"][line["maxValueTokenIndex"]] == line["maxValue"] == max(line["values"])
+
+
+def test_a_model_is_named_as_neuronpedia_names_them(results, tmp_path):
+    command = ["export", "neuronpedia", str(results), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="--model-id Tiny/1: use small letters"):
+        main([*command, "--model-id", "Tiny/1"])
 
 
 def test_any_table_becomes_csv(results, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def rosetta(
 
 def neuronpedia(results: Path, seed: str | None, model_id: str, output: Path | None) -> str:
     """Write features and activations of a seed, see `export.neuronpedia`."""
-    from universal_neurons.export.neuronpedia import bundle
+    from universal_neurons.export.neuronpedia import DIFFERENCES, bundle
 
     run = open_run(results)
     files = bundle(run, seed or run.seeds[0], model_id)
@@ -63,8 +64,9 @@ def neuronpedia(results: Path, seed: str | None, model_id: str, output: Path | N
         for name, lines in files.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return f"{folder}: {len(files)} files"
+            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+            path.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+    return f"{folder}: {len(files)} files\n{DIFFERENCES}"
 
 
 def _step(run: Run, step: int | None) -> int:
