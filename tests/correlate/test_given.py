@@ -1,4 +1,4 @@
-"""What the token explains, and correlations given it: planted truths, and float64 oracles."""
+"""What classes of tokens explain, correlations given them: planted truths, float64 oracles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline import gpt2, neurons, run_capture, wrap
 
 from universal_neurons.activations.class_sums import KINDS, HalfSums
 from universal_neurons.activations.reader import Activations
-from universal_neurons.correlate.given import Given
+from universal_neurons.correlate.given import array_of, read_given
 from universal_neurons.correlate.given_refined import GivenRefined
 from universal_neurons.correlate.refine import refine
 from universal_neurons.correlate.rotations import Baseline, rotation
@@ -77,9 +77,9 @@ def test_a_layer_that_sees_no_context_is_all_token_and_nothing_is_left_given_it(
         assert of_model["token_r2"][layer0][live].min() >= 0.999
         # A neuron that is 0 but for a handful of tokens has few codes to go by.
         assert found.best[layer0][live].min() > 0.995
-        assert np.abs(excess(matches.given[seed])[layer0]).max() < 0.02
+        assert np.abs(excess(matches.given["token"][seed])[layer0]).max() < 0.02
         # The next layer sees the other tokens: something is left, and its copy has the same.
-        left = matches.given[seed].best[40:]
+        left = matches.given["token"][seed].best[40:]
         assert np.median(left) > 0.99
 
 
@@ -89,6 +89,42 @@ def blind(model):
     attention = model.module.transformer.h[0].attn.c_proj
     attention.weight[:] = 0
     attention.bias[:] = 0
+
+
+def test_neurons_lose_their_excess_given_the_class_that_they_read_and_no_other(tmp_path):
+    """A layer reads the token, one the token before, one the position; half of each with noise."""
+    rng = np.random.default_rng(11)
+    n, width = 40_000, 24
+    ids = zipf(rng, n, 400).reshape(-1, CONTEXT)
+    labels = labels_of(ids)
+    read = {
+        kind: rng.standard_normal((label.max() + 1, width))[label] for kind, label in labels.items()
+    }
+    # The start of a sequence is known by its position and by its lack of a token before.
+    for kind in KINDS[1:]:
+        read[kind][::CONTEXT] = 0
+    noise = np.repeat([0.0, 0.5], width // 2)
+    layers = [
+        [(x + noise * rng.standard_normal((n, width))).astype(np.float32) for x in read.values()]
+        for _ in range(2)
+    ]
+    models = [capture(x, tmp_path / name, name) for name, x in zip("ab", layers, strict=True)]
+    matches, _ = match_given(models, ids, alternate(n), tmp_path)
+    for key, found in matches.found.items():
+        all_tokens = excess(found).reshape(len(KINDS), width)
+        assert (np.median(all_tokens, axis=1) > 0.3).all()
+        for kind in KINDS:
+            left = excess(matches.given[kind][key]).reshape(len(KINDS), width)
+            own = [reads == kind for reads in read]
+            assert np.abs(left[own]).max() < 0.03, kind
+            assert np.abs(left - all_tokens)[np.logical_not(own)].max() < 0.03, kind
+
+
+def labels_of(ids):
+    """Class of every token by kind, counted from 0; the token before position 0 is one more."""
+    before = np.hstack([np.full((len(ids), 1), ids.max() + 1), ids[:, :-1]])
+    position = np.arange(ids.size) % CONTEXT
+    return dict(zip(KINDS, (ids.ravel(), before.ravel(), position), strict=True))
 
 
 def test_neurons_that_respond_to_context_alone_keep_their_excess(tmp_path):
@@ -104,7 +140,8 @@ def test_neurons_that_respond_to_context_alone_keep_their_excess(tmp_path):
     matches, stored = match_given(models, ids, alternate(n), tmp_path)
     for key, found in matches.found.items():
         assert np.median(excess(found)) > 0.2
-        assert np.abs(excess(matches.given[key]) - excess(found)).max() < 0.02
+        for given in matches.given.values():
+            assert np.abs(excess(given[key]) - excess(found)).max() < 0.02
     for of_model in stored:
         for kind in KINDS:
             assert of_model[f"{kind}_r2"].max() < 0.01
@@ -172,7 +209,7 @@ def computed(hard, tmp_path_factory):
 
 
 def residual(layers, ids):
-    """Activations less the mean of their identity, float64, per layer."""
+    """Activations less the mean of their class, float64, per layer."""
     found = []
     for layer in layers:
         x = layer.astype(np.float64)
@@ -187,30 +224,35 @@ def unit(x):
     return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
 
 
-def test_spreads_within_tokens_are_those_of_float64(hard, computed):
+@pytest.fixture(scope="module", params=KINDS)
+def within(request, hard, computed):
+    """By kind of class: what is left of both models in float64, what is stored, what is found."""
     layers, ids, _ = hard
-    (_, stored), _ = computed
-    for own, of_model in zip(layers, stored, strict=True):
-        left = np.hstack(residual(own, ids)).std(0)
+    (matches, stored), _ = computed
+    label = labels_of(ids.reshape(-1, CONTEXT))[request.param]
+    spread = [of_model[array_of(request.param, "std")] for of_model in stored]
+    return [residual(own, label) for own in layers], spread, matches.given[request.param]
+
+
+def test_spreads_within_classes_are_those_of_float64(hard, within):
+    (layers, _, _), (residuals, spreads, _) = hard, within
+    for own, of_own, found in zip(layers, residuals, spreads, strict=True):
+        left = np.hstack(of_own).std(0)
         std = np.hstack(own).astype(np.float64).std(0)
         # Nothing is left, or too little to be told from the rounding.
-        known = of_model["std"] > 0
+        known = found > 0
         assert (left[~known] < 0.05 * std[~known]).all()
         assert known.mean() > 0.8
-        share = (of_model["std"] ** 2 - left**2) / std**2
+        share = (found**2 - left**2) / std**2
         assert np.abs(share[known]).max() < 1e-3
 
 
-def test_correlations_given_the_token_are_those_of_float64(hard, computed):
-    layers, ids, _ = hard
-    (matches, stored), _ = computed
-    left = [residual(own, ids) for own in layers]
-    known = [of_model["std"] > 0 for of_model in stored]
+def test_correlations_within_classes_are_those_of_float64(computed, within):
+    ((matches, _), _), (left, spreads, given) = computed, within
+    known = [spread > 0 for spread in spreads]
     a, b = (unit(np.hstack(x)) * live for x, live in zip(left, known, strict=True))
     truth = a.T @ b / len(a)
-    for (key, found), expected, live in zip(
-        matches.given.items(), (truth, truth.T), known, strict=True
-    ):
+    for (key, found), expected, live in zip(given.items(), (truth, truth.T), known, strict=True):
         assert key in matches.found
         assert np.abs(found.best - expected.max(1))[live].max() < 5e-3
         assert (found.best[~live] == 0).all()
@@ -219,13 +261,10 @@ def test_correlations_given_the_token_are_those_of_float64(hard, computed):
         assert np.abs(chosen - expected.max(1))[live].max() < 5e-3
 
 
-def test_the_baseline_given_the_token_is_that_of_rotated_residuals(hard, computed):
-    layers, ids, _ = hard
-    (matches, stored), _ = computed
-    left = [residual(own, ids) for own in layers]
-    edges = len(layers[0][0][0])
-    known = [np.split(x["std"] > 0, [edges]) for x in stored]
-    for (mine, theirs), found in zip(((0, 1), (1, 0)), matches.given.values(), strict=True):
+def test_the_baseline_within_classes_is_that_of_rotated_residuals(within):
+    left, spreads, given = within
+    known = [np.split(spread > 0, [left[0][0].shape[1]]) for spread in spreads]
+    for (mine, theirs), found in zip(((0, 1), (1, 0)), given.values(), strict=True):
         own = unit(np.hstack(left[mine]))
         best = []
         for draw in range(2):
@@ -242,14 +281,10 @@ def test_shares_explained_are_those_of_float64(hard, computed):
     """Token by token, on the activations themselves."""
     layers, ids, halves = hard
     (_, stored), _ = computed
-    n = planted.N_TOKENS
-    sequences = ids.reshape(-1, CONTEXT)
-    before = np.hstack([np.full((len(sequences), 1), -1), sequences[:, :-1]]).ravel()
-    position = np.arange(n) % CONTEXT
     half = np.repeat(halves, CONTEXT)
     for own, of_model in zip(layers, stored, strict=True):
         x = np.hstack(own).astype(np.float64)
-        for kind, label in zip(KINDS, (ids, before, position), strict=True):
+        for kind, label in labels_of(ids.reshape(-1, CONTEXT)).items():
             expected = np.array([tried_on_the_other_half(c, label, half) for c in x.T])
             assert np.abs(of_model[f"{kind}_r2"] - expected).max() < 5e-3, kind
         assert (of_model["token_r2"] > 0.5).sum() >= 2
@@ -282,23 +317,29 @@ def tried_on_the_other_half(x, label, half):
 # The screened mode.
 
 
-def test_refined_pairs_have_the_same_correlations_given_the_token(hard, computed):
+def test_refined_pairs_have_the_same_correlations_within_classes(hard, computed):
     (matches, _), models = computed
     where = models[0][0].parent.parent
-    sides, givens = [], []
+    sides, stored = [], []
     rotations = next(where.glob("rotations.zarr"))
     for i, shards in enumerate(models):
         own = neurons(shards)
         turned = Baseline.read(own, rotations, where / f"rotated{i}.zarr")
         sides.append(Side([Activations(x / "activations.zarr") for x in shards], own, turned))
-        givens.append(Given(where / f"given{i}.zarr", own, rotations))
-    found = GivenRefined(*givens)
+        stored.append((where / f"given{i}.zarr", own))
+    given = read_given(stored, rotations)
+    found = {kind: GivenRefined(*both) for kind, both in given.items()}
     documents = planted.documents(sum(store.n_tokens for store in sides[0].stores))
     plain, screening = refine(
-        *sides, screen(*sides, [0, 1], Sampling(0.3, 4), documents), given=found
+        *sides, screen(*sides, [0, 1], Sampling(0.3, 4), documents), given=[*found.values()]
     )
-    ways = zip(matches.given.values(), plain, found.found(), strict=True)
-    for exact, of_all, own in ways:
+    assert list(found) == list(KINDS)
+    ways = (
+        (*both, kind)
+        for kind, refined in found.items()
+        for both in zip(matches.given[kind].values(), plain, refined.found(), strict=True)
+    )
+    for exact, of_all, own, kind in ways:
         live = exact.index >= 0
         np.testing.assert_array_equal(live, own.index >= 0)
         full = live & ~of_all.certified
@@ -311,7 +352,7 @@ def test_refined_pairs_have_the_same_correlations_given_the_token(hard, computed
         strong = certified & (exact.best > 0.3)
         np.testing.assert_allclose(own.best[strong], exact.best[strong], atol=2e-4)
         error = (own.baseline - exact.baseline)[:, certified]
-        assert np.sqrt((error**2).mean()) < 0.05 if certified.any() else True
+        assert np.sqrt((error**2).mean()) < 0.05 if certified.any() else True, kind
     assert sum(side.certified for side in screening) > 0
 
 

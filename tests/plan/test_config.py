@@ -274,6 +274,7 @@ def test_wrong_options_of_a_hub_data_set_are_refused(corpus, message):
         ("models.tokenizer", "x", "corpus.align: bytes takes the tokenizer of every seed"),
         ("corpus.exclude_token_ids", [3], "corpus.align: bytes: corpus.exclude_token_ids has ids"),
         ("capture.store", False, "corpus.align: bytes needs stored activations"),
+        ("correlate.given", ["token", "position"], "corpus.align: bytes: correlate.given has"),
     ],
 )
 def test_what_does_not_go_with_aligned_tokenizers_is_refused(key, value, message):

@@ -28,11 +28,12 @@ class Planted(Subject):
         return None
 
 
-def world(monkeypatch, *, worth=1.0, times=5.0, power=1.0, seeds=SEEDS):
+def world(monkeypatch, *, worth=1.0, times=5.0, power=1.0, seeds=SEEDS, given=None):
     """Findings of models whose loss is the summed squared sizes to a power, times 10⁻³.
 
     One neuron in twelve is universal and has `times` the squared size of another; it costs `worth`
-    times as much as another of its size would.
+    times as much as another of its size would. Of the universal a share `given` is so given the
+    token, which is not known if None.
     """
     tables = []
     for i, seed in enumerate(seeds):
@@ -59,7 +60,10 @@ def world(monkeypatch, *, worth=1.0, times=5.0, power=1.0, seeds=SEEDS):
         subject = Planted(model, seed, 1, np.zeros(N), np.sqrt(squares), np.full(N, 0.5))
         excess = rng.random(N) / 3 + 0.6 * universal
         text = held_out(np.zeros((1, 2), int))
-        scores = pd.DataFrame({"excess_corr": excess, "universal": universal})
+        past = None if given is None else universal & (rng.random(N) < given)
+        scores = pd.DataFrame(
+            {"excess_corr": excess, "universal": universal, "universal_given_token": past}
+        )
         tables.append(module.doses(subject, text, scores))
     return Findings({"doses": pd.concat(tables)}, synthetic.excess_above(0.5))
 
@@ -95,8 +99,27 @@ def test_neurons_that_cost_more_or_less_at_equal_energy_are_found(monkeypatch, w
     assert row["low"] < worth < row["high"]
     assert row["high"] - row["low"] < 0.8
     text = on_equal_energy(found)
-    assert f"{row['ratio']:.2f} with all universal neurons replaced (95\u00a0% interval" in text
+    assert (
+        f"{row['ratio']:.2f} with all neurons replaced that are universal (95\u00a0% interval"
+        in text
+    )
     assert f"5 seeds): {says};" in text
+
+
+def test_neurons_universal_given_the_token_are_a_set_of_their_own(monkeypatch):
+    found = world(monkeypatch, worth=1.6, given=0.5)
+    of = found.last_doses.groupby("neuron_set")["n_neurons"].sum()
+    assert 0 < of["universal_given_token"] < of["universal"]
+    row = rows(found).xs("universal_given_token").iloc[0]
+    assert row["verdict"] == "more"
+    assert row["low"] < 1.6 < row["high"]
+    said = f"{row['ratio']:.2f} with all neurons replaced that are universal given the token"
+    assert said in on_equal_energy(found)
+    labels = [text.get_text() for text in energy_response(found).legends[0].get_texts()]
+    assert labels == ["others", "top by excess", "universal", "universal given the token"]
+    # Where there are none nothing is added.
+    none = world(monkeypatch, worth=1.6, given=0.0).last_doses
+    pd.testing.assert_frame_equal(none, world(monkeypatch, worth=1.6).last_doses)
 
 
 def test_nothing_is_said_where_no_others_reach_the_energy(monkeypatch):
@@ -106,7 +129,10 @@ def test_nothing_is_said_where_no_others_reach_the_energy(monkeypatch):
     assert row["n_within"] == 0
     assert np.isnan([row["ratio"], row["low"], row["high"]]).all()
     text = on_equal_energy(found)
-    assert "an unknown factor with all universal neurons replaced: in none of 5 seeds do" in text
+    assert (
+        "an unknown factor with all neurons replaced that are universal: in none of 5 seeds do"
+        in text
+    )
     assert "more" not in text
 
 

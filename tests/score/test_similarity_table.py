@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from universal_neurons.correlate.similar_pair import MEASURES, PairSimilarity
-from universal_neurons.report.similarity import unmatched_counts
+from universal_neurons.report.similarity import over_seeds, unmatched_counts
 from universal_neurons.score.similarity import (
     of_like_depth,
     read_similarities,
@@ -63,6 +63,30 @@ def test_layers_of_like_depth_are_found_for_every_pair_by_its_own_depth(pairs):
     assert places["a", "b"] == [[0, 0], [1, 1]]
     # The middle one of three is as near to both of two.
     assert places["a", "c"] == [[0, 0], [0, 1], [1, 1], [1, 2]]
+
+
+def test_the_interval_of_layers_alike_covers_the_mean_of_seeds_not_yet_seen():
+    """A pair is as alike as its two seeds together make it, but for noise of its own."""
+    runs, n, truth = 300, 5, 0.6
+    rng = np.random.default_rng(2)
+    one, other = np.triu_indices(n, 1)
+    of_seed = 0.05 * rng.standard_normal((runs, n))
+    alike = truth + of_seed[:, one] + of_seed[:, other] + 0.03 * rng.standard_normal((runs, 10))
+    values = {name: alike.ravel() for name in MEASURES}
+    keys = {"step": np.repeat(np.arange(runs), 10), "layer": 0, "other_layer": 0}
+    pairs = {"seed": np.tile(one, runs).astype(str), "other_seed": np.tile(other, runs).astype(str)}
+    found = over_seeds(pd.DataFrame({**keys, **pairs, **values})).xs("cka", level="measure")
+    np.testing.assert_allclose(found["mean"], alike.mean(1))
+    assert 0.91 < ((found["low"] < truth) & (truth < found["high"])).mean() < 0.99
+    # As if pairs were independent it would be half as wide, and cover too rarely.
+    naive = 2.26 * alike.std(1, ddof=1) / np.sqrt(10)
+    assert (np.abs(alike.mean(1) - truth) < naive).mean() < 0.85
+
+
+def test_two_seeds_have_no_interval_of_layers_alike(pairs):
+    found = over_seeds(similarity_table(pairs[:1], 7))
+    assert found["mean"].notna().all()
+    assert found[["low", "high"]].isna().all(axis=None)
 
 
 def test_neurons_without_a_match_are_counted_by_what_a_layer_explains():

@@ -1,4 +1,4 @@
-"""What is known of captured models given the token, made in a test as the workflow makes it."""
+"""What is known of captured models given classes of tokens, made as the workflow makes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline import write_rotated, write_rotations
 
 from universal_neurons.activations import products
-from universal_neurons.activations.class_sums import class_sums, groups_of
+from universal_neurons.activations.class_sums import KINDS, class_sums, groups_of
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.given import write_given
 from universal_neurons.correlate.match import match_pair
@@ -38,16 +38,18 @@ def store_given(
     path: Path,
     rotations: Path,
     rotating: Rotating,
+    kinds: Sequence[str] = KINDS,
 ) -> dict[str, NDArray]:
-    """What is known of a captured model given the token; made at `path`."""
+    """What is known of a captured model given classes of tokens; made at `path`."""
+    moments = [shard / "moments.zarr" for shard in shards]
     write_given(
         path,
-        sums=[shard / "moments.zarr" for shard in shards],
+        Captured(moments, shards[0].parent / "calibration.zarr"),
         within=[shard / "within.zarr" for shard in shards],
         classes=write_classes(shards, sequences, halves),
-        calibration=shards[0].parent / "calibration.zarr",
         rotations=rotations,
         rotating=rotating,
+        kinds=kinds,
         attributes={},
     )
     return read_arrays(path)
@@ -73,7 +75,7 @@ def match_given(
     draws: int = 2,
     standardise: bool = False,
 ) -> tuple[StepMatches, list[dict[str, NDArray]]]:
-    """Matches of two captured models, given the token too, and what was stored of either."""
+    """Matches of two captured models, given classes too, and what is stored of either."""
     rotations, rotating = where / "rotations.zarr", Rotating(draws, standardise)
     write_rotations(rotations, models, draws)
     captured, stored = [], []

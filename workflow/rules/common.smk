@@ -115,6 +115,9 @@ CAPTURE = {
 CAPTURE |= {key: config["corpus"][key] for key in ("exclude_token_ids", "exclude_positions")}
 # How the baseline rotates neurons, besides the rotations themselves.
 ROTATING = {key: config["baseline"][key] for key in ("draws", "standardise")}
+# What correlations are conditioned by; not a parameter where it is the token alone, as it ever was.
+CONDITIONING = {"kinds": config["correlate"]["given"]}
+CONDITIONING = {} if CONDITIONING["kinds"] == ["token"] else CONDITIONING
 # How random directions are drawn, and what they are matched on.
 DRAWING = {key: config["nulls"]["random_directions"][key] for key in ("draws", "seed")}
 DRAWING["sequences"] = GRID.sequences_of_directions()

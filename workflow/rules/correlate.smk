@@ -69,6 +69,7 @@ if config["capture"]["store"]:
         resources:
             **asks("given"),
         params:
+            **CONDITIONING,
             rotating=ROTATING,
             version=METHOD_VERSION["given"],
         script:

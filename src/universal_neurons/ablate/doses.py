@@ -36,6 +36,10 @@ CONTROLS = 3
 OTHERS, OTHERS_DRAWS = (0.005, 0.02, 0.07, 0.25, 0.8), 2
 
 
+# Columns of `universality` whose neurons are replaced as a set.
+NAMED = ("universal", "universal_given_token")
+
+
 @dataclass(frozen=True)
 class _Set:
     """Neurons to replace, what they are a dose of, and how like them their controls are."""
@@ -51,7 +55,7 @@ def doses(
     scores: pd.DataFrame,
     accuracy: Accuracy = AS_GIVEN,
     *,
-    named: Sequence[str] = ("universal",),
+    named: Sequence[str] = NAMED,
     kind: str = "mean",
     random_seed: int = 0,
     batch_tokens: int = 1024,
@@ -68,8 +72,8 @@ def doses(
         Text is read until the standard errors of the doses' loss changes, and of their differences
         from their controls, are as asked for.
     named
-        Columns that say of every neuron whether it is of a set that is replaced too. `OTHERS` are
-        drawn outside of these and of the largest dose.
+        Columns that say of every neuron whether it is of a set that is replaced too; null is no. A
+        set without neurons has no row. `OTHERS` are drawn outside of these and of the largest dose.
     kind
         One of `ablation.KINDS`.
 
@@ -91,7 +95,7 @@ def doses(
     apart = np.isin(np.arange(len(order)), tops[max(DOSES)])
     sets = list(_tops(subject, tops, kind, random_seed))
     for name in named:
-        chosen = scores[name].to_numpy(bool)
+        chosen = scores[name].astype("boolean").fillna(False).to_numpy(bool)
         apart = apart | chosen
         whole = NeuronSet(ALL_LAYERS, name, -1, np.flatnonzero(chosen))
         sets.append(_Set(float(chosen.mean()), whole))

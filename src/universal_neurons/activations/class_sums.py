@@ -24,6 +24,7 @@ from universal_neurons.store.arrays import Added
 
 # What tokens are classed by, in the names of arrays and columns.
 KINDS = ("token", "previous_token", "position")
+TOKEN = KINDS[0]
 
 # Of the previous token where there is none, at the start of a sequence.
 NO_TOKEN = -1

@@ -1,4 +1,4 @@
-"""Best matches given the token in the screened mode: of the pairs that are refined, no others."""
+"""Best matches given a class of tokens in the screened mode: of the pairs that are refined."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.correlate import audit
-from universal_neurons.correlate.given import Given, check_same_tokens
+from universal_neurons.correlate.given import Given
 from universal_neurons.correlate.matches import Matches
 
 # Audited neurons that a line through their baselines takes.
@@ -17,21 +17,15 @@ _PAIRS = 512
 
 
 class GivenRefined:
-    """What `refine` finds given the token, from the correlations over all tokens that it makes.
+    """What `refine` finds given the class of a token, from the correlations that it makes.
 
     Parameters
     ----------
     a, b
-        The two models.
-
-    Raises
-    ------
-    UserError
-        If the two are of different tokens.
+        The two models, of the same tokens.
     """
 
     def __init__(self, a: Given, b: Given) -> None:
-        check_same_tokens(a, b)
         self._models = a, b
         self._matches = tuple(
             Matches.nothing(len(own.within.std), other.baseline.draws)
@@ -98,7 +92,7 @@ class GivenRefined:
         """Estimate the baselines of certified neurons, and clear those of which nothing is left.
 
         The line through the audited neurons is from the sampled baselines over all tokens to the
-        exact ones given the token; they are not known with fewer than `LEAST` of these.
+        exact ones given the class; they are not known with fewer than `LEAST` of these.
 
         Parameters
         ----------

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from universal_neurons.activations.products import tile_name
 from universal_neurons.correlate.budget import Budget, shard_ranges
-from universal_neurons.correlate.given import Given, GivenToken
+from universal_neurons.correlate.given import GivenSearch, each_its_own, read_given
 from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons, part, standardised
 from universal_neurons.correlate.rotations import Baseline
@@ -35,7 +35,7 @@ def match(
     baseline_a: Baseline,
     baseline_b: Baseline,
     budget: Budget | None = None,
-    given: GivenToken | None = None,
+    given: Sequence[GivenSearch] = (),
 ) -> tuple[Matches, Matches]:
     """Best matches between some layers of one model and all layers of another, both ways.
 
@@ -57,7 +57,7 @@ def match(
     budget
         Reads the products and scores a sample of the neurons on fewer tokens meanwhile.
     given
-        Finds the best matches given the token meanwhile.
+        Find the best matches given classes of tokens meanwhile.
 
     Returns
     -------
@@ -72,8 +72,8 @@ def match(
     double = np.empty((max(a.d_mlp), max(b.d_mlp)))
     for j, b_slice in enumerate(progress(b.layers, "layers of the other seed")):
         search.turn_to(j)
-        if given:
-            given.turn_to(j)
+        for one in given:
+            one.turn_to(j)
         for place, i in enumerate(layers):
             total = (
                 budget.total(i, j, search.rotated_a[place][0], search.rotated_b[0])
@@ -83,8 +83,8 @@ def match(
             room = part(double, (a.d_mlp[i], b.d_mlp[j]))
             corr = standardised(total, a, a.layers[i], b, b_slice, room)
             search.take(corr, place, j)
-            if given:
-                given.take(corr, place, j)
+            for one, own in each_its_own(given, corr):
+                one.take(own, place, j)
     return search.found()
 
 
@@ -106,7 +106,7 @@ def match_pair(
         Their partial sums, of all shards; see `products.cross_sums`.
     a, b
         The two models, with their spread under the rotations; where both have it, also with what
-        `given.write_given` stores: then there are best matches given the token, too.
+        `given.write_given` stores: then there are best matches given classes of tokens, too.
     layers
         Layers of `a`.
     rotations
@@ -127,9 +127,8 @@ def match_pair(
     one, *one_parts = Neurons.read_parts(a.moments, a.calibration, ranges)
     other, *other_parts = Neurons.read_parts(b.moments, b.calibration, ranges)
     budget = Budget(added, ranges, one_parts, other_parts) if ranges else None
-    given = None
-    if a.given and b.given:
-        given = GivenToken(Given(a.given, one, rotations), Given(b.given, other, rotations), layers)
+    both = read_given([(a.given, one), (b.given, other)], rotations)
+    given = {kind: GivenSearch(*models, layers) for kind, models in both.items()}
     forward, backward = match(
         added,
         one,
@@ -138,7 +137,7 @@ def match_pair(
         baseline_a=Baseline.read(one, rotations, a.rotated),
         baseline_b=Baseline.read(other, rotations, b.rotated),
         budget=budget,
-        given=given,
+        given=[*given.values()],
     )
     PairMatches(
         a.seed,
@@ -150,5 +149,5 @@ def match_pair(
         backward,
         "exact",
         budget.points() if budget else None,
-        given=given.found() if given else None,
+        given={kind: search.found() for kind, search in given.items()},
     ).write(path, {**attributes, **same})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from universal_neurons.activations.class_sums import TOKEN
 from universal_neurons.correlate.audit import Screening
 from universal_neurons.correlate.budget import BudgetPoints
 from universal_neurons.correlate.largest import take_pairs, take_tile
@@ -20,8 +21,6 @@ CANDIDATES = 8
 
 # The arrays of `Matches`, by which a store has them.
 FIELDS = ("candidates", "candidate_corr", "lowest", "baseline", "other_baseline", "certified")
-# What the names of those start with that are of matches given the token, forward and backward.
-GIVEN = ("forward_given", "backward_given")
 
 
 @dataclass
@@ -165,7 +164,7 @@ class PairMatches:
     screening
         In the screened mode how the matches were found, forward and backward.
     given
-        Matches given the token, forward and backward, where they are known.
+        Matches given classes of tokens, forward and backward, by `class_sums.KINDS` that are known.
     """
 
     seed: str
@@ -178,13 +177,14 @@ class PairMatches:
     mode: str
     budget: BudgetPoints | None = None
     screening: tuple[Screening, Screening] | None = None
-    given: tuple[Matches, Matches] | None = None
+    given: Mapping[str, tuple[Matches, Matches]] = field(default_factory=dict)
 
     def write(self, path: str | Path, attributes: Mapping[str, Any]) -> None:
         """Store it; `read` reads it."""
         arrays = {
             f"{way}_{name}": getattr(matches, name)
-            for way, matches in self._by_way().items()
+            for ways, both in ((None, (self.forward, self.backward)), *self.given.items())
+            for way, matches in zip(_ways(ways), both, strict=True)
             for name in FIELDS
         }
         about = {
@@ -194,7 +194,7 @@ class PairMatches:
             "d_mlp": list(self.d_mlp),
             "other_d_mlp": list(self.other_d_mlp),
             "mode": self.mode,
-            "given": self.given is not None,
+            "given": list(self.given),
         }
         if self.budget:
             arrays |= {
@@ -206,11 +206,6 @@ class PairMatches:
         if self.screening:
             about["screening"] = list(map(asdict, self.screening))
         write_arrays(path, arrays.items(), {**attributes, **about})
-
-    def _by_way(self) -> dict[str, Matches]:
-        """All matches by the start of their arrays' names."""
-        given = zip(GIVEN, self.given or (), strict=False)
-        return {"forward": self.forward, "backward": self.backward, **dict(given)}
 
     @classmethod
     def read(cls, path: str | Path) -> PairMatches:
@@ -229,18 +224,30 @@ class PairMatches:
             ahead, back = (Screening(**found) for found in about["screening"])
             screening = ahead, back
         names = ("seed", "other_seed", "layers", "d_mlp", "other_d_mlp", "mode")
-        ways = ("forward", "backward", *(GIVEN if about["given"] else ()))
-        forward, backward, *given = (
-            Matches(**{name: arrays[f"{way}_{name}"] for name in FIELDS}) for way in ways
-        )
+        # Stores of before there were other kinds say whether they have those given the token.
+        kinds = about["given"] if isinstance(about["given"], list) else [TOKEN] * about["given"]
+
+        def both(kind: str | None = None) -> tuple[Matches, Matches]:
+            ahead, back = (
+                Matches(**{name: arrays[f"{way}_{name}"] for name in FIELDS}) for way in _ways(kind)
+            )
+            return ahead, back
+
+        forward, backward = both()
         return cls(
             **{name: about[name] for name in names},
             forward=forward,
             backward=backward,
             budget=budget,
             screening=screening,
-            given=(given[0], given[1]) if given else None,
+            given={kind: both(kind) for kind in kinds},
         )
+
+
+def _ways(given: str | None) -> tuple[str, str]:
+    """What names of arrays start with, forward and backward: of all tokens, or given a class."""
+    end = "" if given is None else "_given" if given == TOKEN else f"_given_{given}"
+    return f"forward{end}", f"backward{end}"
 
 
 @dataclass(frozen=True)
@@ -258,14 +265,14 @@ class StepMatches:
     budgets
         Of every pair (seed, other seed), by the parts they were read from, where there are any.
     given
-        As `found`, given the token; empty where that is not known.
+        As `found`, given classes of tokens, by `class_sums.KINDS` that are known.
     """
 
     found: dict[tuple[str, str], Matches]
     d_mlp: dict[str, Sequence[int]]
     screenings: dict[tuple[str, str], Screening]
     budgets: list[tuple[str, str, BudgetPoints]]
-    given: dict[tuple[str, str], Matches] = field(default_factory=dict)
+    given: dict[str, dict[tuple[str, str], Matches]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, parts: Iterable[str | Path]) -> StepMatches:
@@ -278,7 +285,7 @@ class StepMatches:
             grouping.
         """
         found: dict[tuple[str, str], Matches] = {}
-        given: dict[tuple[str, str], Matches] = {}
+        given: dict[str, dict[tuple[str, str], Matches]] = {}
         d_mlp: dict[str, Sequence[int]] = {}
         screenings: dict[tuple[str, str], Screening] = {}
         budgets = []
@@ -294,12 +301,13 @@ class StepMatches:
             here = slice(int(rows[0]), int(rows[-1]) + 1)
             for joined, (ahead, back) in (
                 (found, (part.forward, part.backward)),
-                *(((given, part.given),) if part.given else ()),
+                *((given.setdefault(kind, {}), both) for kind, both in part.given.items()),
             ):
                 _join(joined, (a, b), ahead, here, sum(part.d_mlp))
                 _join(joined, (b, a), back, slice(None), sum(part.other_d_mlp))
-        every, within = (dict(sorted(x.items())) for x in (found, given))
-        return cls(every, d_mlp, dict(sorted(screenings.items())), budgets, within)
+        within = {kind: dict(sorted(own.items())) for kind, own in given.items()}
+        by_pair = dict(sorted(found.items())), d_mlp, dict(sorted(screenings.items()))
+        return cls(*by_pair, budgets, within)
 
 
 def _join(

@@ -30,7 +30,7 @@ class Captured:
     rotated
         Its spread under the run's rotations, where that is needed; see `rotations`.
     given
-        What it is given the token, where that is known; see `given.write_given`.
+        What it is given classes of tokens, where that is known; see `given.write_given`.
     """
 
     moments: Sequence[str | Path]

@@ -14,7 +14,7 @@ from universal_neurons.correlate import audit
 from universal_neurons.correlate.audit import Screening
 from universal_neurons.correlate.candidates import Screened, Screens
 from universal_neurons.correlate.exact_sums import Wanted, exact_sums
-from universal_neurons.correlate.given import Given
+from universal_neurons.correlate.given import each_its_own, read_given
 from universal_neurons.correlate.given_refined import GivenRefined
 from universal_neurons.correlate.matches import Matches, PairMatches
 from universal_neurons.correlate.neurons import Captured, Neurons, standardised
@@ -34,7 +34,7 @@ def refine(
     b: Side,
     screens: Screens,
     kernel: str = "auto",
-    given: GivenRefined | None = None,
+    given: Sequence[GivenRefined] = (),
 ) -> tuple[tuple[Matches, Matches], tuple[Screening, Screening]]:
     """Best matches of all neurons of two models, from what `screen` found.
 
@@ -47,7 +47,7 @@ def refine(
     kernel
         See `kernels.choose_kernel`.
     given
-        Finds the best matches given the token meanwhile.
+        Find the best matches given classes of tokens meanwhile.
 
     Returns
     -------
@@ -83,9 +83,9 @@ def refine(
         side.finish(found, screens.sampled) for side, found in zip(sides, certified, strict=True)
     )
     for number, (side, found) in enumerate(zip(sides, certified, strict=True)):
-        if given:
+        for each in given:
             sampled = side.screened.own_baseline
-            given.finish(number, side.matches.certified, found.audited, sampled)
+            each.finish(number, side.matches.certified, found.audited, sampled)
     _log_operations(one, other, len(wanted.first), pair.sizes)
     return (sides[0].matches, sides[1].matches), (one, other)
 
@@ -98,7 +98,7 @@ class _Pair:
     b: Side
     sides: tuple[_Side, _Side]
     kernel: str
-    given: GivenRefined | None
+    given: Sequence[GivenRefined]
 
     @property
     def sizes(self) -> list[int]:
@@ -125,8 +125,8 @@ class _Pair:
         mine.take(corr, chosen, everyone)
         theirs.take(corr.T, everyone, chosen)
         mine.baseline[:, chosen] = (self.b, self.a)[side].baseline.best(corr)
-        if self.given:
-            self.given.take_rows(side, corr, chosen)
+        for one, own in each_its_own(self.given, corr):
+            one.take_rows(side, own, chosen)
 
     def take_pairs(self, wanted: Wanted, sums: NDArray) -> None:
         """Take in the sums of single pairs."""
@@ -137,8 +137,8 @@ class _Pair:
         corr *= b.factor[second]
         self.sides[0].matches.take_pairs(first, second, corr)
         self.sides[1].matches.take_pairs(second, first, corr)
-        if self.given:
-            self.given.take_pairs(first, second, corr)
+        for one in self.given:
+            one.take_pairs(first, second, corr)
 
 
 def _batches(rows: _Rows, sizes: Sequence[int]) -> Iterator[_Rows]:
@@ -278,11 +278,9 @@ def refine_pair(
     """
     same = check_same_run([*screens, *a.paths(), *b.paths(), rotations])
     one, other = (Side.read(x, rotations) for x in (a, b))
-    given = None
-    if a.given and b.given:
-        models = ((a, one), (b, other))
-        given = GivenRefined(*(Given(x.given, side.neurons, rotations) for x, side in models))
-    matches, screening = refine(one, other, Screens.read(screens), kernel, given)
+    both = read_given([(a.given, one.neurons), (b.given, other.neurons)], rotations)
+    given = {kind: GivenRefined(*models) for kind, models in both.items()}
+    matches, screening = refine(one, other, Screens.read(screens), kernel, [*given.values()])
     PairMatches(
         a.seed,
         b.seed,
@@ -292,5 +290,5 @@ def refine_pair(
         *matches,
         "screened",
         screening=screening,
-        given=given.found() if given else None,
+        given={kind: refined.found() for kind, refined in given.items()},
     ).write(path, {**attributes, **same})

@@ -172,6 +172,11 @@ def _aligning(config: Mapping[str, Any]) -> Iterator[str]:
             f"{key}: corpus.exclude_token_ids has ids, which mean other tokens to other "
             "tokenizers; use auto or []"
         )
+    if own := sorted({*config["correlate"]["given"]} - {"token"}):
+        yield (
+            f"{key}: correlate.given has {', '.join(own)}, which differ between tokenizers; use "
+            "[token] or []"
+        )
     if not config["capture"]["store"]:
         yield f"{key} needs stored activations; use capture.store: true"
 

@@ -234,10 +234,10 @@ def _rotated_std(s: Sizes) -> Cost:
 
 
 def _given(s: Sizes) -> Cost:
-    """Products of a model's sums by token, and its spread under rotations given the token."""
-    products = s.classes * s.layer_products
-    job = {"float32": products + 2 * min(s.draws, GIVEN_DRAWS) * s.shape.n_layers * s.cube}
-    stored = GIVEN_SUM_BYTES * s.models * s.classes * s.shape.neurons
+    """Products of a model's sums over classes, and its spread under rotations given these."""
+    rotations = 2 * s.given * min(s.draws, GIVEN_DRAWS) * s.shape.n_layers
+    job = {"float32": s.given_classes * s.layer_products + rotations * s.cube}
+    stored = GIVEN_SUM_BYTES * s.models * s.given_classes * s.shape.neurons
     return Cost(job, times(job, s.models), 6 * s.square + 6 * s.layer_classes, stored)
 
 
@@ -247,9 +247,11 @@ def _match(s: Sizes) -> Cost:
     # With the sampled neurons of the token budget at some eight points.
     memory = (10 + s.draws) * s.square + (s.layers - 1) * s.square * (1 + s.draws) // 2
     if s.grid.config.capture.store:
-        # The same given the token.
-        work += s.classes * s.layer_products + min(s.draws, GIVEN_DRAWS) * s.layer_rotation
-        memory += (2 + GIVEN_DRAWS) * s.square + (s.layers + 3) * s.layer_classes
+        # The same given classes of tokens.
+        work += s.given_classes * s.layer_products
+        work += s.given * min(s.draws, GIVEN_DRAWS) * s.layer_rotation
+        memory += s.given * (2 + GIVEN_DRAWS) * s.square
+        memory += (s.layers + 3) * 4 * s.given_classes * s.shape.d_mlp
     layer = {"float32": work}
     layers = s.pairs * s.shape.n_layers
     return Cost(times(layer, s.layers), times(layer, layers), memory)
@@ -280,9 +282,9 @@ def _refine(s: Sizes) -> Cost:
     # Those in full have baselines of their own.
     job = {"float32": REFINED_SHARE * s.shape.n_layers * s.layer_baseline}
     job[s.products] = job.get(s.products, 0) + REFINED_SHARE * s.pair
-    # Given the token: rows as above, and pairs of candidates, either way.
-    job["float32"] += REFINED_SHARE * s.classes * s.shape.n_layers * s.layer_products
-    job["float32"] += REFINED_SHARE * GIVEN_DRAWS * s.shape.n_layers * s.layer_rotation
+    # Given classes of tokens: rows as above, and pairs of candidates, either way.
+    job["float32"] += REFINED_SHARE * s.given_classes * s.shape.n_layers * s.layer_products
+    job["float32"] += s.given * REFINED_SHARE * GIVEN_DRAWS * s.shape.n_layers * s.layer_rotation
     rotated = s.draws * s.square + REFINE_BYTES // 2 + 6 * s.layer_classes + REFINE_BYTES
     memory = REFINE_BYTES + 6 * s.wide * REFINE_TOKENS * s.shape.neurons + rotated
     return Cost(job, times(job, s.pairs), memory)
@@ -344,8 +346,8 @@ def _ablate(s: Sizes) -> Cost:
 
 
 def _doses(s: Sizes) -> Cost:
-    """Three doses and their controls, and ten sets of others, of all layers."""
-    return _held_out(s, 24, 24, s.models, s.ablated)
+    """Three doses and their controls, two named sets, and ten sets of others, of all layers."""
+    return _held_out(s, 25, 25, s.models, s.ablated)
 
 
 def _effects(s: Sizes) -> Cost:

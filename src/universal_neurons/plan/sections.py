@@ -102,6 +102,7 @@ class Correlate:
     kernel: str
     device: str
     similarity: bool
+    given: list[str]
 
 
 @dataclass(frozen=True)

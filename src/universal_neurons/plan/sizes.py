@@ -34,7 +34,7 @@ UNTRAINED_TOKENS, PERMUTED_SHARE = 65536, 0.1
 WIDE_LAYER = 1024
 # What the screened mode refines at a time: tokens, and bytes of sums in full.
 REFINE_TOKENS, REFINE_BYTES = 4096, 1 << 30
-# Rotations of the baseline given the token.
+# Rotations of the baseline given a class of tokens.
 GIVEN_DRAWS = 2
 # Of a neuron whose contexts are shown: how many there are, tokens of each, and of all the tokens
 # that contexts are drawn from; the neurons that are no universal ones.
@@ -105,6 +105,18 @@ class Sizes:
     def classes(self) -> int:
         """Identities of tokens that occur among the scored ones, at most."""
         return min(self.grid.vocabulary or VOCABULARY, self.scored)
+
+    @property
+    def given(self) -> int:
+        """Kinds of classes that correlations are conditioned by."""
+        return len(self.grid.config.correlate.given)
+
+    @property
+    def given_classes(self) -> int:
+        """Their classes."""
+        positions = {"position": self.grid.config.corpus.context_length}
+        kinds = self.grid.config.correlate.given
+        return sum(positions.get(kind, self.classes) for kind in kinds)
 
     @property
     def class_sums(self) -> float:

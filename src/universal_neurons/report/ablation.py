@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from universal_neurons.report.findings import Findings
+from universal_neurons.report.response import NAMED
 from universal_neurons.report.summaries import partial_rank_correlation
 from universal_neurons.report.words import (
     NOT_ABLATED,
@@ -194,8 +195,9 @@ def on_equal_energy(findings: Findings) -> str:
 
 
 def _at_equal_energy(row: pd.Series) -> str:
-    what = "all universal neurons replaced"
-    if row["neuron_set"] == "top":
+    if row["neuron_set"] in NAMED:
+        what = f"all neurons replaced that are {NAMED[row['neuron_set']]}"
+    else:
         what = f"the {100 * row['dose']:g} % of largest excess replaced"
     if row["verdict"] == "not comparable":
         return (

@@ -158,11 +158,13 @@ class Findings:
 
     @cached_property
     def equal_energy(self) -> pd.DataFrame:
-        """See `response.ratio_over_seeds`: of universal neurons, then of every dose (`dose`)."""
-        top = response.at_equal_energy(self.last_doses, "top")
-        universal = response.at_equal_energy(self.last_doses, "universal")
+        """See `response.ratio_over_seeds`: of named sets, then of every dose (`dose`)."""
         # A share of its own in every seed.
-        sets = [("universal", universal.assign(dose=np.nan)), ("top", top)]
+        sets = [
+            (name, response.at_equal_energy(self.last_doses, name).assign(dose=np.nan))
+            for name in response.NAMED
+        ]
+        sets.append(("top", response.at_equal_energy(self.last_doses, "top")))
         found = [
             {"neuron_set": name, "dose": dose, **response.ratio_over_seeds(rows)}
             for name, table in sets

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from universal_neurons.report.contrasts import interval
 
+# Sets that have a name of their own, where there are any such neurons, and what they are.
+NAMED = {"universal": "universal", "universal_given_token": "universal given the token"}
+
 # What a comparison says. *Not comparable* where no seed's others span the set's energy or change
 # the loss clearly, *not known* where there is no interval, which takes two such seeds.
 VERDICTS = ("not comparable", "not known", "more", "less", "undecided")
@@ -75,7 +78,7 @@ def at_equal_energy(doses: pd.DataFrame, name: str) -> pd.DataFrame:
     doses
         Rows of one step of the table of that name.
     name
-        The ``neuron_set``: ``top``, ``universal``, or any other that was measured.
+        The ``neuron_set``: ``top``, one of `NAMED`, or any other that was measured.
 
     Returns
     -------

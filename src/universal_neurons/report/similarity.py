@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+
+import numpy as np
 import pandas as pd
 
+from universal_neurons.correlate.similar_pair import MEASURES
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.words import number, out_of, percent
+from universal_neurons.report.words import count_seeds, number, out_of, percent
+from universal_neurons.score.fractions import LEAST_SEEDS, jackknife_half_width
 from universal_neurons.score.similarity import of_like_depth
 
 # Share of a neuron's variance that counts as explaining it.
@@ -42,6 +47,38 @@ def unmatched_counts(universality: pd.DataFrame) -> pd.DataFrame:
     return found.groupby("step").sum()
 
 
+def over_seeds(similarity: pd.DataFrame) -> pd.DataFrame:
+    """How alike layers of like depth are, with intervals for the choice of seeds.
+
+    Every seed is compared with all others, so that pairs are not independent: the jackknife leaves
+    out one seed after the other with all of its pairs.
+
+    Parameters
+    ----------
+    similarity
+        The table of that name.
+
+    Returns
+    -------
+    DataFrame
+        By step and measure: ``mean`` over pairs and layers of like depth, and its 95 % interval
+        ``low, high``, NaN with fewer than `LEAST_SEEDS` seeds.
+    """
+    frames = []
+    for step, own in of_like_depth(similarity).groupby("step"):
+        one, other = (own[name].astype(str).to_numpy() for name in ("seed", "other_seed"))
+        seeds = np.union1d(one, other)
+        values = own[list(MEASURES)]
+        mean, half = values.mean(), np.full(len(MEASURES), np.nan)
+        if len(seeds) >= LEAST_SEEDS:
+            without = [values[(one != seed) & (other != seed)].mean() for seed in seeds]
+            half = jackknife_half_width(np.array(without))
+        high = (mean + half).clip(upper=1)
+        found = {"step": step, "mean": mean, "low": mean - half, "high": high}
+        frames.append(pd.DataFrame(found).rename_axis("measure"))
+    return pd.concat(frames).set_index("step", append=True).swaplevel()
+
+
 def on_similarity(findings: Findings) -> str:
     """Whether what has no match among neurons is there in the space of a layer."""
     counts = unmatched_counts(findings.tables["universality"])
@@ -76,12 +113,22 @@ def on_similarity(findings: Findings) -> str:
 
 
 def _of_layers(similarity: pd.DataFrame, step: int) -> str:
-    """Mean similarity of layers of like depth at a step."""
-    near = of_like_depth(similarity[similarity["step"] == step])
-    mean = near[["soft_matching", "procrustes", "cka"]].mean()
+    """Mean similarity of layers of like depth at a step, with intervals over seeds."""
+    now = similarity[similarity["step"] == step]
+    found = over_seeds(now).droplevel("step").to_dict("index")
+    matched, rotated, cka = (_said(found[x]) for x in ("soft_matching", "procrustes", "cka"))
+    n = count_seeds(len({*now["seed"].astype(str), *now["other_seed"].astype(str)}))
+    none = np.isnan(found["cka"]["low"])
+    covers = f"{n}: no intervals" if none else f"95\u00a0% intervals for the choice of {n}"
     return (
-        "Layers of like depth in two seeds have a correlation of "
-        f"{number(mean['soft_matching'], 2)} if their neurons are matched one to one, of "
-        f"{number(mean['procrustes'], 2)} in the best rotation, and a linear CKA of "
-        f"{number(mean['cka'], 2)} (mean over pairs and layers)."
+        f"Layers of like depth in two seeds have a correlation of {matched} if their neurons are "
+        f"matched one to one, of {rotated} in the best rotation, and a linear CKA of {cka} (mean "
+        f"over pairs and layers; {covers})."
     )
+
+
+def _said(row: Mapping[Hashable, float]) -> str:
+    """A mean and its interval."""
+    if np.isnan(row["low"]):
+        return number(row["mean"], 2)
+    return f"{number(row['mean'], 2)} ({number(row['low'], 2)} to {number(row['high'], 2)})"

@@ -168,10 +168,10 @@ def _over_seeds(own: pd.DataFrame, seeds: Sequence[str], shares: Shares) -> dict
             for left in seeds
         ]
     )
-    between = _jackknife_variance(without[:, 0])
+    between = jackknife_variance(without[:, 0])
     # Tokens also make the seeds differ from each other: that the jackknife has seen already.
     noise = without[:, 1:] - without[:, 1:].mean(1, keepdims=True)
-    shared = max(0.0, mean[1:].var(ddof=1) - _jackknife_variance(noise).mean())
+    shared = max(0.0, mean[1:].var(ddof=1) - jackknife_variance(noise).mean())
     # Welch and Satterthwaite: only the part between seeds rests on few numbers.
     freedom = (len(references) - 1) * (1 + shared / between) ** 2 if between > 0 else np.inf
     return row | {
@@ -180,6 +180,17 @@ def _over_seeds(own: pd.DataFrame, seeds: Sequence[str], shares: Shares) -> dict
     }
 
 
-def _jackknife_variance(without: NDArray[np.float64]) -> NDArray[np.float64]:
+def jackknife_variance(without: NDArray[np.float64]) -> NDArray[np.float64]:
     """(S − 1) / S Σ_s (θ₍₋s₎ − their mean)², along the first axis."""
     return (len(without) - 1) * without.var(0)
+
+
+def jackknife_half_width(without: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half of the 95 % interval over S seeds, with Student's t of S − 1 degrees of freedom.
+
+    Parameters
+    ----------
+    without
+        The value without each seed, in all roles that it has, along the first axis.
+    """
+    return scipy.stats.t.ppf(0.975, len(without) - 1) * np.sqrt(jackknife_variance(without))

@@ -1,4 +1,4 @@
-"""Scores past the token: what its identity explains of a neuron, and the excess that is left."""
+"""Scores past the token: what classes of tokens explain of a neuron, and the excess within them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.activations.class_sums import KINDS
+from universal_neurons.activations.class_sums import KINDS, TOKEN
 from universal_neurons.correlate.matches import Matches, StepMatches, layer_and_neuron
 from universal_neurons.score.universality import mean_over_others
 from universal_neurons.store.arrays import attributes_of, read_arrays
@@ -32,8 +32,9 @@ def with_given_matches(table: pd.DataFrame, matches: StepMatches) -> pd.DataFram
         With the columns ``given_token_…`` of `columns.score.MATCHES`: null, or −1, where they are
         not known.
     """
+    given = matches.given.get(TOKEN, {})
     frames = [
-        _of_pair(matches.given.get(key), len(found.lowest), matches.d_mlp[key[1]])
+        _of_pair(given.get(key), len(found.lowest), matches.d_mlp[key[1]])
         for key, found in matches.found.items()
     ]
     return pd.concat([table, pd.concat(frames, ignore_index=True)], axis=1)
@@ -55,24 +56,27 @@ def _of_pair(found: Matches | None, n: int, other_d_mlp: Sequence[int]) -> pd.Da
 
 
 def with_given(
-    scores: pd.DataFrame, found: Mapping[tuple[str, str], Matches], stores: Sequence[str | Path]
+    scores: pd.DataFrame,
+    found: Mapping[str, Mapping[tuple[str, str], Matches]],
+    stores: Sequence[str | Path],
 ) -> pd.DataFrame:
-    """Add what classes of tokens explain of every neuron, and its excess given the token.
+    """Add what classes of tokens explain of every neuron, and its excess given them.
 
     Parameters
     ----------
     scores
         One step's, with ``threshold``; sorted by seed, layer and neuron.
     found
-        Best matches given the token by (seed, other seed), both ways; none where not known.
+        Best matches by the kinds of classes that they are given, where that is known, and by
+        (seed, other seed), both ways.
     stores
         Of `given.write_given`, of all seeds, or none.
 
     Returns
     -------
     DataFrame
-        With ``{kind}_r2`` of all `class_sums.KINDS`, ``token_coverage``, ``excess_given_token`` and
-        ``universal_given_token``; null where they are not known.
+        With ``{kind}_r2``, ``excess_given_{kind}`` and ``universal_given_{kind}`` of all
+        `class_sums.KINDS`, and ``token_coverage``; null where they are not known.
     """
     models = {attributes_of(path)["seed"]: path for path in stores}
     added: dict[str, Any] = {f"{kind}_r2": np.nan for kind in KINDS}
@@ -82,10 +86,12 @@ def with_given(
         added = {f"{kind}_r2": np.concatenate([x[f"{kind}_r2"] for x in arrays]) for kind in KINDS}
         [coverage] = {attributes_of(path)["covered_token"] for path in stores}
         added["token_coverage"] = coverage
-    excess = _excess(found) if found else np.full(len(scores), np.nan)
-    universal = pd.array(excess > scores["threshold"].to_numpy(), dtype="boolean")
-    universal[np.isnan(excess)] = pd.NA
-    return scores.assign(**added, excess_given_token=excess, universal_given_token=universal)
+    for kind in KINDS:
+        excess = _excess(found[kind]) if kind in found else np.full(len(scores), np.nan)
+        universal = pd.array(excess > scores["threshold"].to_numpy(), dtype="boolean")
+        universal[np.isnan(excess)] = pd.NA
+        added |= {f"excess_given_{kind}": excess, f"universal_given_{kind}": universal}
+    return scores.assign(**added)
 
 
 def _excess(found: Mapping[tuple[str, str], Matches]) -> NDArray[np.float64]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 from numpy.typing import NDArray
 
+from universal_neurons.score.fractions import jackknife_half_width
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # With a seed left out twice, as the new one and by the jackknife, two others must be left.
@@ -58,8 +58,7 @@ def new_seed_table(
                 for left in seeds
             ]
         )
-        n = len(seeds)
-        half = scipy.stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) * without.var(0))
+        half = jackknife_half_width(without)
     table["low"] = (table["new_seed"] - half).clip(0, 1)
     table["high"] = (table["new_seed"] + half).clip(0, 1)
     return table

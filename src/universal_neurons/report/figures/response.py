@@ -15,11 +15,12 @@ from scipy.stats import t
 from universal_neurons.report.figures.style import (
     BLACK,
     BLUE,
+    GREEN,
     VERMILLION,
     message,
 )
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.response import Response
+from universal_neurons.report.response import NAMED, Response
 from universal_neurons.report.words import NOT_ABLATED
 
 # Energies at which curves are drawn.
@@ -27,7 +28,7 @@ POINTS = 60
 
 
 def energy_response(findings: Findings) -> Figure:
-    """Loss change at the last step by the energy of what is changed: others, top, universal."""
+    """Loss change at the last step by the energy of what is changed: others, top, named sets."""
     doses = findings.last_doses
     doses = doses[doses["delta_loss"].notna() & (doses["energy"] > 0)]
     if doses.empty:
@@ -42,8 +43,9 @@ def energy_response(findings: Findings) -> Figure:
         _points(ax, rows, label, marker="o", ms=3, color=color, alpha=0.5)
         by_seed = [Response(own) for _, own in rows.groupby("seed", observed=True)]
         _curve(ax, by_seed, color)
-    universal = doses[doses["neuron_set"] == "universal"]
-    _points(ax, universal, "universal", marker="D", ms=5, color=VERMILLION, mec=BLACK, mew=0.8)
+    for (name, label), color in zip(NAMED.items(), (VERMILLION, GREEN), strict=True):
+        own = doses[doses["neuron_set"] == name]
+        _points(ax, own, label, marker="D", ms=5, color=color, mec=BLACK, mew=0.8)
     # Losses over several orders of magnitude are told apart by their logarithms only.
     if (doses["delta_loss"] > 0).all():
         ax.set_yscale("log")

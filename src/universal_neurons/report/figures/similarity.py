@@ -21,8 +21,7 @@ from universal_neurons.report.figures.style import (
     step_axis,
 )
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.similarity import EXPLAINED, unmatched_counts
-from universal_neurons.score.similarity import of_like_depth
+from universal_neurons.report.similarity import EXPLAINED, over_seeds, unmatched_counts
 
 # Measures of layers as the figure names them: of the space, then of its neurons.
 MEASURES = {
@@ -54,13 +53,16 @@ def similarity(findings: Findings) -> Figure:
 
 
 def _by_step(ax: Axes, table: pd.DataFrame) -> None:
-    means = of_like_depth(table).groupby("step")[list(MEASURES)].mean()
+    found = over_seeds(table)
+    found = found[found.index.isin(list(MEASURES), level="measure")]
+    steps = list(found.index.unique("step"))
     for name, color in zip(MEASURES, OKABE_ITO, strict=False):
-        ax.plot(means.index, means[name], color=color, marker="o", ms=dot_size(len(means)), lw=1.6)
-    step_axis(ax, list(means.index))
-    ax.set(
-        ylim=(min(0, means.min().min()), 1.02), ylabel="similarity", title="Layers of like depth"
-    )
+        own = found.xs(name, level="measure")
+        ax.plot(steps, own["mean"], color=color, marker="o", ms=dot_size(len(steps)), lw=1.6)
+        ax.fill_between(steps, own["low"], own["high"], color=color, alpha=0.2, lw=0)
+    step_axis(ax, steps)
+    least = min(0, found[["mean", "low"]].min().min())
+    ax.set(ylim=(least, 1.02), ylabel="similarity", title="Layers of like depth")
     lines = dict(zip(MEASURES.values(), [(color, 1.6) for color in OKABE_ITO], strict=False))
     named_lines(ax, lines, title="measure")
 

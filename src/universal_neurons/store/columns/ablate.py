@@ -222,13 +222,13 @@ DOSES = Table(
         ),
         Column(
             *("neuron_set", "text", ""),
-            "`top`, `control` (matched with it one to one), `universal`, or `others`: random "
-            "neurons outside of the largest dose and of the universal ones, in their shares of the "
-            "layers.",
+            "`top`, `control` (matched with it one to one), `universal`, `universal_given_token` "
+            "(where there are any), or `others`: random neurons outside of the largest dose and of "
+            "the universal ones, in their shares of the layers.",
         ),
         Column(
             *("draw", "int64", ""),
-            "Number of the set of controls or of others, from 0; −1 for `top` and `universal`.",
+            "Number of the set of controls or of others, from 0; −1 for the other sets.",
         ),
     ),
     (

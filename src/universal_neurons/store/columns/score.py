@@ -108,7 +108,16 @@ SCORES = (
 
 UNSTORED = "null where activations were not stored"
 
-# What classes of tokens explain, and the excess past the token.
+ABOVE_GIVEN = {
+    kind: Column(
+        *(f"universal_given_{kind}", "bool", ""),
+        "Whether that is above the threshold; null where it is.",
+        nullable=True,
+    )
+    for kind in ("token", "previous_token", "position")
+}
+
+# What classes of tokens explain, and the excess past them.
 GIVEN = (
     Column(
         *("token_r2", "float64", "share"),
@@ -140,11 +149,21 @@ GIVEN = (
         "not known.",
         nullable=True,
     ),
+    ABOVE_GIVEN["token"],
     Column(
-        *("universal_given_token", "bool", ""),
-        "Whether that is above the threshold; null where it is.",
+        *("excess_given_previous_token", "float64", "correlation"),
+        "The same given the token before; null also where `correlate.given` does not name "
+        "`previous_token`.",
         nullable=True,
     ),
+    ABOVE_GIVEN["previous_token"],
+    Column(
+        *("excess_given_position", "float64", "correlation"),
+        "The same given the position in the sequence; null also where `correlate.given` does not "
+        "name `position`.",
+        nullable=True,
+    ),
+    ABOVE_GIVEN["position"],
 )
 
 STRATUM = Column(
