@@ -7,11 +7,18 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import pandas as pd
 
-from universal_neurons.correlate.similar_pair import MEASURES
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.words import count_seeds, number, out_of, percent
 from universal_neurons.score.fractions import LEAST_SEEDS, jackknife_half_width
 from universal_neurons.score.similarity import of_like_depth
+
+# Measures of layers as they are named: of the space, then of its neurons.
+MEASURES = {
+    "cka": "linear CKA",
+    "pwcca": "PWCCA",
+    "procrustes": "Procrustes",
+    "soft_matching": "soft matching",
+}
 
 # Share of a neuron's variance that counts as explaining it.
 EXPLAINED = 0.5

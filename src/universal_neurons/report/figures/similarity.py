@@ -21,15 +21,12 @@ from universal_neurons.report.figures.style import (
     step_axis,
 )
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.similarity import EXPLAINED, over_seeds, unmatched_counts
-
-# Measures of layers as the figure names them: of the space, then of its neurons.
-MEASURES = {
-    "cka": "linear CKA",
-    "pwcca": "PWCCA",
-    "procrustes": "Procrustes",
-    "soft_matching": "soft matching",
-}
+from universal_neurons.report.similarity import (
+    EXPLAINED,
+    MEASURES,
+    over_seeds,
+    unmatched_counts,
+)
 
 
 def similarity(findings: Findings) -> Figure:
@@ -54,7 +51,6 @@ def similarity(findings: Findings) -> Figure:
 
 def _by_step(ax: Axes, table: pd.DataFrame) -> None:
     found = over_seeds(table)
-    found = found[found.index.isin(list(MEASURES), level="measure")]
     steps = list(found.index.unique("step"))
     for name, color in zip(MEASURES, OKABE_ITO, strict=False):
         own = found.xs(name, level="measure")
