@@ -131,9 +131,8 @@ def write_given(
     found |= {array_of(kind, x): [] for kind in kinds for x in ("std", "rotated_std")}
 
     def arrays() -> Iterator[tuple[str, NDArray]]:
-        count = {kind: by_kind[kind].count.sum(0) for kind in kinds}
         for kind in kinds:
-            yield array_of(kind, "count"), count[kind]
+            yield array_of(kind, "count"), by_kind[kind].count.sum(0)
         for layer, own in enumerate(progress(neurons.layers, "layers")):
             within_layer = products[tile_name(layer, layer)]
             spread = _spread(within_layer.diagonal(), neurons, own, rounded)
@@ -142,13 +141,14 @@ def write_given(
                 found[f"{kind}_r2"].append(explained.r2(halves.count, sums_of_layer, spread))
                 if kind not in kinds:
                     continue
+                count = halves.count.sum(0)
                 total = sums_of_layer.sum(0, dtype=sums_of_layer.dtype)
                 yield array_of(kind, f"sums{layer}"), total
-                left = explained.left_within(count[kind], total, spread)
+                std = neurons.std[own] * np.sqrt(explained.left_within(count, total, spread))
                 covariance = covariance_within(within_layer, merged, scale, own)
-                std = neurons.std[own] * np.sqrt(left)
-                scores = class_scores(total, count[kind], neurons, own)
-                _take_out(covariance, scores, neurons.std[own], std)
+                _take_out(
+                    covariance, class_scores(total, count, neurons, own), neurons.std[own], std
+                )
                 rotated = rotated_std(covariance, matrices, layer, rotating)
                 found[array_of(kind, "std")].append(std)
                 found[array_of(kind, "rotated_std")].append(rotated)
