@@ -126,7 +126,6 @@ def write_given(
     by_kind = {kind: HalfSums(classes, kind) for kind in KINDS}
     products, matrices = Added(within), Added([rotations])
     rotating = Rotating(min(rotating.draws, DRAWS), rotating.standardise)
-    rounded = same["encoding"] == "int8"
     found: dict[str, list[NDArray]] = {f"{kind}_r2": [] for kind in KINDS}
     found |= {array_of(kind, x): [] for kind in kinds for x in ("std", "rotated_std")}
 
@@ -135,7 +134,7 @@ def write_given(
             yield array_of(kind, "count"), by_kind[kind].count.sum(0)
         for layer, own in enumerate(progress(neurons.layers, "layers")):
             within_layer = products[tile_name(layer, layer)]
-            spread = _spread(within_layer.diagonal(), neurons, own, rounded)
+            spread = _spread(within_layer.diagonal(), neurons, own, same["encoding"] == "int8")
             for kind, halves in by_kind.items():
                 sums_of_layer = halves.layer(layer)
                 found[f"{kind}_r2"].append(explained.r2(halves.count, sums_of_layer, spread))
@@ -146,9 +145,8 @@ def write_given(
                 yield array_of(kind, f"sums{layer}"), total
                 std = neurons.std[own] * np.sqrt(explained.left_within(count, total, spread))
                 covariance = covariance_within(within_layer, merged, scale, own)
-                _take_out(
-                    covariance, class_scores(total, count, neurons, own), neurons.std[own], std
-                )
+                between = class_scores(total, count, neurons, own)
+                _take_out(covariance, between, neurons.std[own], std)
                 rotated = rotated_std(covariance, matrices, layer, rotating)
                 found[array_of(kind, "std")].append(std)
                 found[array_of(kind, "rotated_std")].append(rotated)
