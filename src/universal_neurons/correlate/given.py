@@ -153,9 +153,8 @@ def write_given(
         for name, parts in found.items():
             yield name, np.concatenate(parts, axis=-1)
 
-    whose = attributes_of(model.moments[0])
-    about = {"seed": whose["seed"], "step": whose["step"], "standardise": rotating.standardise}
-    about["kinds"] = list(kinds)
+    about = {name: attributes_of(model.moments[0])[name] for name in ("seed", "step")}
+    about |= {"standardise": rotating.standardise, "kinds": list(kinds)}
     about |= {f"covered_{kind}": explained.covered(own.count) for kind, own in by_kind.items()}
     write_arrays(path, arrays(), {**attributes, **about, **same})
 

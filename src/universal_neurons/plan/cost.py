@@ -235,8 +235,8 @@ def _rotated_std(s: Sizes) -> Cost:
 
 def _given(s: Sizes) -> Cost:
     """Products of a model's sums over classes, and its spread under rotations given these."""
-    rotations = 2 * s.given * min(s.draws, GIVEN_DRAWS) * s.shape.n_layers
-    job = {"float32": s.given_classes * s.layer_products + rotations * s.cube}
+    rotated = 2 * s.given_rotations * s.shape.n_layers * s.cube
+    job = {"float32": s.given_classes * s.layer_products + rotated}
     stored = GIVEN_SUM_BYTES * s.models * s.given_classes * s.shape.neurons
     return Cost(job, times(job, s.models), 6 * s.square + 6 * s.layer_classes, stored)
 
@@ -248,8 +248,7 @@ def _match(s: Sizes) -> Cost:
     memory = (10 + s.draws) * s.square + (s.layers - 1) * s.square * (1 + s.draws) // 2
     if s.grid.config.capture.store:
         # The same given classes of tokens.
-        work += s.given_classes * s.layer_products
-        work += s.given * min(s.draws, GIVEN_DRAWS) * s.layer_rotation
+        work += s.given_classes * s.layer_products + s.given_rotations * s.layer_rotation
         memory += s.given * (2 + GIVEN_DRAWS) * s.square
         memory += (s.layers + 3) * 4 * s.given_classes * s.shape.d_mlp
     layer = {"float32": work}

@@ -112,6 +112,11 @@ class Sizes:
         return len(self.grid.config.correlate.given)
 
     @property
+    def given_rotations(self) -> int:
+        """Rotations of their baselines."""
+        return self.given * min(self.draws, GIVEN_DRAWS)
+
+    @property
     def given_classes(self) -> int:
         """Their classes."""
         positions = {"position": self.grid.config.corpus.context_length}
