@@ -108,14 +108,15 @@ SCORES = (
 
 UNSTORED = "null where activations were not stored"
 
-ABOVE_GIVEN = {
-    kind: Column(
-        *(f"universal_given_{kind}", "bool", ""),
-        "Whether that is above the threshold; null where it is.",
-        nullable=True,
+
+def _given(kind: str, meaning: str) -> tuple[Column, Column]:
+    """The excess given a class of tokens, and whether it is above the threshold."""
+    above = "Whether that is above the threshold; null where it is."
+    return (
+        Column(f"excess_given_{kind}", "float64", "correlation", meaning, nullable=True),
+        Column(f"universal_given_{kind}", "bool", "", above, nullable=True),
     )
-    for kind in ("token", "previous_token", "position")
-}
+
 
 # What classes of tokens explain, and the excess past them.
 GIVEN = (
@@ -141,29 +142,22 @@ GIVEN = (
         f"{UNSTORED}.",
         nullable=True,
     ),
-    Column(
-        *("excess_given_token", "float64", "correlation"),
+    *_given(
+        "token",
         "Excess correlation given the token: of what is left of both models when the mean of every "
         "token's identity is taken out, over its own rotated baseline, mean over the other seeds; "
         "0 where the token explains all; null where activations were not stored or a baseline is "
         "not known.",
-        nullable=True,
     ),
-    ABOVE_GIVEN["token"],
-    Column(
-        *("excess_given_previous_token", "float64", "correlation"),
-        "The same given the token before; null also where `correlate.given` does not name "
-        "`previous_token`.",
-        nullable=True,
+    *_given(
+        "previous_token",
+        "The same given the token before; null also where `correlate.given` does not name it.",
     ),
-    ABOVE_GIVEN["previous_token"],
-    Column(
-        *("excess_given_position", "float64", "correlation"),
+    *_given(
+        "position",
         "The same given the position in the sequence; null also where `correlate.given` does not "
-        "name `position`.",
-        nullable=True,
+        "name it.",
     ),
-    ABOVE_GIVEN["position"],
 )
 
 STRATUM = Column(
