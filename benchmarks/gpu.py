@@ -178,7 +178,7 @@ def direct(models, encoders, sequences, peak) -> dict[str, float]:
         (CALIBRATION, len(sequences)),
         pairs=pairs,
         layers=layers,
-        within=True,
+        own={},
     )
     took = time.perf_counter() - start
     tokens = (len(sequences) - CALIBRATION) * CONTEXT

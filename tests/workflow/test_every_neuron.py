@@ -13,6 +13,7 @@ from pipeline import baseline, neurons, run_capture, run_match
 
 from universal_neurons.activations import products
 from universal_neurons.activations.calibration import read_calibration
+from universal_neurons.activations.class_sums import class_sums, groups_of
 from universal_neurons.activations.moments import merge, rounding_se
 from universal_neurons.activations.reader import Activations
 from universal_neurons.capture.capture import Encoder
@@ -172,19 +173,26 @@ def test_sums_straight_from_the_models_have_the_same_bits(shards, activations):
         )
         for name in NAMES
     }
+    tokens = planted.tokens()
+    index = np.arange(400 * planted.CONTEXT, tokens.size)
+    groups = groups_of(tokens, tokens, np.arange(len(tokens)) % 2, index)
     found = direct_sums(
         models,
         encoders,
-        planted.tokens(),
-        (400, len(planted.tokens())),
+        tokens,
+        (400, len(tokens)),
         pairs=[NAMES],
         layers=[0, 1],
-        within=True,
+        own=groups,
     )
     last = {name: stores(shards, name)[-1] for name in NAMES}
     for name, sums in products.cross_sums(last["a"], last["b"], [0, 1]):
         check_bits(found.cross[NAMES][name], sums, last.values(), name)
     for seed in NAMES:
+        over_classes = dict(found.classes.of_seed(seed))
+        for name, sums in class_sums(last[seed], groups):
+            np.testing.assert_array_equal(over_classes.pop(name), sums)
+        assert not over_classes
         for name, sums in read_arrays(shards[seed][-1] / "within.zarr").items():
             check_bits(found.within[seed][name], sums, [last[seed]] * 2, name)
         for name, sums in read_arrays(shards[seed][-1] / "moments.zarr").items():

@@ -18,6 +18,7 @@ from universal_neurons.plan.records import keep_records
 from universal_neurons.plan.once import ask_once
 from universal_neurons.plan.ready import notes, ready_grid
 from universal_neurons.plan.shares import summary
+from universal_neurons.plan.sizes import Sizes
 from universal_neurons.plan.turns import take_turns
 from universal_neurons.store.files import check_writable
 
@@ -35,6 +36,8 @@ except UserError as error:
 SCREENED = config["correlate"]["mode"] == "screened"
 TRAINED = config["models"]["source"] == "train"
 HUB = config["models"]["source"] == "hub"
+# Sums over classes of tokens: without stored activations only where memory holds them.
+HAS_CLASSES = Sizes(GRID).has_classes
 
 RESULTS = f"results/{config['run']}"
 keep_records(RESULTS)
@@ -263,8 +266,8 @@ def untrained_scores(wildcards):
 
 
 def given_token(pattern):
-    """What a model is given the token; without activations there are no sums by token."""
-    return pattern if config["capture"]["store"] else []
+    """What a model is given classes of tokens, where there are sums over these."""
+    return pattern if HAS_CLASSES else []
 
 
 def screens(wildcards):

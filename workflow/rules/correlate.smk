@@ -46,9 +46,7 @@ rule rotated_std:
         "../scripts/rotated_std.py"
 
 
-# Without stored activations the models themselves give the partial sums (direct.smk), and there are
-# none by token.
-if config["capture"]["store"]:
+if HAS_CLASSES:
 
     rule given:
         input:
@@ -74,6 +72,10 @@ if config["capture"]["store"]:
             version=METHOD_VERSION["given"],
         script:
             "../scripts/given.py"
+
+
+# Without stored activations the models themselves give the partial sums (direct.smk).
+if config["capture"]["store"]:
 
     rule correlate:
         input:

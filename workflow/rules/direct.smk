@@ -16,14 +16,25 @@ def of_all_seeds(pattern, **wildcards):
     return expand(pattern, seed=GRID.by_name, allow_missing=True, **wildcards)
 
 
+def sums_over_classes(**wildcards):
+    """Those of every seed as outputs, where there are any."""
+    stores = list(map(sum_store, of_all_seeds(CLASSES, **wildcards)))
+    return {"classes": stores} if HAS_CLASSES else {}
+
+
+OF_CLASSES = {"clusters": f"{CORPUS}/clusters.npy"} if HAS_CLASSES else {}
+
+
 rule direct_first:
     input:
         **CORPUS_SUBSETS,
+        **OF_CLASSES,
         model=lambda wildcards: model_directories(wildcards, GRID.by_name),
         weights=lambda wildcards: weights_files(model_directories(wildcards, GRID.by_name)),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
     output:
+        **sums_over_classes(shard=0),
         sums=list(map(sum_store, sums_of_pairs(layers=BLOCKS[0], shard=0))),
         moments=list(map(directory, of_all_seeds(MOMENTS, shard=0))),
         within=list(map(directory, of_all_seeds(WITHIN, shard=0))),
@@ -53,11 +64,13 @@ rule direct_first:
 rule direct:
     input:
         **CORPUS_SUBSETS,
+        **OF_CLASSES,
         model=lambda wildcards: model_directories(wildcards, GRID.by_name),
         tokens=f"{CORPUS}/tokens.npy",
         about=f"{CORPUS}/corpus.json",
         calibration=of_all_seeds(CALIBRATION),
     output:
+        **sums_over_classes(),
         sums=list(map(sum_store, sums_of_pairs(layers=BLOCKS[0]))),
         moments=list(map(directory, of_all_seeds(MOMENTS))),
         within=list(map(directory, of_all_seeds(WITHIN))),

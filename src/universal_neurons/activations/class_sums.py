@@ -93,6 +93,60 @@ def groups_of(
     return {kind: Groups.of(label, own) for kind, label in labels.items()}
 
 
+class LayerSums:
+    """Sums of a layer's codes over groups of one shard's tokens, block by block.
+
+    Parameters
+    ----------
+    groups
+        Of the scored tokens, by kind.
+    d_mlp
+        Number of neurons.
+    encoding
+        Of the codes.
+
+    Attributes
+    ----------
+    by_kind
+        Shape (groups, d_mlp): exact integers in int32, or float64 where that holds too little or
+        the codes are no integers.
+    """
+
+    def __init__(self, groups: Mapping[str, Groups], d_mlp: int, encoding: str) -> None:
+        self._groups = groups
+        # No sum is larger.
+        self._most = float(LIMIT * max(len(own.of_token) for own in groups.values()))
+        dtype = np.int32 if encoding == "int8" and self._most < _INT32 else np.float64
+        self.by_kind: dict[str, NDArray] = {
+            kind: np.zeros((len(own.label), d_mlp), dtype) for kind, own in groups.items()
+        }
+
+    def add(self, dense: NDArray, start: int) -> None:
+        """Add the dense codes of tokens from number `start` on, shape (tokens, d_mlp)."""
+        for kind, own in self._groups.items():
+            _add(self.by_kind[kind], dense, own.of_token[start : start + len(dense)])
+
+    def add_rests(self, escapes: Escapes) -> None:
+        """Add what the dense codes lack; in float64 if int32 might not hold it."""
+        if not len(escapes):
+            return
+        self._most += float(np.abs(escapes.rest).sum())
+        for kind, own in self._groups.items():
+            total = self.by_kind[kind]
+            if self._most >= _INT32:
+                total = self.by_kind[kind] = total.astype(np.float64, copy=False)
+            place = own.of_token[escapes.row], escapes.neuron
+            np.add.at(total, place, escapes.rest.astype(total.dtype))
+
+
+def labels_of(groups: Mapping[str, Groups]) -> Iterator[tuple[str, NDArray]]:
+    """Per kind ``{kind}_label``, ``_half`` and ``_count``, of shape (groups,)."""
+    for kind, own in groups.items():
+        yield f"{kind}_label", own.label
+        yield f"{kind}_half", own.half
+        yield f"{kind}_count", own.count
+
+
 def class_sums(store: Activations, groups: Mapping[str, Groups]) -> Iterator[tuple[str, NDArray]]:
     """Sums of codes over the groups of one shard; `HalfSums` reads them.
 
@@ -106,40 +160,19 @@ def class_sums(store: Activations, groups: Mapping[str, Groups]) -> Iterator[tup
     Yields
     ------
     name, values
-        Per kind ``{kind}_label``, ``_half`` and ``_count``, of shape (groups,), and per layer i
-        ``{kind}{i}``, of shape (groups, d_mlp): exact integers in int32, or float64 where that
-        holds too little or the codes are no integers.
+        Those of `labels_of`, and per kind and layer i ``{kind}{i}``, see `LayerSums`.
     """
-    for kind, own in groups.items():
-        yield f"{kind}_label", own.label
-        yield f"{kind}_half", own.half
-        yield f"{kind}_count", own.count
+    yield from labels_of(groups)
     blocks = store.row_blocks(block_tokens(max(store.d_mlp)))
     read = Reader(max((rows.stop - rows.start for rows in blocks), default=0))
-    small = store.encoding == "int8" and store.n_tokens * LIMIT < _INT32
     for layer, d_mlp in enumerate(store.d_mlp):
-        totals = {
-            kind: np.zeros((len(own.label), d_mlp), np.int32 if small else np.float64)
-            for kind, own in groups.items()
-        }
+        sums = LayerSums(groups, d_mlp, store.encoding)
         loads = [partial(read, store, layer, rows) for rows in blocks]
         for rows, codes in zip(blocks, ahead(loads), strict=True):
-            for kind, own in groups.items():
-                _add(totals[kind], np.asarray(codes.dense), own.of_token[rows])
-        for kind, own in groups.items():
-            yield f"{kind}{layer}", _with_rests(totals[kind], own, store.escapes(layer))
-
-
-def _with_rests(total: NDArray, groups: Groups, escapes: Escapes) -> NDArray:
-    """Add what the dense codes lack; in float64 if int32 might not hold it."""
-    if not len(escapes):
-        return total
-    if np.abs(escapes.rest).sum() + LIMIT * len(groups.of_token) >= _INT32:
-        total = total.astype(np.float64)
-    np.add.at(
-        total, (groups.of_token[escapes.row], escapes.neuron), escapes.rest.astype(total.dtype)
-    )
-    return total
+            sums.add(np.asarray(codes.dense), rows.start)
+        sums.add_rests(store.escapes(layer))
+        for kind, total in sums.by_kind.items():
+            yield f"{kind}{layer}", total
 
 
 @numba.njit(parallel=True, cache=True)

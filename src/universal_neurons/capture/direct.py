@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from universal_neurons.activations.calibration import read_calibration
+from universal_neurons.activations.class_sums import Groups, groups_of
 from universal_neurons.activations.codes import Codes
 from universal_neurons.activations.kernels import (
     SMALL,
@@ -29,8 +30,10 @@ from universal_neurons.activations.kernels import (
 )
 from universal_neurons.activations.products import tile_name
 from universal_neurons.capture.capture import Encoder, EscapeList, moment_arrays, warn_of_escapes
+from universal_neurons.capture.direct_classes import DirectClasses
 from universal_neurons.capture.run import Cell, fix_codes
 from universal_neurons.jobs import logger
+from universal_neurons.models.forward import scored
 from universal_neurons.models.load import Model
 from universal_neurons.store.arrays import write_arrays
 
@@ -179,12 +182,15 @@ class Sums:
         Per pair the arrays of `products.cross_sums`, by name.
     within
         Per seed those of `products.within_sums`; empty unless asked for.
+    classes
+        Over classes of tokens, of all seeds; None unless asked for.
     moments
         Per seed the parts that `moments.merge` takes.
     """
 
     cross: dict[Pair, dict[str, NDArray]]
     within: dict[str, dict[str, NDArray]]
+    classes: DirectClasses | None
     moments: dict[str, dict[str, NDArray]]
 
 
@@ -196,7 +202,7 @@ def direct_sums(
     *,
     pairs: Sequence[Pair],
     layers: Sequence[int],
-    within: bool,
+    own: Mapping[str, Groups] | None = None,
     kernel: str = "auto",
 ) -> Sums:
     """Run several models over one shard and add up the products of their codes.
@@ -215,8 +221,9 @@ def direct_sums(
         Pairs of seeds to correlate.
     layers
         Layers of each pair's first seed; all layers of the second.
-    within
-        Also make the within-layer sums.
+    own
+        Also make every model's own sums: within layers, and over these groups of the scored tokens
+        (by kind; {} for none).
     kernel
         See `kernels.choose_kernel`.
 
@@ -225,7 +232,7 @@ def direct_sums(
     UserError
         See `capture.capture`.
     """
-    first = next(iter(encoders.values()))
+    first, within = next(iter(encoders.values())), own is not None
     block = BLOCK_TOKENS[next(iter(models.values())).device.type]
     codes = {
         seed: _Codes(model, encoders[seed], block + first.batch_tokens)
@@ -235,6 +242,14 @@ def direct_sums(
     positions = (sequences[1] - sequences[0]) * tokens.shape[1]
     tiles = _tiles(models, pairs, layers, within)
     products = _Products(models, tiles, first.encoding, kernel, positions)
+    widths = {seed: model.d_mlp for seed, model in models.items()}
+    classes = DirectClasses(widths, own, first.encoding) if own else None
+
+    def add() -> None:
+        if classes:
+            classes.add({seed: [x[i] for i in range(len(x))] for seed, x in codes.items()})
+        products.add(codes)
+
     runs = [
         encoders[seed].run(model, tokens, sequences, passes[seed], codes[seed].take)
         for seed, model in models.items()
@@ -243,15 +258,16 @@ def direct_sums(
     for batch in zip(*runs, strict=True):
         n_tokens += len(batch[0][0])
         if next(iter(codes.values())).filled >= block:
-            products.add(codes)
-    products.add(codes)
+            add()
+    add()
     products.log()
     moments = {seed: moment_arrays(own, n_tokens) for seed, own in passes.items()}
-    for seed, own in moments.items():
-        warn_of_escapes(encoders[seed].name, own, models[seed].d_mlp)
+    for seed, sums in moments.items():
+        warn_of_escapes(encoders[seed].name, sums, models[seed].d_mlp)
     return Sums(
         {(a, b): products.of_pair(a, b) for a, b in pairs},
         {seed: products.of_pair(seed, seed) for seed in models} if within else {},
+        classes,
         moments,
     )
 
@@ -286,7 +302,17 @@ class Step:
     layers: Sequence[int]
     kernel: str
 
-    def add_up(self, calibration: Sequence[str | Path], *, within: bool) -> Sums:
+    def groups(self) -> dict[str, Groups]:
+        """Classes of the scored tokens of the shard."""
+        cell, (start, stop) = self.cells[0], self.sequences
+        exclude, positions = cell.exclude, cell.options.exclude_positions
+        counts = scored(cell.tokens[start:stop], exclude, positions)
+        index = start * counts.shape[1] + np.flatnonzero(counts)
+        return groups_of(cell.tokens, cell.corpus.identity, cell.corpus.halves, index)
+
+    def add_up(
+        self, calibration: Sequence[str | Path], own: Mapping[str, Groups] | None = None
+    ) -> Sums:
         """See `direct_sums`; with the calibration of every cell."""
         tokens = self.cells[0].tokens
         encoders = {
@@ -300,7 +326,7 @@ class Step:
             self.sequences,
             pairs=self.pairs,
             layers=self.layers,
-            within=within,
+            own=own,
             kernel=self.kernel,
         )
 
@@ -316,13 +342,19 @@ class Step:
             write_arrays(path, sums.cross[pair].items(), about)
 
     def write_own(
-        self, sums: Sums, moments: Sequence[str | Path], within: Sequence[str | Path]
+        self,
+        sums: Sums,
+        moments: Sequence[str | Path],
+        within: Sequence[str | Path],
+        classes: Sequence[str | Path],
     ) -> None:
-        """Store the moments and within-layer sums of every seed."""
-        for cell, one, other in zip(self.cells, moments, within, strict=True):
+        """Store the moments, the sums within layers and those over classes of every seed."""
+        for i, cell in enumerate(self.cells):
             about = self._attributes(cell, sums)
-            write_arrays(one, sums.moments[cell.seed].items(), about)
-            write_arrays(other, sums.within[cell.seed].items(), about)
+            write_arrays(moments[i], sums.moments[cell.seed].items(), about)
+            write_arrays(within[i], sums.within[cell.seed].items(), about)
+            if sums.classes:
+                write_arrays(classes[i], sums.classes.of_seed(cell.seed), about)
 
     def _attributes(self, cell: Cell, sums: Sums) -> dict[str, Any]:
         n_tokens = int(sums.moments[cell.seed]["n_tokens"][0])
@@ -340,6 +372,7 @@ def sum_shard(
     sums: Sequence[str | Path],
     moments: Sequence[str | Path],
     within: Sequence[str | Path],
+    classes: Sequence[str | Path] = (),
 ) -> None:
     """Store the sums of all pairs and seeds of a step over one shard, for a first block of layers.
 
@@ -351,17 +384,18 @@ def sum_shard(
         Stores of the models' codes, by seed.
     sums
         Stores to make, by pair; see `products.cross_sums`.
-    moments, within
-        Stores to make, by seed; see `moments.merge` and `products.within_sums`.
+    moments, within, classes
+        Stores to make, by seed; see `moments.merge`, `products.within_sums` and
+        `class_sums.class_sums`, which are not made without stores.
 
     Raises
     ------
     UserError
         See `capture.capture` and `run.Cell.tokens`.
     """
-    found = step.add_up(calibration, within=True)
+    found = step.add_up(calibration, step.groups() if classes else {})
     step.write_cross(found, sums)
-    step.write_own(found, moments, within)
+    step.write_own(found, moments, within, classes)
 
 
 def sum_first_shard(
@@ -372,11 +406,13 @@ def sum_first_shard(
     sums: Sequence[str | Path],
     moments: Sequence[str | Path],
     within: Sequence[str | Path],
+    classes: Sequence[str | Path] = (),
 ) -> None:
     """Fix the codes of all seeds (`run.fix_codes`), then `sum_shard`."""
     for cell, store, path in zip(step.cells, calibration, facts, strict=True):
         fix_codes(cell, calibration=store, facts=path)
-    sum_shard(step, calibration=calibration, sums=sums, moments=moments, within=within)
+    own = {"moments": moments, "within": within, "classes": classes}
+    sum_shard(step, calibration=calibration, sums=sums, **own)
 
 
 def sum_more_layers(
@@ -394,4 +430,4 @@ def sum_more_layers(
     UserError
         See `sum_shard`.
     """
-    step.write_cross(step.add_up(calibration, within=False), sums)
+    step.write_cross(step.add_up(calibration), sums)

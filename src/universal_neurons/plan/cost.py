@@ -201,12 +201,12 @@ def _direct(s: Sizes) -> Cost:
     }
     # Codes of all seeds, twice.
     codes = 2 * s.wide * DIRECT_TOKENS * s.shape.neurons
-    sums = s.kept_sums * s.pairs * s.sum_bytes * s.shape.neurons**2
+    sums = s.pairs * s.sum_bytes * s.shape.neurons**2 + s.has_classes * s.models * s.class_sums
     return Cost(
         times(token, s.grid.shard_tokens()),
         whole,
-        int(1e9 * s.grid.config.correlate.memory_gb) + seeds * (2 * s.weights + codes),
-        sums + s.models * s.within_sums,
+        s.direct_held + seeds * (2 * s.weights + codes),
+        s.kept_sums * sums + s.models * s.within_sums,
         START_TORCH,
     )
 
@@ -246,7 +246,7 @@ def _match(s: Sizes) -> Cost:
     work = s.layer_baseline + s.layer_rotation
     # With the sampled neurons of the token budget at some eight points.
     memory = (10 + s.draws) * s.square + (s.layers - 1) * s.square * (1 + s.draws) // 2
-    if s.grid.config.capture.store:
+    if s.has_classes:
         # The same given classes of tokens.
         work += s.given_classes * s.layer_products + s.given_rotations * s.layer_rotation
         memory += s.given * (2 + GIVEN_DRAWS) * s.square

@@ -66,7 +66,7 @@ def _correlate(grid: Grid, stored: bool, screened: bool) -> dict[str, int]:
     return {
         "rotations": 1,
         "rotated_std": sizes.models,
-        "given": stored * sizes.models,
+        "given": sizes.has_classes * sizes.models,
         "screen": screened * sizes.blocks,
         "refine": screened * sizes.pairs,
         "correlate": (stored and not screened) * sizes.sum_blocks * len(grid.shards),

@@ -130,6 +130,7 @@ def _jobs(grid: Grid, step: int) -> Iterator[Job]:
     config, seeds, shards = grid.config, grid.by_name, list(grid.shards)
     blocks = {pair: grid.sum_blocks(*pair) for pair in grid.pairs}
     sums = {pair: [("sums", step, *pair, block) for block in blocks[pair]] for pair in grid.pairs}
+    has_classes = Sizes(grid).has_classes
 
     def activations(pair: Sequence[str], some: Sequence[int]) -> list[File]:
         return [("activations", step, seed, shard) for seed in pair for shard in some]
@@ -144,12 +145,14 @@ def _jobs(grid: Grid, step: int) -> Iterator[Job]:
             made: dict[File, float] = {}
             for pair in grid.pairs:
                 made |= {(*one, shard): _sum_bytes(grid, pair, one[-1]) for one in sums[pair]}
+            for seed in seeds if has_classes else []:
+                made |= _class_sums(grid, step, seed, shard)
             yield Job("direct", step, [], made)
-    else:
-        for seed in seeds:
-            for shard in shards:
-                yield Job("capture", step, [], _captured(grid, step, seed, shard))
-            classes = [("sums", "classes", step, seed, shard) for shard in shards]
+    for seed in seeds:
+        for shard in shards if config.capture.store else []:
+            yield Job("capture", step, [], _captured(grid, step, seed, shard))
+        if has_classes:
+            classes: list[File] = [("sums", "classes", step, seed, shard) for shard in shards]
             yield Job("given", step, classes, {})
     matches: list[File] = [("matches", step, *pair) for pair in grid.pairs]
     for pair, matched in zip(grid.pairs, matches, strict=True):
@@ -172,15 +175,21 @@ def _jobs(grid: Grid, step: int) -> Iterator[Job]:
 
 
 def _captured(grid: Grid, step: int, seed: str, shard: int) -> dict[File, float]:
-    sizes, (start, stop) = Sizes(grid), grid.shard_range(shard)
+    start, stop = grid.shard_range(shard)
     tokens, neurons = (stop - start) * grid.config.corpus.context_length, grid.shapes[seed].neurons
-    classes = CLASS_SUM_BYTES * LARGE_KINDS * min(2 * sizes.classes, tokens) * neurons
+    activation = ACTIVATION_BYTES[grid.config.capture.encoding]
     return {
-        ("activations", step, seed, shard): ACTIVATION_BYTES[grid.config.capture.encoding]
-        * tokens
-        * neurons,
-        ("sums", "classes", step, seed, shard): classes,
+        ("activations", step, seed, shard): activation * tokens * neurons,
+        **_class_sums(grid, step, seed, shard),
     }
+
+
+def _class_sums(grid: Grid, step: int, seed: str, shard: int) -> dict[File, float]:
+    start, stop = grid.shard_range(shard)
+    tokens = (stop - start) * grid.config.corpus.context_length
+    groups = LARGE_KINDS * min(2 * Sizes(grid).classes, tokens)
+    held = CLASS_SUM_BYTES * groups * grid.shapes[seed].neurons
+    return {("sums", "classes", step, seed, shard): held}
 
 
 def _sum_bytes(grid: Grid, pair: tuple[str, str], block: object) -> float:

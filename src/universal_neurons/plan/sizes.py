@@ -130,6 +130,25 @@ class Sizes:
         number = LARGE_KINDS * groups * self.shape.neurons * len(self.grid.shards)
         return CLASS_SUM_BYTES * number
 
+    @cached_property
+    def direct_classes(self) -> float:
+        """Bytes of the sums over classes that a job without stored activations holds."""
+        groups = LARGE_KINDS * min(2 * self.classes, self.grid.shard_tokens())
+        groups += 2 * self.grid.config.corpus.context_length
+        number = 4.0 if self.products == "int8" else 8.0
+        held = number * groups * sum(shape.neurons for shape in self.grid.shapes.values())
+        return held if held <= 1e9 * self.grid.config.correlate.memory_gb else 0
+
+    @property
+    def direct_held(self) -> float:
+        """Bytes of all sums that such a job holds."""
+        return 1e9 * self.grid.config.correlate.memory_gb + self.direct_classes
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there are sums over classes: else neither what they explain nor what is left."""
+        return self.grid.config.capture.store or self.direct_classes > 0
+
     @property
     def layer_classes(self) -> int:
         """Bytes of a layer's sums over classes, in int32 or float32."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from universal_neurons.store.columns.declare import Column
 
-UNSTORED = "null where activations were not stored"
+UNSTORED = (
+    "null where activations were not stored and memory (`correlate.memory_gb`) did not hold the "
+    "sums by token"
+)
 
 
 def _given(kind: str, meaning: str) -> tuple[Column, Column]:
@@ -44,8 +47,7 @@ GIVEN = (
         "token",
         "Excess correlation given the token: of what is left of both models when the mean of every "
         "token's identity is taken out, over its own rotated baseline, mean over the other seeds; "
-        "0 where the token explains all; null where activations were not stored or a baseline is "
-        "not known.",
+        "0 where the token explains all; null where `token_r2` is or a baseline is not known.",
     ),
     *_given(
         "previous_token",

@@ -71,8 +71,7 @@ MATCHES = Table(
             *("given_token_corr", "float64", "correlation"),
             "Largest correlation given the token: within tokens of one identity, whose means are "
             "taken out of both models; 0 where the token explains all of the neuron. By "
-            "certificate (`best_by`) among the refined pairs only; null where activations were not "
-            "stored.",
+            "certificate (`best_by`) among the refined pairs only; null where `token_r2` is.",
             nullable=True,
         ),
         Column(
