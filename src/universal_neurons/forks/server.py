@@ -14,6 +14,7 @@ import contextlib
 import gc
 import importlib
 import json
+import logging
 import os
 import pkgutil
 import random
@@ -144,6 +145,7 @@ def fork(
 
 def _import_all(more: Sequence[str]) -> None:
     import numba
+    import transformers.conversion_mapping
 
     # Asking numba starts its threads.
     asked, numba.get_num_threads = numba.get_num_threads, lambda: numba.config.NUMBA_NUM_THREADS
@@ -158,11 +160,16 @@ def _import_all(more: Sequence[str]) -> None:
     numba.get_num_threads = asked
     # The first function compiled makes numba import the rest of itself and fill its tables.
     numba.njit(lambda: 0)()
+    # The first model loaded makes Transformers fill the table of how weights were called in old files.
+    transformers.conversion_mapping.get_checkpoint_conversion_mapping("gpt2")
 
 
 def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
     """In the fork: do what the process that asked would have done."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What the server's libraries would do at its end takes as long as the fork itself.
+    atexit._clear()
+    atexit.register(logging.shutdown)
     for own, given in enumerate(streams):
         os.dup2(given, own)
     os.closerange(3, 1024)

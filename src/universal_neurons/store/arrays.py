@@ -43,8 +43,10 @@ def new_store(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[zarr.
         # Zarr is told what there is, or listing a store would warn of what it does not know.
         group = consolidated(temporary)
         about = with_place(path, attributes)
-        group.attrs.update({**about, "arrays": sorted(group.array_keys()), "complete": True})
-        group.attrs.update({"digest": _digest(temporary, group.attrs["arrays"])})
+        # At once: every update writes all metadata anew.
+        names = sorted(group.array_keys())
+        group.update_attributes({**about, "arrays": names, "complete": True})
+        group.update_attributes({"digest": _digest(temporary, names)})
 
 
 def _digest(path: Path, arrays: Any) -> str:
