@@ -7,6 +7,7 @@ device, the number of threads, the blocks and the order of the shards.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from functools import cache, lru_cache
@@ -49,6 +50,10 @@ REST_ROWS = 8192
 
 # Below this many operations NumPy is done before torch is imported.
 SMALL = 2e11
+
+# Shape of the codes that kernels are measured with: of jobs that are short themselves, of others, and
+# on a GPU, which has done the CPU's measurement before it is under way.
+FEW, SOME, MANY = (1024, 256), (4096, 512), (8192, 4096)
 
 
 def add_products(total: T, a: Codes, b: Codes, kernel: str) -> T:
@@ -223,7 +228,7 @@ def empty_codes(tokens: int, d_mlp: int, dtype: torch.dtype, device: torch.devic
 
 
 @cache
-def measured_rates(device: str = "cpu") -> dict[str, float]:
+def measured_rates(device: str = "cpu", shape: tuple[int, int] = SOME) -> dict[str, float]:
     """Rate of every kernel on a device, in operations per second, by a short measurement.
 
     Of exact sums, as `add_products` makes them.
@@ -232,8 +237,7 @@ def measured_rates(device: str = "cpu") -> dict[str, float]:
 
     where = torch.device(device)
     on_cpu = where.type == "cpu"
-    # A GPU has done the CPU's measurement before it is under way.
-    tokens, width = (4096, 512) if on_cpu else (8192, 4096)
+    tokens, width = shape if on_cpu else MANY
     rates = {}
     for kernel in ("int8", "float32") if on_cpu else ("int8", "bfloat16", "float32"):
         dense = empty_codes(tokens, width, torch.int8, where)
@@ -249,20 +253,20 @@ def measured_rates(device: str = "cpu") -> dict[str, float]:
     return rates
 
 
-def fastest_kernel(device: str = "cpu") -> str:
+def fastest_kernel(device: str = "cpu", shape: tuple[int, int] = SOME) -> str:
     """The kernel that multiplies int8 codes fastest on this machine, by a short measurement.
 
     int8 products are many times faster than float32 ones where the processor has VNNI or AMX, and
     slower where it has neither. On a GPU the same holds of its tensor cores and bfloat16.
     """
-    rates = measured_rates(device)
+    rates = measured_rates(device, shape)
     best = max(rates, key=rates.__getitem__)
     logger.info("%s: %s kernel, %.0f G operations per second", device, best, rates[best] / 1e9)
     return best
 
 
 def choose_kernel(kernel: str, operations: float, device: str = "cpu") -> str:
-    """Resolve the kernel ``auto``: the fastest one, and NumPy's for small jobs on the CPU.
+    """Resolve the kernel ``auto``: the fastest one, and NumPy's for small jobs without torch.
 
     Raises
     ------
@@ -274,7 +278,7 @@ def choose_kernel(kernel: str, operations: float, device: str = "cpu") -> str:
     if kernel != "auto":
         return kernel
     if device == "cpu" and operations < SMALL:
-        return "float32"
+        return fastest_kernel(device, FEW) if "torch" in sys.modules else "float32"
     return fastest_kernel(device)
 
 

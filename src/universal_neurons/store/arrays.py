@@ -61,10 +61,11 @@ def _digest(path: Path, arrays: Any) -> str:
 
 def _lost_chunks(path: Path, group: zarr.Group) -> list[str]:
     """Names of the arrays that lack chunks."""
+    arrays = dict(group.arrays())
     return [
         name
         for name in names_of(group)
-        if sum(len(files) for _, _, files in os.walk(path / name / "c")) < group[name].nchunks  # type: ignore[union-attr]
+        if sum(len(files) for _, _, files in os.walk(path / name / "c")) < arrays[name].nchunks
     ]
 
 
