@@ -13,16 +13,12 @@ from pathlib import Path
 
 import fork_server
 import grids
-import numba
 import pytest
 import tiny
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from universal_neurons.forks.scripts import FORKS
-
-# The library has noted by now how many threads there are, for what is tested with several.
-numba.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from universal_neurons.api.arrays import correlate_arrays as correlate_arrays
     from universal_neurons.api.run import open_run as open_run
+
+# Numba, starting a thread per processor, would have torch take as many, in each of many jobs.
+if "OMP_NUM_THREADS" in os.environ:
+    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
 
 __version__ = version("universal-neurons")
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -13,6 +18,8 @@ from universal_neurons.activations.encoding import Ranges
 from universal_neurons.activations.rounding import Dither, encode_int8
 from universal_neurons.capture.layer_pass import LayerPass
 from universal_neurons.capture.power_sums import PowerSums
+from universal_neurons.forks import server
+from universal_neurons.forks.scripts import FORKS
 
 CPU = torch.device("cpu")
 
@@ -82,16 +89,48 @@ def test_a_value_that_is_not_finite_is_noticed(bad, dtype):
     assert layer_pass(7, 1.0, 0.0).add(x, others, others.numpy()) is not None
 
 
-def test_the_number_of_threads_does_not_matter():
-    x = torch.randn(50, 700)
-    results = []
-    threads = torch.get_num_threads()
-    for n in (1, 2):
-        torch.set_num_threads(n)
-        one = layer_pass(700, 0.05, 0.0)
-        codes = one.add(x, torch.arange(50), np.arange(50)).whole()
-        results.append((codes, one.arrays()))
-    torch.set_num_threads(threads)
-    np.testing.assert_array_equal(results[0][0], results[1][0])
-    for name, values in results[0][1].items():
-        np.testing.assert_array_equal(values, results[1][1][name])
+# Codes and sums of a layer, with the threads that its process has.
+CODES = """
+import universal_neurons
+import hashlib, os, numba, numpy as np, torch
+from universal_neurons.activations.calibration import Calibration
+from universal_neurons.activations.encoding import Ranges
+from universal_neurons.activations.rounding import Dither
+from universal_neurons.capture.layer_pass import LayerPass
+torch.manual_seed(0)
+ranges = Ranges(np.full(700, 0.05, np.float32), np.zeros(700, np.float32))
+cpu = torch.device("cpu")
+one = LayerPass(Calibration(ranges, np.zeros(700)), Dither("a", 1, 0, 700, cpu), "int8", cpu)
+codes = one.add(torch.randn(50, 700), torch.arange(50), np.arange(50)).whole()
+sha = hashlib.sha256(codes.tobytes())
+for _, values in sorted(one.arrays().items()):
+    sha.update(np.ascontiguousarray(values).tobytes())
+with open(os.environ["SAID"], "w") as f:
+    print(numba.get_num_threads(), torch.get_num_threads(), sha.hexdigest(), file=f)
+"""
+
+
+def test_torch_and_numba_have_the_threads_of_their_job_and_the_number_does_not_matter(tmp_path):
+    """In a process and in a fork: Numba, starting, would have torch take all processors."""
+    code = tmp_path / "codes.py"
+    code.write_text(CODES)
+    found = set()
+    for threads in "12":
+        more = {"OMP_NUM_THREADS": threads, "SAID": str(tmp_path / "said")}
+        environment = {**os.environ, **more}
+        for run in (_as_process, _as_fork):
+            run(code, tmp_path, environment)
+            *had, digest = (tmp_path / "said").read_text().split()
+            assert had == [threads, threads], run
+            found.add(digest)
+    assert len(found) == 1
+
+
+def _as_process(code, folder, environment):
+    subprocess.run([sys.executable, str(code)], cwd=folder, env=environment, check=True)
+
+
+def _as_fork(code, folder, environment):
+    address = fork_server.environment(dict(os.environ))[FORKS]
+    with server.fork(address, [str(code)], folder, environment) as job:
+        assert job.wait() == 0

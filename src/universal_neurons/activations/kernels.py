@@ -51,8 +51,8 @@ REST_ROWS = 8192
 # Below this many operations NumPy is done before torch is imported.
 SMALL = 2e11
 
-# Shape of the codes that kernels are measured with: of jobs that are short themselves, of others, and
-# on a GPU, which has done the CPU's measurement before it is under way.
+# Shape of the codes that kernels are measured with: in jobs that are short themselves, in others,
+# and on a GPU, which has done the CPU's measurement before it is under way.
 FEW, SOME, MANY = (1024, 256), (4096, 512), (8192, 4096)
 
 

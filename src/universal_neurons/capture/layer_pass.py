@@ -23,9 +23,6 @@ _NEURONS = 256
 
 BEYOND = "activations 1e38 times as large as the steps of their codes"
 
-# What numba started with; more can't be asked for.
-_THREADS = numba.get_num_threads()
-
 
 class LayerPass:
     """Codes and sums of one layer of one model, batch by batch.
@@ -144,7 +141,6 @@ class LayerPass:
         tokens, neurons = (words.numpy() for words in self._dither.words(token_index))
         scale, offset = 1 / self._ranges.scale, self._ranges.offset
         beyond = np.zeros((len(rows), -(-x.shape[1] // _NEURONS)), np.int32)
-        numba.set_num_threads(min(torch.get_num_threads(), _THREADS))
         _encode_and_sum(
             bits,
             shift,

@@ -35,6 +35,7 @@ from typing import Any, NoReturn
 LAZY = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
+    "numba.np.ufunc.omppool",
     "pyarrow.parquet",
     "scipy.optimize",
     "scipy.stats",
@@ -45,9 +46,12 @@ LAZY = (
 )
 # Libraries that would start threads as they are imported.
 SINGLE = {
-    **{f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")},
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
+# What forks are given themselves.
+OWN = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class Server:
@@ -69,10 +73,11 @@ class Server:
     def __init__(self, environment: Mapping[str, str], more: Sequence[str] = ()) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forks")
         self.address = str(Path(self._folder.name, "socket"))
+        shared = {name: value for name, value in environment.items() if name not in OWN}
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, self.address, *more],
             stdin=subprocess.PIPE,
-            env={**environment, **SINGLE},
+            env={**shared, **SINGLE},
         )
         atexit.register(self.stop)
 
@@ -125,7 +130,8 @@ def fork(
     folder
         Where it runs.
     environment
-        Its environment, all of it. torch computes on as many threads as ``OMP_NUM_THREADS`` says.
+        Its environment, all of it. torch and Numba compute on as many threads as
+        ``OMP_NUM_THREADS`` says.
 
     Raises
     ------
@@ -147,8 +153,6 @@ def _import_all(more: Sequence[str]) -> None:
     import numba
     import transformers.conversion_mapping
 
-    # Asking numba starts its threads.
-    asked, numba.get_num_threads = numba.get_num_threads, lambda: numba.config.NUMBA_NUM_THREADS
     import universal_neurons
 
     names = [
@@ -157,10 +161,9 @@ def _import_all(more: Sequence[str]) -> None:
     for name in [*names, *LAZY, *more]:
         if name != __name__ and not name.endswith("__main__"):
             importlib.import_module(name)
-    numba.get_num_threads = asked
     # The first function compiled makes numba import the rest of itself and fill its tables.
     numba.njit(lambda: 0)()
-    # The first model loaded makes Transformers fill the table of how weights were called in old files.
+    # The first model loaded makes Transformers fill the table of what old files call weights.
     transformers.conversion_mapping.get_checkpoint_conversion_mapping("gpt2")
 
 
@@ -174,14 +177,18 @@ def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
         os.dup2(given, own)
     os.closerange(3, 1024)
     os.chdir(request["folder"])
-    # numba reads its settings again whenever it compiles, and refuses another number of threads.
-    threads = {k: v for k, v in os.environ.items() if k == "NUMBA_NUM_THREADS"}
     os.environ.clear()
-    os.environ.update({**request["environment"], **threads})
+    os.environ.update(request["environment"])
+    # Numba refuses a pool of another size than the server's, and takes a part of it below.
+    os.environ.pop("NUMBA_NUM_THREADS", None)
     random.seed()
+    import numba
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    # Starting its pool, Numba has torch take as many threads.
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(threads)
     code: Any = 0
     first, *rest = request["arguments"]
     try:
