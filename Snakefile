@@ -37,7 +37,7 @@ report: "workflow/report/workflow.rst"
 
 onstart:
     check_writable(RESULTS)
-    print(summary(GRID), *shards_note(GRID), *notes(config), sep="\n")
+    print(summary(GRID), *shards_note(GRID), *classes_note(GRID), *notes(config), sep="\n")
     if workflow.local_exec:
         run_scripts_as_forks()
 

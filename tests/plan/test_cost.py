@@ -17,6 +17,7 @@ from universal_neurons.correlate import exact_sums, given, permuted, refine, sim
 from universal_neurons.describe import chosen, collect, examples, features, windows
 from universal_neurons.plan import cost, sizes
 from universal_neurons.plan.counts import counts
+from universal_neurons.plan.ready import classes_note
 from universal_neurons.score import influence, untrained
 
 # What the costs copy, as importing the modules would cost the Snakefile seconds.
@@ -91,6 +92,15 @@ def test_jobs_of_gpt2_small_ask_for_threads_and_hours_those_of_a_small_model_do_
     # Sums of three layers with a model, two buffers of codes of each and of the other's, a product.
     sums, product = 3 * 8 * 3072 * 36864, 8 * 3072**2
     assert large.mem_mb == 1500 + int((sums + 8 * sizes.BLOCK_BYTES + product) / 1e6)
+
+
+def test_sums_by_token_are_made_where_memory_holds_them_and_it_is_said_where_not():
+    direct = {"capture": {"store": False}}
+    assert counts(grid(SMALL, sections=direct))["given"] == counts(GRIDS["small"])["given"] > 0
+    assert classes_note(GRIDS["GPT-2 Small"]) == classes_note(grid(SMALL, sections=direct)) == []
+    assert counts(GRIDS["direct"])["given"] == 0
+    [note] = classes_note(GRIDS["direct"])
+    assert "more than 4 GB" in note
 
 
 def test_a_rotation_costs_the_same_for_a_job_and_for_the_grid():

@@ -16,7 +16,7 @@ from universal_neurons.plan.disk import shards_note
 from universal_neurons.plan.grid import model_directory, parse_layers
 from universal_neurons.plan.records import keep_records
 from universal_neurons.plan.once import ask_once
-from universal_neurons.plan.ready import notes, ready_grid
+from universal_neurons.plan.ready import classes_note, notes, ready_grid
 from universal_neurons.plan.shares import summary
 from universal_neurons.plan.sizes import Sizes
 from universal_neurons.plan.turns import take_turns

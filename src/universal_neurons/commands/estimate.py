@@ -15,7 +15,7 @@ from universal_neurons.plan.config import load_config
 from universal_neurons.plan.counts import counts
 from universal_neurons.plan.disk import AT_ONCE, most_held, shards_note
 from universal_neurons.plan.grid import Grid
-from universal_neurons.plan.ready import notes, ready_grid
+from universal_neurons.plan.ready import classes_note, notes, ready_grid
 from universal_neurons.plan.shares import Share, shares
 from universal_neurons.plan.units import in_bytes, in_time
 
@@ -124,7 +124,8 @@ def page(path: str | Path, snakefile: Path | None = None) -> str:
     """
     config = load_config(path)
     grid = ready_grid(config)
-    whole, said = shares(grid, counts(grid)), [*shards_note(grid), *notes(config)]
+    whole = shares(grid, counts(grid))
+    said = [*shards_note(grid), *classes_note(grid), *notes(config)]
     if snakefile is None and not has_workflow(None):
         unknown = "What is still to do is not known: no Snakefile in this folder (--snakefile)."
         return "\n".join([table(whole, None, rates()), most(grid), unknown, *said])

@@ -183,8 +183,8 @@ class PairMatches:
         """Store it; `read` reads it."""
         arrays = {
             f"{way}_{name}": getattr(matches, name)
-            for ways, both in ((None, (self.forward, self.backward)), *self.given.items())
-            for way, matches in zip(_ways(ways), both, strict=True)
+            for kind, both in ((None, (self.forward, self.backward)), *self.given.items())
+            for way, matches in zip(_ways(kind), both, strict=True)
             for name in FIELDS
         }
         about = {

@@ -20,6 +20,8 @@ from universal_neurons.plan.grid import (
     tokenizer_directories,
     tokenizer_directory,
 )
+from universal_neurons.plan.sizes import Sizes
+from universal_neurons.plan.units import in_bytes
 from universal_neurons.prepare import corpus
 from universal_neurons.prepare.aligned import require_own
 from universal_neurons.prepare.speech import require_spacy
@@ -105,6 +107,17 @@ def notes(config: Mapping[str, Any]) -> list[str]:
         One that is ready (`ready_grid`).
     """
     return [*_on_tokenizers(config), *_on_sample(config)]
+
+
+def classes_note(grid: Grid) -> list[str]:
+    """A sentence where nothing will be known given classes of tokens."""
+    sizes, memory = Sizes(grid), grid.config.correlate.memory_gb
+    if sizes.has_classes:
+        return []
+    return [
+        f"correlate.memory_gb: sums by token take {in_bytes(sizes.all_classes)} of memory, more "
+        f"than {memory:g} GB, and are not made: nothing will be known given the token."
+    ]
 
 
 def _on_sample(config: Mapping[str, Any]) -> list[str]:

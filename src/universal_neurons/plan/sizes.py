@@ -131,13 +131,18 @@ class Sizes:
         return CLASS_SUM_BYTES * number
 
     @cached_property
-    def direct_classes(self) -> float:
-        """Bytes of the sums over classes that a job without stored activations holds."""
+    def all_classes(self) -> float:
+        """Bytes of the sums over classes of all models of a step, over a shard."""
         groups = LARGE_KINDS * min(2 * self.classes, self.grid.shard_tokens())
         groups += 2 * self.grid.config.corpus.context_length
         number = 4.0 if self.products == "int8" else 8.0
-        held = number * groups * sum(shape.neurons for shape in self.grid.shapes.values())
-        return held if held <= 1e9 * self.grid.config.correlate.memory_gb else 0
+        return number * groups * sum(shape.neurons for shape in self.grid.shapes.values())
+
+    @property
+    def direct_classes(self) -> float:
+        """Bytes of these that a job without stored activations holds: 0 if memory does not."""
+        fits = self.all_classes <= 1e9 * self.grid.config.correlate.memory_gb
+        return self.all_classes if fits else 0
 
     @property
     def direct_held(self) -> float:
