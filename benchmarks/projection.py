@@ -27,6 +27,9 @@ RULE_OF = {"sums": "correlate", "matches": "match", "rotated": "rotated_std"}
 # Operations per second of a thread of this machine, of which ratios count only.
 RATES = {"int8": 890e9, "float32": 110e9, "model": 66e9, "differences": 245e9}
 
+# Rules that grow with the tokens most of all.
+GROWING = ("capture", "correlate")
+
 EVIDENCE = {
     "standard errors (influence)": ["influence"],
     "nulls": ["permuted", "untrained", "random_directions"],
@@ -74,16 +77,20 @@ def projected(small: Study, more: Study, large: Grid) -> Iterator[tuple[str, Too
     """Rule, what it took and the seconds that it is going to take in another grid."""
     for rule in dict.fromkeys(FORMULA.get(rule, rule) for rule in counts(large)):
         measured = small.took.get(rule)
-        if rule in more.took and rule in RULES:
+        if rule in GROWING:
             yield rule, measured, _from_two(rule, small, more, large)
-        elif rule in RULES:
+        elif rule in RULES and cost(large, rule).whole:
             yield from _by_operations(rule, small, large)
         elif measured:
             yield rule, measured, measured.seconds * _growth(rule, small.grid, large)
 
 
 def _from_two(rule: str, small: Study, more: Study, large: Grid) -> float:
-    """By the line through both runs, of a unit: a pair of models, or a model."""
+    """By the line through both runs, of a unit: a pair of models, or a model; by the plan if not
+    run on more tokens.
+    """
+    if rule not in more.took:
+        return _seconds(cost(large, rule).whole)
     (few, seconds), (many, longer) = (
         (Sizes(study.grid).scored, study.took[rule].seconds / _units(rule, study.grid))
         for study in (small, more)

@@ -37,7 +37,7 @@ from universal_neurons.prepare import text as corpus
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/support"))
 import hub as server  # noqa: E402
-from projection import Study, Took, table, took  # noqa: E402
+from projection import GROWING, Study, Took, table, took  # noqa: E402
 
 LAYERS, WIDTH, VOCABULARY = 12, 3072, 50257
 
@@ -71,8 +71,8 @@ CONFIG = {
 }
 # Neurons of a layer whose contexts are shown, as many as a study is planned with.
 CHOSEN = 300
-# What grows with the tokens most of all.
-MORE_TOKENS, GROWING = 96 * 512, "correlate"
+# On which `projection.GROWING` are run, too.
+MORE_TOKENS = 96 * 512
 
 
 def make_tokenizer(where: Path) -> PreTrainedTokenizerFast:
@@ -167,7 +167,7 @@ def main() -> None:
             branch = f"checkpoint-{TRAINED}"
             hub.add(f"stanford-crfm/{name}", branch, where / name / branch)
         small = Study(grid_of(config, layers), rehearse(where, hub, config))
-        more = Study(grid_of(longer, layers), rehearse(where, hub, longer, GROWING))
+        more = Study(grid_of(longer, layers), rehearse(where, hub, longer, GROWING[-1]))
     study = yaml.safe_load((ROOT / "configs/gpt2-small-crfm.yaml").read_text())
     print(table(small, more, grid_of(study)))
 

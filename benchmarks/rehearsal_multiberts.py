@@ -4,7 +4,10 @@ Models of BERT-base's exact shape with random weights, saved as Google saved its
 pooler and next-sentence head, and a vocabulary alone) in a repository for each seed and step of a
 hub on this machine. The whole workflow runs on them, and what each stage took is printed.
 
-    python benchmarks/rehearsal_multiberts.py FOLDER        # some 8 GB; resumable
+    python benchmarks/rehearsal_multiberts.py FOLDER [LAYERS]       # some 8 GB; resumable
+
+All of its 12 layers take about an hour on 2 cores that do nothing else; with fewer, all widths are
+BERT-base's.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ sys.path.insert(0, str(ROOT / "tests/support"))
 import hub as server
 
 SEEDS, STEPS = [0, 1], [0, 2000]
-VOCABULARY = 30522
+LAYERS, VOCABULARY = 12, 30522
 SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
 REPO = "google/multiberts-seed_{seed}-step_{step}k"
 CONFIG = {
@@ -69,11 +72,11 @@ def make_tokenizer(where: Path, texts: list[str]) -> None:
     (where / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, **tokens}))
 
 
-def make_model(where: Path, seed: int, texts: list[str]) -> None:
+def make_model(where: Path, seed: int, texts: list[str], layers: int) -> None:
     """One model, whose repository it is."""
     make_tokenizer(where, texts)
     torch.manual_seed(seed)
-    module = BertForPreTraining(BertConfig())
+    module = BertForPreTraining(BertConfig(num_hidden_layers=layers))
     config = {**module.config.to_dict(), "architectures": ["BertForPreTraining"]}
     (where / "config.json").write_text(json.dumps(config))
     state = {**module.state_dict(), "bert.embeddings.position_ids": torch.arange(512)[None]}
@@ -84,7 +87,9 @@ def main() -> None:
     """Make the hub, run the workflow, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    where = parser.parse_args().folder.resolve()
+    parser.add_argument("layers", type=int, nargs="?", default=LAYERS)
+    given = parser.parse_args()
+    where = given.folder.resolve()
     where.mkdir(parents=True, exist_ok=True)
     make_text(where / "text")
     lines = (where / "text/train.jsonl").read_text().splitlines()
@@ -95,7 +100,7 @@ def main() -> None:
             for step in STEPS:
                 repo = REPO.format(seed=seed, step=step)
                 if not (where / repo / "pytorch_model.bin").exists():
-                    make_model(where / repo, 10_000 * seed + step, texts)
+                    make_model(where / repo, 10_000 * seed + step, texts, given.layers)
                 hub.add(repo, "main", where / repo)
         print(listed(rehearse(where, hub, CONFIG)))
 

@@ -162,15 +162,15 @@ class Directions:
             np.stack([each.double().cpu().numpy() for each in kind], 1)
             for kind in zip(*pairs, strict=True)
         )
-        variance, vectors = np.linalg.eigh(own @ inputs.covariance @ own.swapaxes(1, 2))
+        variance, vectors = np.linalg.eigh(_times(own, inputs.covariance) @ own.swapaxes(1, 2))
         size = (vectors * np.sqrt(variance.clip(min=0))[:, None]) @ vectors.swapaxes(1, 2)
         precision = torch.finfo(pairs[0][0].dtype).eps
         root, projector = inputs.whitening(precision)
-        gaussian = rng.standard_normal((len(own), len(pairs), own.shape[2])) @ projector
+        gaussian = _times(rng.standard_normal((len(own), len(pairs), own.shape[2])), projector)
         # Q alone, with R's diagonal positive, is uniform: see `rotations.rotation`.
         q, r = np.linalg.qr(gaussian.swapaxes(1, 2))
         h = q.swapaxes(1, 2) * np.sign(np.diagonal(r, axis1=1, axis2=2))[..., None]
-        made = size @ h @ root, own @ inputs.mean + bias, inputs.mean
+        made = _times(size @ h, root), own @ inputs.mean + bias, inputs.mean
         return cls(*(torch.from_numpy(each).float().to(model.device) for each in made))
 
     def read(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -184,6 +184,14 @@ class Directions:
             torch.nn.functional.linear(centred, weight, mean).to(x.dtype)
             for weight, mean in zip(self.weights.unbind(1), self.means.unbind(1), strict=True)
         ]
+
+
+def _times(rows: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """All rows, shape (n, k, d), times one matrix, (d, d), as one product.
+
+    NumPy makes n of them, each so small that threads wait for each other most of the time.
+    """
+    return (rows.reshape(-1, rows.shape[2]) @ matrix).reshape(rows.shape)
 
 
 @dataclass(frozen=True)
