@@ -31,6 +31,9 @@ from universal_neurons.jobs import progress
 from universal_neurons.store.arrays import Added, read_arrays, write_by_pair
 from universal_neurons.store.same_run import check_same_run
 
+# Rotations of fewer bytes are read once, others whenever they are used.
+HELD = 1 << 28
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -193,7 +196,9 @@ def random_step(
         first, *others = found.values()
         for another in others:
             first.store.check_same_tokens(another.store)
-        matrices, neurons = Added([rotations]), sum(len(of.neurons(0).std) for of in found.values())
+        neurons = sum(len(of.neurons(0).std) for of in found.values())
+        size = 4 * rotating.draws * sum(d_mlp**2 for d_mlp in first.neurons(0).d_mlp)
+        matrices = read_arrays(rotations) if size < HELD else Added([rotations])
         # Of all pairs together: each alone may be too few to look for the fastest one.
         kernel = choose_kernel(kernel, 2 * drawing.draws * first.store.n_tokens * neurons**2)
         excess: dict[tuple[str, str], list[NDArray]] = {pair: [] for pair in permutations(found, 2)}
