@@ -67,17 +67,17 @@ def gpt2_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
 
 
-# The runs in one folder: those who look at them are on one worker, so that they are made once.
-ONE_FOLDER = {"local", "screened", "direct"}
+# The runs that many look at: they are on one worker, so that these are made once.
+SHARED = {"local", "screened", "direct", "subsets"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """What `make test` runs comes first, beginning with its longest part; files stay together."""
     for item in items:
-        shares = not ONE_FOLDER.isdisjoint(item.fixturenames)
+        shares = not SHARED.isdisjoint(item.fixturenames)
         item.add_marker(pytest.mark.xdist_group("runs" if shares else item.path.name))
-    items.sort(key=lambda item: ("slow" in item.keywords, ONE_FOLDER.isdisjoint(item.fixturenames)))
+    items.sort(key=lambda item: ("slow" in item.keywords, SHARED.isdisjoint(item.fixturenames)))
 
 
 def pytest_sessionfinish():

@@ -58,7 +58,13 @@ def texts(figure: Figure) -> str:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in ("demo", "one step") else pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_every_figure_can_be_drawn(case):
     tables = synthetic.tables(**CASES[case])
     for name in registry.FIGURES:

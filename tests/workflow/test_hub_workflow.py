@@ -234,7 +234,15 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("study", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+STUDIES = [
+    pytest.param(
+        path, id=path.stem, marks=[] if path.stem in ("laptop", "multiberts") else pytest.mark.slow
+    )
+    for path in sorted((ROOT / "configs").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("study", STUDIES)
 def test_shipped_studies_are_planned_from_the_config_files_of_their_models_alone(study, tmp_path):
     config = yaml.safe_load(study.read_text())
     kind, layers, width = SHAPES[study.stem]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import tiny
 import yaml
 
@@ -27,6 +28,7 @@ def test_another_workflow_plans_what_its_own_rules_need(tmp_path):
     assert not {"un_report", "un_ablate", "un_all", "all"} & set(planned)
 
 
+@pytest.mark.slow
 def test_its_jobs_see_their_own_part_of_the_configuration(tmp_path):
     result = snakemake(tmp_path, "results/tiny/calibration/seeda/step10.json")
     assert result.returncode == 0, result.stdout
