@@ -133,4 +133,4 @@ def _as_process(code, folder, environment):
 def _as_fork(code, folder, environment):
     address = fork_server.environment(dict(os.environ))[FORKS]
     with server.fork(address, [str(code)], folder, environment) as job:
-        assert job.wait() == 0
+        assert job.wait().code == 0

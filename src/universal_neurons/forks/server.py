@@ -28,6 +28,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -100,19 +101,48 @@ class Server:
         self._folder.cleanup()
 
 
+@dataclass(frozen=True)
+class End:
+    """How a fork ended, and what it took, as the system counted it.
+
+    Attributes
+    ----------
+    code
+        Its exit code; negative is the signal that ended it, as of `subprocess`.
+    processor
+        Seconds of processors, with those of processes that it waited for.
+    memory, read, written
+        Most memory, and what went from and to disks, in MB.
+    """
+
+    code: int
+    processor: float
+    memory: float
+    read: float
+    written: float
+
+    @classmethod
+    def of(cls, process: int) -> End:
+        """Collect a process that has ended."""
+        _, status, usage = os.wait4(process, 0)
+        code = os.waitstatus_to_exitcode(status)
+        blocks = (usage.ru_inblock / 2048, usage.ru_oublock / 2048)  # of 512 bytes
+        return cls(code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, *blocks)
+
+
 class Fork:
-    """A process that a server made: its id and, once it has ended, its exit code."""
+    """A process that a server made: its id and, once it has ended, how."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self.pid = int(connection.recv(16))
 
-    def wait(self) -> int:
-        """Wait until it ends; negative is the signal that ended it, as of `subprocess`."""
-        code = self._connection.recv(16)
-        if not code:
+    def wait(self) -> End:
+        """Wait until it ends."""
+        said = self._connection.recv(1024)
+        if not said:
             raise ConnectionError("the server of forks has ended, and the fork with it")
-        return int(code)
+        return End(**json.loads(said))
 
 
 @contextmanager
@@ -248,17 +278,16 @@ def _serve(address: str) -> None:
         forks[connection] = process, os.pidfd_open(process)
         selector.register(forks[connection][1], selectors.EVENT_READ, connection)
         selector.register(connection, selectors.EVENT_READ)
-        say(connection, process)
+        say(connection, str(process))
 
-    def say(connection: socket.socket, number: int) -> None:
+    def say(connection: socket.socket, what: str) -> None:
         with contextlib.suppress(OSError):
-            connection.send(str(number).encode())
+            connection.send(what.encode())
 
     def end(connection: socket.socket) -> None:
         """Collect a fork that ended and tell whoever waits for it."""
         process, pidfd = forks.pop(connection)
-        _, status = os.waitpid(process, 0)
-        say(connection, os.waitstatus_to_exitcode(status))
+        say(connection, json.dumps(asdict(End.of(process))))
         selector.unregister(pidfd)
         selector.unregister(connection)
         os.close(pidfd)

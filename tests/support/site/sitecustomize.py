@@ -16,5 +16,5 @@ if is_ours(*sys.orig_argv[1:]):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     address = os.environ["UNIVERSAL_NEURONS_FORKS"]
     with fork(address, sys.orig_argv[1:], os.getcwd(), os.environ) as job:
-        code = job.wait()
+        code = job.wait().code
     os._exit(128 - code if code < 0 else code)
