@@ -51,6 +51,7 @@ def test_the_command_line_starts_without_what_a_command_may_not_need():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_what_remains_of_a_run_are_the_jobs_of_its_dry_run(tmp_path, monkeypatch):
     config = tiny.make(tmp_path)
     jobs = tiny.planned(tmp_path)

@@ -230,6 +230,7 @@ def test_watching_ends_by_ctrl_c_without_a_traceback(monkeypatch, capsys):
     assert capsys.readouterr().out == "one\n\n"
 
 
+@pytest.mark.slow
 def test_the_status_of_a_run_that_failed_and_of_one_that_is_done(tmp_path):
     tiny.make(tmp_path)
     total = 1 + sum(tiny.planned(tmp_path).values())

@@ -181,6 +181,7 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path):
     assert gone(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_server_with_threads_does_not_serve(tmp_path):
     more = "(t := __import__('threading').Timer(60, print), setattr(t, 'daemon', True), t.start())"
     result = subprocess.run(

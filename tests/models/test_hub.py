@@ -235,6 +235,7 @@ def test_a_gated_model_is_fetched_with_a_token(client):
     assert models.load(client.home / "out").digest() == gpt2(10).digest()
 
 
+@pytest.mark.slow
 def test_without_network_and_cache_the_error_says_what_to_fetch_and_how(client):
     for env in (server.NO_NETWORK, {"HF_HUB_OFFLINE": "1"}):
         said = fetch(client, "checkpoint-10", **env)

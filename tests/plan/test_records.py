@@ -38,6 +38,7 @@ def run(finished, tmp_path):
     return there, config
 
 
+@pytest.mark.slow
 def test_copied_results_plan_what_a_changed_setting_needs_and_nothing_else(run):
     where, config = run
     assert tiny.planned(where) == {}
@@ -49,6 +50,7 @@ def test_copied_results_plan_what_a_changed_setting_needs_and_nothing_else(run):
     assert tiny.planned(where) == ABLATED
 
 
+@pytest.mark.slow
 def test_results_put_in_place_of_others_are_known_by_their_own_records(run, finished, tmp_path):
     """Snakemake's own folder is of the others."""
     where, config = run

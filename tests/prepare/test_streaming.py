@@ -78,6 +78,7 @@ def stream(client, *, limit: int | None = None, env: dict | None = None, **optio
     return json.loads(said.partition("RESULT")[2].partition("\n")[0])
 
 
+@pytest.mark.slow
 def test_every_document_of_the_split_comes_once_in_a_seeded_order(hub, client):
     commit, texts = stream(client)
     assert commit == hub.commit("org/pile", "main", "datasets")
@@ -91,6 +92,7 @@ def test_every_document_of_the_split_comes_once_in_a_seeded_order(hub, client):
     assert other != texts
 
 
+@pytest.mark.slow
 def test_a_configuration_and_a_column_are_chosen_by_name(client):
     _, texts = stream(client, dataset="org/table", name="french", text_key="content")
     assert sorted(texts) == [f"french {i}" for i in range(9)]

@@ -151,6 +151,7 @@ def test_every_seed_has_its_own_tokenizer_where_they_are_aligned(run):
     np.testing.assert_array_equal(near["token"][:, 0], far)
 
 
+@pytest.mark.slow
 def test_a_finished_run_needs_no_network_to_be_planned_or_gone_on_with(run, tmp_path):
     where, config, _ = run
     home = {"HF_HOME": str(tmp_path / "empty")}

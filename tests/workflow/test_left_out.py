@@ -41,6 +41,7 @@ def test_what_is_left_out_is_not_planned(without, monkeypatch):
     assert counts(Grid.of(config)) == {**new, "all": 1}
 
 
+@pytest.mark.slow
 def test_without_ablation_and_tracing_there_are_tables_and_a_report_that_say_so(without):
     tiny.finish(without)
     results = without / "results/exact"

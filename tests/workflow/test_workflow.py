@@ -394,6 +394,7 @@ def test_sums_straight_from_the_models_give_the_same_tables_to_the_bit(local, di
         configure(where, config)
 
 
+@pytest.mark.slow
 def test_sums_of_one_layer_per_pass_are_the_same_where_those_of_all_do_not_fit(local):
     where, config = local
     small = {"capture": {"store": False}, "correlate": {"memory_gb": 1e-6}}
