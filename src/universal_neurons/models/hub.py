@@ -180,9 +180,7 @@ def fetch_tokenizer(name: Name, out: str | Path) -> None:
     UserError
         See `fetch`.
     """
-    with _explained(name):
-        cached = _download(name, TOKENIZER)
-        files = _tokenizer_files(name, cached)
+    cached, files = _tokenizer(name)
     with replacing(Path(out)) as directory:
         directory.mkdir()
         _copy([cached / "config.json", *files], directory)
@@ -196,9 +194,15 @@ def tokenizer_folder(name: Name) -> Path:
     UserError
         See `fetch`.
     """
+    cached, files = _tokenizer(name)
+    return files[0].parent if files else cached
+
+
+def _tokenizer(name: Name) -> tuple[Path, list[Path]]:
+    """Folder of a revision in the client's cache, and the files of its tokenizer."""
     with _explained(name):
         cached = _download(name, TOKENIZER)
-        return next((file.parent for file in _tokenizer_files(name, cached)), cached)
+        return cached, _tokenizer_files(name, cached)
 
 
 def _download(name: Name, files: Iterable[str]) -> Path:
