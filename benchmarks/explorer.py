@@ -32,6 +32,31 @@ GPT2_SMALL = Size(
     vocabulary=50257,
 )
 
+# Neurons of a seed, far from each other.
+ROWS = {
+    "with contexts": "run.chosen[seed][(i * 331) % run.chosen[seed].length]",
+    "without contexts": "[...Array(99).keys()].map(k => (i * 7919 + k) % 36864)"
+    ".find(row => !run.places[seed].has(row))",
+}
+# Opens 40 pages, and says how long each took.
+OPEN = """
+    const done = arguments[0];
+    const frame = () => new Promise((end) => requestAnimationFrame(() => setTimeout(end)));
+    (async () => {
+      const times = [];
+      for (let i = 0; i < 40; i++) {
+        const seed = i %% 5;
+        const row = %s;
+        const start = performance.now();
+        location.hash = run.address(seed, run.last, row);
+        while (page?.row !== row || page.seed !== seed) await frame();
+        await frame();
+        times.push(performance.now() - start);
+      }
+      done(times);
+    })();
+"""
+
 
 def measure_sizes(folder: Path) -> None:
     """Print megabytes by kind of file."""
@@ -65,27 +90,10 @@ def measure_times(index: Path) -> None:
             time.sleep(0.005)
         firsts.append(driver.execute_script(listed))
     print(f"first page   {np.median(firsts):.0f} ms (slowest {max(firsts):.0f})")
-    opened = driver.execute_async_script(
-        """
-        const done = arguments[0];
-        const frame = () => new Promise((end) => requestAnimationFrame(() => setTimeout(end)));
-        (async () => {
-          const times = [];
-          for (let i = 0; i < 40; i++) {
-            const seed = i % 5;
-            const row = run.chosen[seed][(i * 331) % run.chosen[seed].length];
-            const start = performance.now();
-            location.hash = run.address(seed, run.last, row);
-            while (page?.row !== row || page.seed !== seed) await frame();
-            await frame();
-            times.push(performance.now() - start);
-          }
-          done(times);
-        })();
-        """
-    )
-    slow = f"slowest {max(opened):.0f}, first {opened[0]:.0f}"
-    print(f"a neuron     {np.median(opened):.0f} ms ({slow})")
+    for kind, row in ROWS.items():
+        opened = driver.execute_async_script(OPEN % row)
+        slow = f"slowest {max(opened):.0f}, first {opened[0]:.0f}"
+        print(f"a neuron {kind:17} {np.median(opened):.0f} ms ({slow})")
     driver.quit()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import time
 
@@ -15,6 +16,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from universal_neurons.explorer.rest import WEIGHTS
 
 # Debian's packages chromium and chromium-driver (`make browser`).
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -331,6 +334,38 @@ def test_a_neuron_without_contexts_has_its_partners_at_the_last_step_and_its_cou
     page.until(lambda: "are known at step 400 alone" in page.text("[aria-labelledby=p]"))
 
 
+def test_a_neuron_without_contexts_has_its_group_its_tokens_and_what_its_weights_say(
+    page, tables, made
+):
+    roles = of_last(tables("roles"))
+    with_page = set(rows(tables("examples")))
+    groups = of_last(tables("groups"))
+    bare = groups[[row not in with_page for row in rows(groups)]].iloc[0]
+    page.open(address(bare))
+    members = groups[groups["group"] == bare["group"]].sort_values("seed")
+    assert [chip.get_attribute("href").split("#")[1] for chip in page.all(".group a")] == [
+        address(member).removeprefix("#") for _, member in members.iterrows()
+    ]
+    row, texts = own(roles, bare).iloc[0], texts_of(made)
+    for name in ("promoted", "suppressed"):
+        by_cosine = np.argsort(-np.abs(row[f"{name}_cos"]), kind="stable")
+        shown = [f"“{texts[i]}”".replace(" ", "␣") for i in row[f"{name}_ids"][by_cosine]]
+        assert [token.text for token in page.all(f".{name} .token")] == shown
+    page.one(".all summary").click()
+    numbers = dict(
+        zip(
+            [name.text for name in page.all(".numbers dt")],
+            [value.text for value in page.all(".numbers dd")],
+            strict=True,
+        )
+    )
+    for name in WEIGHTS:
+        assert float(numbers[name].replace("−", "-")) == pytest.approx(row[name], rel=1e-3), name
+    page.one("input[type=range]").send_keys(Keys.LEFT)
+    earlier = tables("groups").query(f"step == {SIZE.steps[-2]}")
+    page.until(lambda: bool(page.all(".group a")) == bool(len(own(earlier, bare))))
+
+
 def test_what_is_printed_is_as_wide_as_its_paper_and_has_its_partners(page, tables):
     """A page of A4 is 718 pixels wide; of a long list the rows on the screen are printed."""
     size = {"width": 718, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -461,5 +496,7 @@ def test_hostile_text_is_shown_as_text(driver, tmp_path):
     assert page.run("return window.hurt") is None
     assert page.all("main img, main script, main b") == []
     assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
-    text = "".join(file.read_text() for file in (tmp_path / "explorer/data").iterdir())
-    assert "<" not in text
+    # Every shard is one call, whose text has neither quotes nor ends of lines of its own.
+    call = re.compile(rb'explorer\.put\("[a-z0-9-]+", "([^"\\\r\n]|\\["\\rn])*"\);\n')
+    shards = list((tmp_path / "explorer/data").iterdir())
+    assert [file for file in shards if not call.fullmatch(file.read_bytes())] == []

@@ -157,7 +157,8 @@ def _roles(grid: pd.DataFrame, size: Size, rng: np.random.Generator) -> pa.Table
     )
     for name, sign in (("promoted", 1), ("suppressed", -1)):
         cosines = sign * np.sort(rng.random((n, 10)), axis=1)[:, ::-1].astype(np.float32)
-        table = table.append_column(f"{name}_ids", _lists(_ids(10 * n, size.vocabulary, rng), 10))
+        ids = rng.integers(0, size.vocabulary, 10 * n, np.int32)
+        table = table.append_column(f"{name}_ids", _lists(ids, 10))
         table = table.append_column(f"{name}_cos", _lists(cosines.ravel(), 10))
     return table
 

@@ -128,14 +128,33 @@ def rows_of(sources: Sources, seed: str, step: int) -> Rows:
     return Rows(found.groupby("layer").size().sort_index().tolist())
 
 
-def numbers(sources: Sources, rows: Rows, seed: str, step: int) -> pd.DataFrame:
-    """All `COLUMNS` of a model, one row per neuron in order; missing where a table has no row."""
-    parts = []
+def extremes(
+    sources: Sources, rows: Mapping[str, Rows]
+) -> dict[tuple[str, int], NDArray[np.float32]]:
+    """By seed and step the largest absolute activation of every neuron."""
+    found = {}
+    for seed, of in rows.items():
+        every = of_seed(sources.neurons, ["step", "min", "max"], seed)
+        every["row"] = of.of(every)
+        every["largest"] = every[["min", "max"]].abs().max(axis=1)
+        for step in map(int, every["step"].unique()):
+            own = every[every["step"] == step].set_index("row")["largest"]
+            found[seed, step] = own.reindex(range(of.n)).fillna(0).to_numpy(np.float32)
+    return found
+
+
+def numbers(
+    sources: Sources, rows: Rows, seed: str, steps: Sequence[int]
+) -> dict[int, pd.DataFrame]:
+    """By step all `COLUMNS`, one row per neuron in order; missing where a table has no row."""
+    parts: dict[int, list[pd.DataFrame]] = {step: [] for step in steps}
     for table, columns in COLUMNS.items():
-        found = of_seed(getattr(sources, table), columns, seed, step=step)
+        found = of_seed(getattr(sources, table), ["step", *columns], seed)
         found.index = pd.Index(rows.of(found))
-        parts.append(found[list(columns)].reindex(range(rows.n)))
-    return pd.concat(parts, axis=1)
+        for step, part in parts.items():
+            own = found.loc[found["step"] == step, list(columns)]
+            part.append(own.reindex(range(rows.n)))
+    return {step: pd.concat(part, axis=1) for step, part in parts.items()}
 
 
 def listed(
@@ -146,12 +165,12 @@ def listed(
     Parameters
     ----------
     found
-        As `numbers` returns it.
+        Of a step, as `numbers` returns it.
     names
         Roles and families of the run by column of `NAMES`; a code is a place in it plus one, 0 is
         none.
     """
-    arrays = {name: _float16(found[name]) for name in DIGITS}
+    arrays = {name: float16(found[name]) for name in DIGITS}
     for name in SMALL:
         arrays[name] = found[name].fillna(0).to_numpy(float).clip(0, 255).astype(np.uint8)
     for name in NAMES:
@@ -162,6 +181,7 @@ def listed(
     return {"explanations": [str(text) for text in explained.categories]}, arrays
 
 
-def _float16(values: pd.Series) -> NDArray[np.float16]:
+def float16(values: pd.Series) -> NDArray[np.float16]:
+    """Values with three digits, the largest of that type in place of larger ones."""
     largest = float(np.finfo(np.float16).max)
     return values.to_numpy(float).clip(-largest, largest).astype(np.float16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.explorer.numbers import COLUMNS, Rows, Run, Sources, of_seed
-from universal_neurons.explorer.partners import courses, partners
+from universal_neurons.explorer.known import ByRow, Seed
+from universal_neurons.explorer.numbers import Rows, Run, Sources, of_seed
 from universal_neurons.explorer.shards import short
 from universal_neurons.explorer.windows import Windows, read_windows
-from universal_neurons.store.tables import read_table, records
+from universal_neurons.store.tables import records
 
 # Chosen neurons in one shard, which a page loads whole: 60 kB, and few enough files.
 PER_SHARD = 8
@@ -22,7 +22,6 @@ PER_SHARD = 8
 MERGED = 2
 
 Facts = dict[str, Any]
-ByRow = Mapping[int, Any]
 
 
 @dataclass(frozen=True)
@@ -33,49 +32,25 @@ class Shard:
     arrays: dict[str, NDArray[Any]]
 
 
-def chosen_rows(run: Run, seed: str) -> NDArray[np.int64]:
-    """Which neurons of a seed have contexts, ascending."""
-    return np.unique(run.rows[seed].of(of_seed(run.sources.examples, [], seed)))
-
-
-def shards(
-    run: Run, seed: str, found: Mapping[int, pd.DataFrame], tokens: set[int]
-) -> Iterator[Shard]:
-    """Yield the shards of a seed's chosen neurons, each of `PER_SHARD`.
-
-    Parameters
-    ----------
-    run
-        Its tables and neurons.
-    seed
-        Whose neurons.
-    found
-        By step all `COLUMNS` of the chosen neurons, by row.
-    tokens
-        Takes the ids of all tokens that occur.
-    """
-    sources, rows = run.sources, run.rows[seed]
-    chosen = chosen_rows(run, seed)
+def shards(run: Run, seed: Seed) -> Iterator[Shard]:
+    """Yield the shards of a seed's chosen neurons, each of `PER_SHARD`."""
+    sources, rows = run.sources, run.rows[seed.name]
     known = {
-        "partners": partners(run, seed, chosen),
-        "groups": _groups(run, seed, chosen),
-        "histograms": _histograms(sources, rows, seed, run.last),
-        "activating": _activating(sources, rows, seed, run.last),
-        "course": courses(run, seed, chosen),
+        "partners": _partners(run, seed),
+        "groups": seed.groups,
+        "histograms": _histograms(sources, rows, seed.name, run.last),
+        "activating": _activating(sources, rows, seed.name, run.last),
+        "course": _courses(seed),
+        "steps": _by_step(seed),
     }
-    promoted = _promoted(sources, rows, seed, run.last, chosen)
-    by_step = _by_step(found)
+    known |= {name: _pairs(seed, *tokens) for name, tokens in seed.tokens.items()}
     held: list[tuple[Facts, Windows]] = []
-    all_windows = read_windows(sources.examples, sources.contexts, run.rows, seed, run.extremes)
+    all_windows = read_windows(
+        sources.examples, sources.contexts, run.rows, seed.name, run.extremes
+    )
     for row, windows in all_windows:
-        facts = {name: of_row.get(row) for name, of_row in known.items()}
-        facts |= {
-            "row": row,
-            "steps": {name: of_rows[row] for name, of_rows in by_step.items()},
-            **promoted.get(row, {}),
-        }
+        facts = {"row": row, **{name: of_row.get(row) for name, of_row in known.items()}}
         facts |= {"contexts": windows.contexts, "readings": _named(windows.readings, run.seeds)}
-        tokens |= _ids(facts) | set(np.unique(windows.tokens).tolist())
         held.append((facts, windows))
         if len(held) == PER_SHARD:
             yield _shard(held)
@@ -97,39 +72,40 @@ def _named(readings: Sequence[Facts], seeds: Sequence[str]) -> list[Facts]:
     return [{**reading, "seed": list(seeds).index(reading["seed"])} for reading in readings]
 
 
-def _by_step(found: Mapping[int, pd.DataFrame]) -> dict[str, ByRow]:
-    """By name of a number, and row, its values at all steps."""
-    names = [name for columns in COLUMNS.values() for name in columns]
-    rows = next(iter(found.values())).index.tolist()
-    by_name: dict[str, ByRow] = {}
-    for name in names:
-        steps = [map(short, frame[name].tolist()) for frame in found.values()]
-        by_name[name] = dict(zip(rows, map(list, zip(*steps, strict=True)), strict=True))
-    return by_name
+def _by_step(seed: Seed) -> ByRow:
+    """By row, and name of a number, its values at all steps."""
+    chosen = [of_step.loc[seed.chosen] for of_step in seed.numbers.values()]
+    found: dict[int, Facts] = {row: {} for row in seed.chosen.tolist()}
+    for name in chosen[0].columns:
+        values = (map(short, of_step[name].tolist()) for of_step in chosen)
+        for of_row, of_steps in zip(found.values(), zip(*values, strict=True), strict=True):
+            of_row[name] = of_steps
+    return found
 
 
-def _groups(run: Run, seed: str, chosen: NDArray[np.int64]) -> ByRow:
-    """By row, for every step the group that it is a member of: its correlations and members."""
-    found = read_table(
-        run.sources.groups,
-        ["step", "group", "seed", "layer", "neuron", "group_mean_corr", "group_min_corr"],
-    )
-    groups: dict[int, list[Facts | None]] = {}
-    wanted = set(chosen.tolist())
-    for (step, _), members in found.groupby(["step", "group"]):
-        row = None
-        listed = []
-        for member in records(members):
-            other = str(member["seed"])
-            place = int(sum(run.rows[other].widths[: member["layer"]]) + member["neuron"])
-            listed.append([run.seeds.index(other), place])
-            row = place if other == seed else row
-        if row is not None and row in wanted:
-            of_steps = groups.setdefault(row, [None] * len(run.steps))
-            first = members.iloc[0]
-            corr = [short(first["group_mean_corr"]), short(first["group_min_corr"])]
-            of_steps[run.steps.index(step)] = {"corr": corr, "members": sorted(listed)}
-    return groups
+def _partners(run: Run, seed: Seed) -> ByRow:
+    """By row, for every step its best matches: seed's place, row, correlations, whether mutual."""
+    found: dict[int, list[Any]] = {row: [[] for _ in run.steps] for row in seed.chosen.tolist()}
+    own = seed.matches[seed.matches["row"].isin(seed.chosen)]
+    numbers = ("best_corr", "best_corr_se", "baseline_corr", "mutual")
+    for match in records(own.sort_values("place", kind="stable")):
+        of_step = found[match["row"]][run.steps.index(match["step"])]
+        of_step.append([match["place"], match["best"], *(short(match[name]) for name in numbers)])
+    return found
+
+
+def _courses(seed: Seed) -> ByRow:
+    """By row the label of its course and the step at which it is first universal."""
+    found = seed.courses.loc[seed.courses.index.intersection(seed.chosen.tolist())]
+    pairs = zip(found["label"], found["emergence_step"].tolist(), strict=True)
+    return dict(zip(found.index.tolist(), map(list, pairs), strict=True))
+
+
+def _pairs(seed: Seed, ids: NDArray[Any], cosines: NDArray[Any]) -> ByRow:
+    """By row tokens and their cosines."""
+    pairs = zip(ids[seed.chosen].tolist(), cosines[seed.chosen].tolist(), strict=True)
+    listed = ([[t, short(c)] for t, c in zip(*pair, strict=True)] for pair in pairs)
+    return dict(zip(seed.chosen.tolist(), listed, strict=True))
 
 
 def _histograms(sources: Sources, rows: Rows, seed: str, step: int) -> ByRow:
@@ -155,36 +131,3 @@ def _activating(sources: Sources, rows: Rows, seed: str, step: int) -> ByRow:
             [int(each["token_id"]), short(each["mean"]), int(each["count"])]
         )
     return listed
-
-
-def _promoted(
-    sources: Sources, rows: Rows, seed: str, step: int, chosen: NDArray[np.int64]
-) -> Mapping[int, Facts]:
-    """By row the tokens that its output promotes and suppresses most, by their cosines.
-
-    They are those with the largest logits, which go by the length of the unembedding, too.
-    """
-    columns = ["promoted_ids", "promoted_cos", "suppressed_ids", "suppressed_cos"]
-    found = of_seed(sources.roles, columns, seed, step=step)
-    found.index = pd.Index(rows.of(found))
-    found = found.loc[found.index.intersection(chosen.tolist())]
-    return {
-        row: {
-            name: _pairs(each[f"{name}_ids"], each[f"{name}_cos"])
-            for name in ("promoted", "suppressed")
-        }
-        for row, each in zip(found.index.tolist(), records(found), strict=True)
-    }
-
-
-def _pairs(ids: Any, cosines: Any) -> list[list[Any]]:
-    if ids is None or cosines is None:
-        return []
-    pairs = [[int(token), short(float(cosine))] for token, cosine in zip(ids, cosines, strict=True)]
-    return sorted(pairs, key=lambda pair: -abs(pair[1]))
-
-
-def _ids(facts: Facts) -> set[int]:
-    """Tokens that a neuron's facts name."""
-    lists = (facts.get(name) or [] for name in ("promoted", "suppressed", "activating"))
-    return {each[0] for listed in lists for each in listed}

@@ -1,16 +1,16 @@
 """Facts and arrays as classic scripts, which a page loads from files without a server.
 
 Browsers let a page that was opened from a file load no data but scripts. So a shard is a script of
-one call, ``explorer.put(name, base64)``. Below the base64 are deflated bytes: the length of a
-header (uint32, little-endian), the header as JSON, and its arrays one after another. Nothing of
-what a run holds is ever part of a script's own text, whatever tokens and names contain.
+one call, ``explorer.put(name, text)``. Every character of the text holds seven bits of deflated
+bytes (base64 would take a tenth more room): the length of a header (uint32, little-endian), the
+header as JSON, and its arrays one after another. Nothing of what a run holds is ever part of a
+script's own text, whatever tokens and names contain.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Of the characters with seven bits, those that may not stand in a string of a script as they are.
+ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r"}
 # Types of arrays that the pages know, by NumPy's name; float16 has the three digits that are shown.
 TYPES = {"uint8": "u1", "uint16": "u2", "uint32": "u4", "int8": "i1", "float16": "f2"}
 
@@ -41,8 +43,18 @@ def write_shard(
     arrays
         One-dimensional, of a type in `TYPES`.
     """
-    text = b64encode(zlib.compress(packed(facts, arrays or {}), 9)).decode("ascii")
-    (folder / f"{name}.js").write_text(f'explorer.put("{name}", "{text}");\n', encoding="ascii")
+    text = characters(zlib.compress(packed(facts, arrays or {})))
+    for character, escaped in ESCAPES.items():
+        text = text.replace(character, escaped)
+    script = f'explorer.put("{name}", "{text}");\n'
+    (folder / f"{name}.js").write_bytes(script.encode("ascii"))
+
+
+def characters(data: bytes) -> str:
+    """Characters of seven bits each, the lowest bits of a byte first; the last may have zeros."""
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    bits = np.concatenate([bits, np.zeros(-len(bits) % 7, np.uint8)])
+    return np.packbits(bits.reshape(-1, 7), axis=1, bitorder="little").tobytes().decode("ascii")
 
 
 def packed(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -9,21 +9,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 import universal_neurons
+from universal_neurons.explorer.known import Seed, chosen_rows, groups, read_seed
 from universal_neurons.explorer.numbers import (
     NAMES,
-    Rows,
     Run,
     Sources,
+    extremes,
     listed,
-    numbers,
     rows_of,
 )
-from universal_neurons.explorer.pages import PER_SHARD, Facts, Shard, chosen_rows, shards
-from universal_neurons.explorer.partners import of_all
+from universal_neurons.explorer.pages import PER_SHARD, Facts, Shard, shards
+from universal_neurons.explorer.rest import rest
 from universal_neurons.explorer.shards import write_shard
 from universal_neurons.explorer.windows import BANDS, FOLLOWED, LEVELS, UNKNOWN
 from universal_neurons.store.files import read_record, replacing
@@ -67,13 +64,15 @@ def write_explorer(
         _copy_pages(folder)
         data = folder / DATA
         data.mkdir()
-        run = Run(sources, seeds, steps, _rows(sources, seeds, steps), {})
+        rows = {seed: rows_of(sources, seed, steps[-1]) for seed in seeds}
+        run = Run(sources, seeds, steps, rows, extremes(sources, rows))
         names = _names(sources)
-        found = _write_lists(data, run, names)
         vocabulary = read_table(sources.vocabulary, ["token_id", "text"])
-        texts = dict(zip(vocabulary["token_id"], vocabulary["text"], strict=True))
-        used = _write_neurons(data, run, found, texts)
-        _write_vocabulary(data, used, texts)
+        texts = vocabulary.sort_values("token_id")["text"].tolist()
+        write_shard(data, "vocabulary", {"texts": texts})
+        of_seeds = groups(run)
+        for place, seed in enumerate(seeds):
+            _write_seed(data, run, place, read_seed(run, seed, of_seeds[seed]), names, texts)
         write_shard(data, "run", _about(run, names, corpus, config))
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     logger.info("the explorer of %d seeds takes %.1f MB", len(seeds), size / 1e6)
@@ -87,10 +86,6 @@ def _copy_pages(folder: Path) -> None:
                 shutil.copyfileobj(stream, copy)
 
 
-def _rows(sources: Sources, seeds: Sequence[str], steps: Sequence[int]) -> dict[str, Rows]:
-    return {seed: rows_of(sources, seed, steps[-1]) for seed in seeds}
-
-
 def _names(sources: Sources) -> dict[str, list[str]]:
     """All roles and families that occur, in order."""
     tables = {"role": sources.roles, "family": sources.families}
@@ -98,65 +93,43 @@ def _names(sources: Sources) -> dict[str, list[str]]:
     return {name: sorted(map(str, values.unique())) for name, values in found.items()}
 
 
-def _write_lists(
-    data: Path, run: Run, names: Mapping[str, Sequence[str]]
-) -> dict[str, dict[int, pd.DataFrame]]:
-    """Write what there is of all neurons, by model; returns all numbers of the chosen neurons.
-
-    Fills the run's `extremes`.
-    """
-    found: dict[str, dict[int, pd.DataFrame]] = {seed: {} for seed in run.seeds}
-    extremes: dict[tuple[str, int], Any] = run.extremes  # type: ignore[assignment]
-    for i, seed in enumerate(run.seeds):
-        chosen = chosen_rows(run, seed)
-        for j, step in enumerate(run.steps):
-            of_model = numbers(run.sources, run.rows[seed], seed, step)
-            largest = of_model[["min", "max"]].abs().max(axis=1)
-            extremes[seed, step] = largest.fillna(0).to_numpy(np.float32)
-            write_shard(data, f"list-{i}-{j}", *listed(of_model, names))
-            found[seed][step] = of_model.loc[chosen]
-        write_shard(data, f"rest-{i}", *of_all(run, seed))
-    return found
-
-
-def _write_neurons(
+def _write_seed(
     data: Path,
     run: Run,
-    found: Mapping[str, Mapping[int, pd.DataFrame]],
-    texts: Mapping[int, str],
-) -> set[int]:
-    """Write the shards of the chosen neurons and what they are found by; returns their tokens."""
-    tokens: set[int] = set()
-    for i, seed in enumerate(run.seeds):
-        sought: list[Facts] = []
-        for n, shard in enumerate(shards(run, seed, found[seed], tokens)):
-            write_shard(data, f"neurons-{i}-{n}", shard.facts, shard.arrays)
-            sought += _sought(shard, texts)
-        write_shard(data, f"search-{i}", {"neurons": sought})
-    return tokens
+    place: int,
+    seed: Seed,
+    names: Mapping[str, Sequence[str]],
+    texts: Sequence[str],
+) -> None:
+    """Write the shards of a seed: lists, neurons' pages, and what these are found by."""
+    for step, of_model in enumerate(seed.numbers.values()):
+        write_shard(data, f"list-{place}-{step}", *listed(of_model, names))
+    for layer, of_layer in enumerate(rest(run, seed)):
+        write_shard(data, f"rest-{place}-{layer}", *of_layer)
+    sought: list[Facts] = []
+    for n, shard in enumerate(shards(run, seed)):
+        write_shard(data, f"neurons-{place}-{n}", shard.facts, shard.arrays)
+        sought += _sought(shard, texts)
+    write_shard(data, f"search-{place}", {"neurons": sought})
 
 
-def _sought(shard: Shard, texts: Mapping[int, str]) -> list[Facts]:
+def _sought(shard: Shard, texts: Sequence[str]) -> list[Facts]:
     """What the neurons of a shard are found by: tokens, and the text of their top contexts."""
     sought, at = [], 0
-    ids = shard.arrays["tokens"]
+    tokens = shard.arrays["tokens"]
     for facts in shard.facts["neurons"]:
         lists = (facts.get(name) or [] for name in ("activating", "promoted"))
-        named = [texts.get(each[0], f"#{each[0]}") for part in lists for each in part]
+        ids = (each[0] for part in lists for each in part)
+        # An output layer may have rows that are no token's.
+        named = [texts[token] for token in ids if token < len(texts)]
         contexts = []
         for band, *_, length in facts["contexts"]:
             if BANDS[band] == "top":
-                window = ids[at : at + length].tolist()
-                contexts.append("".join(texts.get(token, f"#{token}") for token in window))
+                window = tokens[at : at + length].tolist()
+                contexts.append("".join(texts[token] for token in window))
             at += length
         sought.append({"row": facts["row"], "tokens": named, "contexts": contexts})
     return sought
-
-
-def _write_vocabulary(data: Path, used: set[int], texts: Mapping[int, str]) -> None:
-    ids = sorted(used)
-    named = [texts.get(token, f"#{token}") for token in ids]
-    write_shard(data, "vocabulary", {"texts": named}, {"ids": np.array(ids, np.uint32)})
 
 
 def _about(

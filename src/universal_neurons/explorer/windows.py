@@ -127,9 +127,9 @@ def _windows(
 
 def _levels(windows: Sequence[Any], lengths: NDArray[np.integer]) -> tuple[NDArray[np.int8], float]:
     """Activations in `LEVELS` of the largest one, which is returned too."""
-    none = [np.full(length, np.nan) for length in lengths[: len(windows)]]
-    pairs = zip(windows, none, strict=True)
-    x = np.concatenate([absent if window is None else window for window, absent in pairs] or [[]])
+    pairs = zip(windows, lengths[: len(windows)], strict=True)
+    found = [np.full(length, np.nan) if x is None else x for x, length in pairs]
+    x = np.concatenate(found or [[]])
     known = np.isfinite(x)
     scale = float(np.abs(x[known]).max(initial=0))
     levels = np.full(len(x), UNKNOWN, np.int8)

@@ -98,7 +98,7 @@ class Contexts {
       const at = first + k === position;
       const x = own && at ? activation : (code / this.run.levels) * reading.scale;
       const share = known ? Math.min(1, Math.abs(x) / (reading.full || 1)) : 0;
-      const text = words.visible(this.texts.get(this.neuron.tokens[start + k]) ?? "");
+      const text = words.visible(this.texts[this.neuron.tokens[start + k]]);
       const kind = `t${at ? " at" : ""}${x < 0 ? " below" : ""}`;
       return { x, at, known, text, element: h("span", { class: kind, title: known ? `${words.token(text)} ${words.size(x, 2)}` : "not known", "--a": share.toFixed(3) }, text) };
     });

@@ -43,11 +43,23 @@ const explorer = (() => {
 
   async function inflate(text) {
     if (!window.DecompressionStream) throw new Error("The explorer needs a browser of 2023 or newer.");
-    const characters = atob(text);
-    const bytes = new Uint8Array(characters.length);
-    for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const stream = new Blob([unpacked(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  /** The bytes of a text with seven bits in every character, the lowest first. */
+  function unpacked(text) {
+    const found = new Uint8Array((text.length * 7) >> 3);
+    let [held, n, at] = [0, 0, 0]; // bits of the byte to come, and how many
+    for (let i = 0; i < text.length; i++) {
+      held |= text.charCodeAt(i) << n;
+      n += 7;
+      if (n < 8) continue;
+      found[at++] = held; // its low byte
+      held >>= 8;
+      n -= 8;
+    }
+    return found;
   }
 
   function unpack(bytes) {
@@ -141,23 +153,32 @@ class Run {
     return explorer.load(`list-${seed}-${step}`);
   }
 
-  /** What is known of any neuron beyond the lists: partners at the last step, and its course. */
+  /** What is known of any neuron beyond the lists: all but its groups and course are of the last step. */
   async rest(seed, row) {
-    const { facts, arrays } = await explorer.load(`rest-${seed}`);
-    const n = this.starts[seed].at(-1);
+    const { layer, neuron } = this.where(seed, row);
+    const { facts, arrays } = await explorer.load(`rest-${seed}-${layer}`);
+    const n = this.widths[seed][layer];
     const partners = facts.others.flatMap((other, i) => {
-      const at = i * n + row;
+      const at = i * n + neuron;
       return arrays.best[at] ? [[other, arrays.best[at] - 1, arrays.corr[at], null, arrays.baseline[at], arrays.mutual[at]]] : [];
     });
-    const label = facts.labels[arrays.label[row] - 1];
-    return { partners: this.steps.map((_, step) => (step === this.last ? partners : null)), course: label && [label, arrays.emergence[row] - 1] };
+    const tokens = ["promoted", "suppressed"].map((name) => {
+      const each = (arrays[name]?.length ?? 0) / n;
+      return [name, [...(arrays[name] ?? [])].slice(neuron * each, (neuron + 1) * each).map((id) => [id])];
+    });
+    const label = facts.labels[arrays.label[neuron] - 1];
+    return {
+      partners: this.steps.map((_, step) => (step === this.last ? partners : null)),
+      course: label && [label, arrays.emergence[neuron] - 1],
+      groups: facts.groups[neuron],
+      steps: Object.fromEntries(facts.weights.map((name) => [name, this.steps.map((_, step) => (step === this.last ? number(arrays[name][neuron]) : null))])),
+      ...Object.fromEntries(tokens),
+    };
   }
 
-  /** Texts of the tokens that occur, by id. */
+  /** Texts of all tokens, by id. */
   async vocabulary() {
-    const { facts, arrays } = await explorer.load("vocabulary");
-    this.texts ??= new Map(facts.texts.map((text, i) => [arrays.ids[i], text]));
-    return this.texts;
+    return (await explorer.load("vocabulary")).facts.texts;
   }
 
   /** All that is known of a neuron: of a chosen one its shard's facts, tokens and codes. */
@@ -186,6 +207,11 @@ class Run {
       }
     }
   }
+}
+
+/** A number of a list as JSON has it. */
+function number(value) {
+  return Number.isNaN(value) ? null : value;
 }
 
 function decoded(text) {

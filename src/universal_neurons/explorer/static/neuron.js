@@ -2,12 +2,13 @@
 "use strict";
 
 class NeuronPage {
-  /** Loads what is known of a neuron: of one without contexts the numbers of the list. */
+  /** Loads what is known of a neuron: of one without contexts what the list and `Run.rest` have. */
   static async of(run, seed, step, row) {
     const [neuron, texts] = await Promise.all([run.neuron(seed, row), run.vocabulary()]);
     if (neuron) return new NeuronPage(run, seed, row, neuron, texts, false);
     const [list, rest] = await Promise.all([run.list(seed, step), run.rest(seed, row)]);
-    return new NeuronPage(run, seed, row, { row, steps: listed(run, step, row, list), contexts: [], ...rest }, texts, true);
+    const steps = { ...listed(run, step, row, list), ...rest.steps };
+    return new NeuronPage(run, seed, row, { ...rest, row, steps, contexts: [] }, texts, true);
   }
 
   constructor(run, seed, row, neuron, texts, bare) {
@@ -36,7 +37,7 @@ class NeuronPage {
   }
 
   view(step, neighbours) {
-    const { run, neuron, label, bare } = this;
+    const { run, neuron, label } = this;
     this.words = h("div", { class: "words" });
     this.picture = h("div", { class: "course" });
     this.partners = h("div", {});
@@ -44,9 +45,10 @@ class NeuronPage {
     this.title = h("p", { class: "place" });
     this.links = h("nav", { class: "steps", "aria-label": "Neurons" });
     this.neighbours = neighbours;
+    const last = `at step ${run.steps[run.last]}`;
     const tokens = [
-      this.#tokens("Promoted", neuron.promoted, "The ten tokens whose logits its output raises most, by cosine with the unembedding"),
-      this.#tokens("Suppressed", neuron.suppressed, "The ten tokens whose logits it lowers most, by cosine with the unembedding"),
+      this.#tokens("Promoted", neuron.promoted, `The ten tokens whose logits its output raises most ${last}, by cosine with the unembedding`),
+      this.#tokens("Suppressed", neuron.suppressed, `The ten tokens whose logits it lowers most ${last}, by cosine with the unembedding`),
       this.#tokens("Activating", neuron.activating, "Tokens with the largest mean activation, of those that occur ten times or more"),
     ].filter(Boolean);
     this.contexts = neuron.contexts.length ? new Contexts(run, neuron, this.seed, this.texts) : null;
@@ -67,7 +69,7 @@ class NeuronPage {
         h("h2", { id: "x" }, "The same contexts in every seed"),
         this.contexts ? this.contexts.view() : h("p", { class: "none" }, "Contexts were kept of chosen neurons only (explorer.neurons in the configuration): this is none of them."),
       ),
-      bare ? null : h("div", { class: "three" }, tokens, neuron.histograms ? this.#histogram() : null),
+      tokens.length || neuron.histograms ? h("div", { class: "three" }, tokens, neuron.histograms ? this.#histogram() : null) : null,
       this.#details(),
     );
     this.#course();
@@ -191,13 +193,14 @@ class NeuronPage {
 
   #tokens(name, tokens, about) {
     if (!tokens?.length) return null;
-    const largest = Math.max(...tokens.map((token) => Math.abs(token[1])));
+    const largest = Math.max(...tokens.map(([, value]) => Math.abs(value)));
+    // Of neurons without contexts only the order is known.
     const items = tokens.map(([id, value, count]) =>
       h(
         "li",
-        { "--a": Math.abs(value) / (largest || 1), class: value < 0 ? "below" : "" },
-        h("bdi", { class: "token" }, words.token(this.texts.get(id) ?? `#${id}`)),
-        h("span", { class: "amount" }, words.size(value, 2), count ? h("small", {}, ` ×${count.toLocaleString("en")}`) : null),
+        { "--a": words.known(value) ? Math.abs(value) / (largest || 1) : 0, class: value < 0 ? "below" : "" },
+        h("bdi", { class: "token" }, words.token(this.texts[id] ?? `#${id}`)),
+        words.known(value) ? h("span", { class: "amount" }, words.size(value, 2), count ? h("small", {}, ` ×${count.toLocaleString("en")}`) : null) : null,
       ),
     );
     return h("section", { class: `tokens ${name.toLowerCase()}` }, h("h2", {}, name), h("p", { class: "about" }, about), h("ol", {}, items));
@@ -252,7 +255,7 @@ class NeuronPage {
           const at = neuron.starts[i] + k;
           const code = reading.codes[at];
           const x = code === run.unknown ? null : Number(((code / run.levels) * reading.scale).toPrecision(3));
-          const text = this.texts.get(neuron.tokens[at]);
+          const text = this.texts[neuron.tokens[at]];
           rows.push([run.bands[band], sequence, position, run.seeds[reading.seed], reading.step, run.label(reading.seed, reading.row), first + k, text, x]);
         }
       });
@@ -266,7 +269,7 @@ function listed(run, step, row, { facts, arrays }) {
   const found = {};
   const put = (name, value) => {
     found[name] = Array(run.steps.length).fill(null);
-    found[name][step] = Number.isNaN(value) ? null : value;
+    found[name][step] = number(value);
   };
   for (const [name, values] of Object.entries(arrays)) put(name, values[row]);
   for (const name of ["role", "family"]) put(name, run.names[name][arrays[name][row] - 1] ?? null);
