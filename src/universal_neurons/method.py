@@ -24,5 +24,5 @@ METHOD_VERSION = {
     "describe": 2,
     "examples": 1,
     "report": 12,
-    "explorer": 2,
+    "explorer": 3,
 }

@@ -433,6 +433,8 @@ def test_nothing_is_wider_than_a_phone(page, tables):
         for fragment in ("#/", address(chosen(tables))):
             page.open(fragment)
             assert page.run("return document.documentElement.scrollWidth") <= 390
+            inside = "return [...document.querySelectorAll('.scroll')]"
+            assert page.run(f"{inside}.filter(e => e.scrollWidth > e.clientWidth).length") == 0
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -857,6 +857,16 @@ def test_short_tables_show_every_step_layer_and_model(demo, drawn, tmp_path):
     assert "Time and memory" not in page_of(demo, drawn, tmp_path)
 
 
+def test_every_cell_says_its_column_where_a_phone_has_no_room_for_heads(demo, drawn, tmp_path):
+    page = page_of(demo, drawn, tmp_path)
+    tables = re.findall(r'<table class="cards.*?</table>', page, re.DOTALL)
+    assert len(tables) >= 8
+    for table in tables:
+        heads = re.findall(r"<th scope.*?>(.*?)</th>", table)
+        cells = re.findall(r'<td data-of="(.*?)"', table)
+        assert cells == heads * table.count("<tr><td")
+
+
 @pytest.mark.parametrize(
     "case", [{"universal": False}, {"steps": [5]}, {"n_layers": 1, "seeds": ["x", "y"]}]
 )

@@ -25,7 +25,7 @@ const words = (() => {
     const power = Math.floor(Math.log10(Math.abs(x)));
     if (power < -4 || power > 5) {
       const raised = String(power).replace(/./g, (c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] ?? "⁻");
-      return `${minus((x / 10 ** power).toFixed(1))} × 10${raised}`;
+      return `${minus((x / 10 ** power).toFixed(1))}\u00a0×\u00a010${raised}`;
     }
     return minus(x.toLocaleString("en", { maximumFractionDigits: Math.max(0, digits - 1 - power) }));
   }
