@@ -25,6 +25,7 @@ def executed(local, tmp_path_factory):
 def test_every_cell_says_something(executed):
     cells = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in cells)
+    assert "Empty DataFrame" not in str([cell.outputs for cell in cells])
     assert len(cells) > 8
 
 
@@ -43,3 +44,4 @@ def test_the_committed_notebook_was_run_on_the_demo():
     said = "".join(str(cell.outputs) for cell in cells if cell.cell_type == "code")
     assert "run demo: 5 seeds, 5 steps" in said
     assert "Traceback" not in said
+    assert "Empty DataFrame" not in said

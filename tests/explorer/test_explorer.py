@@ -361,6 +361,8 @@ def test_a_neuron_without_contexts_has_its_group_its_tokens_and_what_its_weights
     )
     for name in WEIGHTS:
         assert float(numbers[name].replace("−", "-")) == pytest.approx(row[name], rel=1e-3), name
+    score = own(of_last(tables("universality")), bare).iloc[0]
+    assert float(numbers["max_corr"]) == pytest.approx(score["max_corr"], abs=1e-3)
     page.one("input[type=range]").send_keys(Keys.LEFT)
     earlier = tables("groups").query(f"step == {SIZE.steps[-2]}")
     page.until(lambda: bool(page.all(".group a")) == bool(len(own(earlier, bare))))

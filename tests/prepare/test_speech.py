@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from universal_neurons.errors import UserError
-from universal_neurons.prepare.speech import load_tagger, parts_of_speech
+from universal_neurons.prepare.speech import NOT_NEEDED, load_tagger, parts_of_speech
 
 TEXTS = ["<end>", "The", " law", "yer", " speaks", ".", "  ", " well", "-", "known", " law."]
 TAGS = {"The": "DET", "lawyer": "NOUN", "law": "NOUN", "speaks": "VERB", ".": "PUNCT"}
@@ -26,17 +29,53 @@ def tag(texts):
     return found
 
 
-@pytest.fixture(scope="session")
-def pipeline(tmp_path_factory):
-    """A spaCy pipeline that tags the words of `TAGS`."""
+class Word:
+    """What is used of a spaCy token."""
+
+    def __init__(self, start, end, part):
+        self.idx, self.pos_, self._length = start, part, end - start
+
+    def __len__(self):
+        return self._length
+
+
+class Pipeline:
+    """What is used of a spaCy pipeline: it tags the words of `TAGS`, and its spaces have no tag."""
+
+    def pipe(self, texts):
+        for text, words in zip(texts, tag(texts), strict=True):
+            spaces = [(space.start(), space.end(), "") for space in re.finditer(" +", text)]
+            yield [Word(*word) for word in sorted(words + spaces)]
+
+
+def stand_in():
+    """A module in place of spaCy, which is large: tests run without it, too."""
+    made = ModuleType("spacy")
+    made.__spec__ = ModuleSpec("spacy", None)
+
+    def load(name, exclude):
+        assert set(exclude) == set(NOT_NEEDED)
+        if name != "planted":
+            raise OSError("[E050] Can't find model")
+        return Pipeline()
+
+    made.load = load
+    return made
+
+
+@pytest.fixture(params=["stand-in", "installed"])
+def pipeline(request, tmp_path, monkeypatch):
+    """Name of a spaCy pipeline that tags the words of `TAGS`."""
+    if request.param == "stand-in":
+        monkeypatch.setitem(sys.modules, "spacy", stand_in())
+        return "planted"
     spacy = pytest.importorskip("spacy")
     made = spacy.blank("en")
     ruler = made.add_pipe("attribute_ruler")
     for word, part in TAGS.items():
         ruler.add([[{"ORTH": word}]], {"POS": part})
-    folder = tmp_path_factory.mktemp("spacy") / "planted"
-    made.to_disk(folder)
-    return str(folder)
+    made.to_disk(tmp_path / "planted")
+    return str(tmp_path / "planted")
 
 
 def named(found):
@@ -64,8 +103,8 @@ def test_a_pipeline_of_spacy_tags_tokens(pipeline):
     assert found[1][-1] == "NOUN"
 
 
+@pytest.mark.usefixtures("pipeline")
 def test_a_pipeline_that_is_not_there_is_named_with_what_to_do():
-    pytest.importorskip("spacy")
     with pytest.raises(UserError, match="families.speech: spaCy can't load en_nowhere"):
         load_tagger("en_nowhere")
 

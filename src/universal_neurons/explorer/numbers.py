@@ -29,9 +29,9 @@ COLUMNS = {
     "families": ("family", "explanation", "variance_reduction", "position_mi"),
 }
 # Of these, what the list shows, and a neuron's page where it has no contexts: three digits, a few
-# small integers, and names.
+# small integers, and names. (max_corr is the sum of excess_corr and baseline_corr.)
 DIGITS = (
-    *("excess_corr", "excess_se", "max_corr", "baseline_corr", "p_value", "q_value"),
+    *("excess_corr", "excess_se", "baseline_corr", "p_value", "q_value"),
     *("excess_given_token", "attributed_delta_loss", "delta_loss", "delta_loss_se"),
     *("sparsity", "variance_reduction"),
 )

@@ -272,6 +272,7 @@ function listed(run, step, row, { facts, arrays }) {
     found[name][step] = number(value);
   };
   for (const [name, values] of Object.entries(arrays)) put(name, values[row]);
+  put("max_corr", arrays.excess_corr[row] + arrays.baseline_corr[row]);
   for (const name of ["role", "family"]) put(name, run.names[name][arrays[name][row] - 1] ?? null);
   put("explanation", facts.explanations[arrays.explanation[row] - 1] ?? null);
   for (const name of ["universal", "dead"]) put(name, Boolean(arrays[name][row]));
