@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from universal_neurons.jobs import DONE
-from universal_neurons.plan.cost import FORMULA, RULES, cost
+from universal_neurons.plan.cost import FORMULA, RULES, cost, times
 from universal_neurons.plan.counts import counts
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import Sizes
@@ -67,10 +67,11 @@ def took(results: Path) -> dict[str, Took]:
 
 @dataclass(frozen=True)
 class Study:
-    """A grid and what its rules took."""
+    """A grid and what its rules took; and how many identities of tokens occur in it."""
 
     grid: Grid
     took: Mapping[str, Took]
+    identities: int
 
 
 def projected(small: Study, more: Study, large: Grid) -> Iterator[tuple[str, Took | None, float]]:
@@ -115,7 +116,11 @@ def _by_operations(
 ) -> Iterator[tuple[str, Took | None, float]]:
     """By operations; those of `match` given the token by themselves; by the plan if not run."""
     measured = small.took.get(rule)
-    of_small, of_large = (_seconds(cost(grid, rule).whole) for grid in (small.grid, large))
+    here = small.grid
+    if rule == "match":
+        # The plan takes as many identities as there are tokens.
+        here = Grid(here.config, here.shapes, small.identities)
+    of_small, of_large = (_seconds(cost(grid, rule).whole) for grid in (here, large))
     starts = counts(large)[rule] * cost(large, rule).start
     speed = 1.0
     if measured:
@@ -123,7 +128,7 @@ def _by_operations(
         speed = max(0.0, at_work) / of_small
     given = 0.0
     if rule == "match":
-        given = _seconds({"float32": _given_the_token(large)})
+        given = _seconds(_given_the_token(large))
         yield "match given the token", None, speed * given
     yield rule, measured, starts + speed * (of_large - given)
 
@@ -132,11 +137,10 @@ def _seconds(work: Mapping[str, float]) -> float:
     return sum(operations / RATES[kind] for kind, operations in work.items())
 
 
-def _given_the_token(grid: Grid) -> float:
+def _given_the_token(grid: Grid) -> Mapping[str, float]:
     """Operations of all `match` jobs that are of correlations given the token."""
-    with_it, without = cost(grid, "match").whole["float32"], Sizes(grid)
-    plain = without.pairs * without.shape.n_layers
-    return with_it - plain * (without.layer_baseline + without.layer_rotation)
+    sizes = Sizes(grid)
+    return times(sizes.given_layer, sizes.pairs * sizes.shape.n_layers)
 
 
 def _growth(rule: str, small: Grid, large: Grid) -> float:

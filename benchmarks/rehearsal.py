@@ -33,6 +33,7 @@ from universal_neurons.plan.config import resolve
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sections import Config
 from universal_neurons.prepare import text as corpus
+from universal_neurons.store.arrays import read_arrays
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/support"))
@@ -144,6 +145,12 @@ def grid_of(config: dict, layers: int = LAYERS) -> Grid:
     return Grid(typed, dict.fromkeys(typed.models.seeds, Shape(layers, WIDTH)), VOCABULARY)
 
 
+def identities(where: Path) -> int:
+    """How many tokens of the vocabulary occur among the scored ones."""
+    [given, *_] = (where / f"results/{CONFIG['run']}/given").rglob("*.zarr")
+    return len(read_arrays(given)["count"])
+
+
 def main() -> None:
     """Make the hub, run the workflow, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -166,8 +173,10 @@ def main() -> None:
                 make_models(where / name, seed, where / "tokenizer", ids, layers)
             branch = f"checkpoint-{TRAINED}"
             hub.add(f"stanford-crfm/{name}", branch, where / name / branch)
-        small = Study(grid_of(config, layers), rehearse(where, hub, config))
-        more = Study(grid_of(longer, layers), rehearse(where, hub, longer, GROWING[-1]))
+        small, more = (
+            Study(grid_of(own, layers), rehearse(where, hub, own, *until), identities(where))
+            for own, until in ((config, ()), (longer, GROWING[-1:]))
+        )
     study = yaml.safe_load((ROOT / "configs/gpt2-small-crfm.yaml").read_text())
     print(table(small, more, grid_of(study)))
 

@@ -10,7 +10,7 @@ METHOD_VERSION = {
     "correlate": 2,
     "rotate": 3,
     "given": 1,
-    "match": 5,
+    "match": 6,
     "screen": 5,
     "similarity": 1,
     "influence": 4,

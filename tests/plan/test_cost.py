@@ -13,7 +13,14 @@ from planning import GPT2_SMALL, RULES, SMALL, grid, rule_names
 from universal_neurons.ablate import ablation, precision
 from universal_neurons.activations import products
 from universal_neurons.capture import direct
-from universal_neurons.correlate import exact_sums, given, permuted, refine, similar_pair
+from universal_neurons.correlate import (
+    class_scores,
+    exact_sums,
+    given,
+    permuted,
+    refine,
+    similar_pair,
+)
 from universal_neurons.describe import chosen, collect, examples, features, windows
 from universal_neurons.plan import cost, sizes
 from universal_neurons.plan.counts import counts
@@ -33,6 +40,7 @@ COPIES = {
     "PERMUTED_SHARE": permuted.SAMPLE,
     "WIDE_LAYER": similar_pair.WIDE,
     "GIVEN_DRAWS": given.DRAWS,
+    "GIVEN_FREQUENT": class_scores.FREQUENT,
     "MOST_TOKENS": features.MOST_TOKENS,
     "REFINE_TOKENS": exact_sums.DOT_TOKENS,
     "REFINE_BYTES": refine.EXACT_BYTES,

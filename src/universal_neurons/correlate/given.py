@@ -22,6 +22,7 @@ from universal_neurons.activations.calibration import read_calibration
 from universal_neurons.activations.class_sums import KINDS, TOKEN, HalfSums
 from universal_neurons.activations.products import tile_name
 from universal_neurons.correlate import explained
+from universal_neurons.correlate.class_scores import Scores, class_scores
 from universal_neurons.correlate.explained import Spread
 from universal_neurons.correlate.matches import Matches
 from universal_neurons.correlate.neurons import Captured, Neurons
@@ -41,41 +42,6 @@ from universal_neurons.store.same_run import check_same_run
 DRAWS = 2
 
 _Finder = TypeVar("_Finder")
-
-# Classes whose sums are standardised at a time, in float64.
-_ROWS = 4096
-
-
-def class_scores(
-    sums: NDArray, count: NDArray[np.int64], neurons: Neurons, own: slice
-) -> NDArray[np.float32]:
-    """Sums over classes whose products are the covariance of the classes' means.
-
-    Z_vi = (T_vi − n_v μ_i) s_i / (σ_i √(n_v N)), so that Σ_v Z_vi Z_vj is the part of the
-    correlation of i and j that the means of the classes make.
-
-    Parameters
-    ----------
-    sums, count
-        Summed codes of the classes, shape (V, d_mlp), and their numbers of tokens, (V,).
-    neurons
-        The model's, over all tokens.
-    own
-        The layer's place among them.
-
-    Returns
-    -------
-    NDArray
-        Shape (V, d_mlp); 0 for a dead neuron.
-    """
-    scores = np.empty(sums.shape, np.float32)
-    mean = neurons.code_sum[own] / neurons.n_tokens
-    factor = neurons.factor[own] / np.sqrt(neurons.n_tokens)
-    for first in range(0, len(sums), _ROWS):
-        rows = slice(first, first + _ROWS)
-        n = count[rows, None].astype(np.float64)
-        scores[rows] = (sums[rows] - n * mean) * factor / np.sqrt(n)
-    return scores
 
 
 def write_given(
@@ -221,9 +187,11 @@ class Given:
         self._neurons, self._sums, self._kind = neurons, Added([path]), kind
         std, spread = self._of("std"), self._of("rotated_std")
         self.within = Neurons(neurons.d_mlp, neurons.n_tokens, neurons.code_sum, neurons.scale, std)
-        standardise = attributes_of(path)["standardise"]
+        about = attributes_of(path)
+        standardise = about["standardise"]
         self.baseline = Baseline(self.within, Added([rotations]), spread, standardise=standardise)
         self.count = self._of("count")
+        self._name, self._int8 = f"{about['seed']} {kind}", about["encoding"] == "int8"
 
     def _of(self, name: str) -> NDArray:
         return self._sums[array_of(self._kind, name)]
@@ -232,6 +200,11 @@ class Given:
         """A layer's `class_scores`."""
         own = self._neurons.layers[layer]
         return class_scores(self._of(f"sums{layer}"), self.count, self._neurons, own)
+
+    def to_multiply(self, layer: int) -> Scores:
+        """The same, as two whole layers are multiplied; of int8 codes they are rounded, too."""
+        name = f"{self._name} {layer}"
+        return Scores.of(self.scores(layer), self.count, name, rounded=self._int8)
 
     def stretch(self, own: slice) -> NDArray[np.float64]:
         """σ over the standard deviation within classes of some neurons; 0 where nothing is left."""
@@ -294,17 +267,16 @@ class GivenSearch:
     def __init__(self, a: Given, b: Given, layers: Sequence[int]) -> None:
         self._a, self._b, self._layers = a, b, layers
         self._search = Search(a.within, b.within, layers, a.baseline, b.baseline)
-        self._scores_a = [a.scores(i) for i in layers]
-        self._scores_b = np.empty((0, 0), np.float32)
+        self._scores_a = [a.to_multiply(i) for i in layers]
 
     def turn_to(self, other: int) -> None:
         """Go on with a layer of `b`."""
-        self._scores_b = self._b.scores(other)
+        self._scores_b = self._b.to_multiply(other)
         self._search.turn_to(other)
 
     def take(self, corr: NDArray[np.float64], place: int, other: int) -> None:
         """As `Search.take`, with the correlations over all tokens; they are changed in place."""
-        corr -= self._scores_a[place].T @ self._scores_b
+        corr -= self._scores_a[place].product(self._scores_b)
         corr *= self._a.stretch(self._a.within.layers[self._layers[place]])[:, None]
         corr *= self._b.stretch(self._b.within.layers[other])
         self._search.take(corr, place, other)

@@ -243,15 +243,15 @@ def _given(s: Sizes) -> Cost:
 
 def _match(s: Sizes) -> Cost:
     # The first rotation by the other choice of baseline.standardise, too.
-    work = s.layer_baseline + s.layer_rotation
+    layer = {"float32": s.layer_baseline + s.layer_rotation}
     # With the sampled neurons of the token budget at some eight points.
     memory = (10 + s.draws) * s.square + (s.layers - 1) * s.square * (1 + s.draws) // 2
     if s.has_classes:
         # The same given classes of tokens.
-        work += s.given_classes * s.layer_products + s.given_rotations * s.layer_rotation
+        given = s.given_layer
+        layer = {"float32": layer["float32"] + given["float32"], "int8": given["int8"]}
         memory += s.given * (2 + GIVEN_DRAWS) * s.square
         memory += (s.layers + 3) * 4 * s.given_classes * s.shape.d_mlp
-    layer = {"float32": work}
     layers = s.pairs * s.shape.n_layers
     return Cost(times(layer, s.layers), times(layer, layers), memory)
 

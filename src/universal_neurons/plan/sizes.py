@@ -34,8 +34,8 @@ UNTRAINED_TOKENS, PERMUTED_SHARE = 65536, 0.1
 WIDE_LAYER = 1024
 # What the screened mode refines at a time: tokens, and bytes of sums in full.
 REFINE_TOKENS, REFINE_BYTES = 4096, 1 << 30
-# Rotations of the baseline given a class of tokens.
-GIVEN_DRAWS = 2
+# Given a class of tokens: rotations of the baseline, and classes that are multiplied in float32.
+GIVEN_DRAWS, GIVEN_FREQUENT = 2, 1024
 # Of a neuron whose contexts are shown: how many there are, tokens of each, and of all the tokens
 # that contexts are drawn from; the neurons that are no universal ones.
 CONTEXTS, WINDOW, SAMPLE_TOKENS, OTHERS = 50, 16, 1 << 16, 100
@@ -119,9 +119,22 @@ class Sizes:
     @property
     def given_classes(self) -> int:
         """Their classes."""
+        return sum(self._given_classes)
+
+    @property
+    def given_layer(self) -> dict[str, float]:
+        """Operations of a layer and a model given them: rare ones have two int8 codes each."""
+        int8 = self.products == "int8"
+        rare = int8 * sum(max(0, classes - GIVEN_FREQUENT) for classes in self._given_classes)
+        work = (self.given_classes - rare) * self.layer_products
+        work += self.given_rotations * self.layer_rotation
+        return {"float32": work, "int8": 3 * rare * self.layer_products}
+
+    @property
+    def _given_classes(self) -> list[int]:
         positions = {"position": self.grid.config.corpus.context_length}
         kinds = self.grid.config.correlate.given
-        return sum(positions.get(kind, self.classes) for kind in kinds)
+        return [positions.get(kind, self.classes) for kind in kinds]
 
     @property
     def class_sums(self) -> float:
