@@ -14,7 +14,7 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.matches import Matches, StepMatches
 from universal_neurons.errors import UserError
 from universal_neurons.prepare.clusters import write_clusters
-from universal_neurons.prepare.reading import Documents
+from universal_neurons.prepare.reading import Corpus, Documents
 from universal_neurons.prepare.tokens import describe
 from universal_neurons.score import fractions, influence, universality
 from universal_neurons.score.universality import mean_over_others
@@ -49,7 +49,7 @@ def read_activations(stores):
 
 def test_the_influence_of_a_group_is_what_the_correlation_changes_without_it(pair):
     stores, about, matches = pair
-    found = influence.influence(stores, about, matches, documents(np.arange(96)))
+    found, _ = influence.influence(stores, about, matches, documents(np.arange(96)))
     sequence = np.concatenate([s.token_index() for s in stores["a"]]) // 16
     group = influence.deal(sequence, influence.GROUPS)
     values = {seed: read_activations(own) for seed, own in stores.items()}
@@ -72,10 +72,12 @@ def test_documents_of_another_corpus_are_refused(tmp_path):
     facts = describe(tmp_path / "tokens.npy", None, "text") | {"subsets": [], "edges": [0]}
     write_json(tmp_path / "corpus.json", facts)
     write_clusters(tmp_path / "clusters.npy", np.arange(2))
-    files = tmp_path / "clusters.npy", tmp_path / "corpus.json"
+    files = (tmp_path / name for name in ("tokens.npy", "corpus.json", "clusters.npy"))
+    tokens, about, clusters = files
+    corpus = Corpus(tokens, about, clusters=clusters)
     made = {"path": tmp_path / "influence.zarr", "attributes": {}}
     with pytest.raises(UserError, match=r"corpus.json: not of the corpus that .*pair.zarr was"):
-        influence.influence_of_step({}, [store], *files, **made)
+        influence.influence_of_step({}, [store], corpus, **made)
 
 
 def test_a_dead_neuron_has_no_influence(pair):
@@ -83,9 +85,8 @@ def test_a_dead_neuron_has_no_influence(pair):
     dead, about = deepcopy(matches["a", "b"]), deepcopy(about)
     dead.clear(np.arange(80) == 0)
     about["a"].factor[0] = 0
-    found = influence.influence(stores, about, {("a", "b"): dead}, documents(np.arange(96)))[
-        "a", "b"
-    ]
+    pairs = {("a", "b"): dead}
+    found = influence.influence(stores, about, pairs, documents(np.arange(96)))[0]["a", "b"]
     assert (found[:, 0] == 0).all()
     assert (found[:, 1:].std(0) > 0).all()
 
@@ -102,7 +103,7 @@ def test_groups_of_a_corpus_are_groups_of_its_documents(pair):
     """Influences by document are sums of those by sequence."""
     stores, about, matches = pair
     cluster = np.random.default_rng(0).permutation(np.repeat(np.arange(12), 8))
-    found = influence.influence(stores, about, matches, documents(cluster))["a", "b"]
+    found = influence.influence(stores, about, matches, documents(cluster))[0]["a", "b"]
     sequence = np.concatenate([s.token_index() for s in stores["a"]]) // 16
     one = matches["a", "b"]
     z, other = (
@@ -160,20 +161,26 @@ def planted(rng, seeds=2):
     return [np.sqrt(TRUE) * shared + np.sqrt(1 - TRUE) * slow(shape) for _ in range(seeds)]
 
 
+def with_counterpart(corr):
+    """Matches of every neuron with the one of its number."""
+    found, index = Matches.nothing(N, 1), np.arange(N)
+    found.take_pairs(index, index, corr)
+    return found
+
+
 def found_in(models, clusters=range(SEQUENCES)):
     """Matches of every neuron with its own counterpart, and their influences."""
     names = [str(i) for i in range(len(models))]
     stores = {n: [Stored(m, CONTEXT)] for n, m in zip(names, models, strict=True)}
     about = {n: Stats(m) for n, m in zip(names, models, strict=True)}
-    index, matches = np.arange(N), {}
+    matches = {}
     for a in names:
         for b in names:
             if a != b:
                 x, y = stores[a][0].values, stores[b][0].values
                 corr = np.array([np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(N)])
-                matches[a, b] = Matches.nothing(N, 1)
-                matches[a, b].take_pairs(index, index, corr)
-    return matches, influence.influence(stores, about, matches, documents(clusters, CONTEXT))
+                matches[a, b] = with_counterpart(corr)
+    return matches, influence.influence(stores, about, matches, documents(clusters, CONTEXT))[0]
 
 
 def test_intervals_of_correlations_and_of_their_mean_cover_the_planted_truth():
@@ -250,3 +257,90 @@ def test_intervals_of_excess_cover_the_planted_truth_with_a_baseline_of_the_same
         covered.append((error < 1.96 * scores["excess_se"]).to_numpy().reshape(3, N))
     # Weaker correlations are no larger than the noise that the baseline picks up.
     assert 0.90 <= np.mean(np.array(covered)[..., TRUE >= 0.3]) <= 0.99
+
+
+# Given the token.
+
+
+def given_token(rng, names, document):
+    """Models that share what a token says and, by TRUE, what follows a document; and the tokens.
+
+    Half of every neuron's variance is its token's, of which many are seen a few times only; the
+    rest, of which half is a document's, correlates by TRUE.
+    """
+    n = CONTEXT * SEQUENCES
+    weight = 1 / (np.arange(300) + 3.0)
+    ids = rng.choice(300, n, p=weight / weight.sum())
+    means = rng.standard_normal((300, N))[ids]
+
+    def part():
+        of_documents = rng.normal(size=(document.max() + 1, N))[document.repeat(CONTEXT)]
+        return np.sqrt(0.5) * (of_documents + rng.normal(size=(n, N)))
+
+    shared = part()
+    models = (means + np.sqrt(TRUE) * shared + np.sqrt(1 - TRUE) * part() for _ in names)
+    return dict(zip(names, models, strict=True)), ids
+
+
+def residuals(models, ids):
+    """Float64; and the means of the classes, by class."""
+    _, label = np.unique(ids, return_inverse=True)
+    count = np.bincount(label)
+    means = {
+        name: (np.stack([np.bincount(label, x) for x in values.T]) / count).astype(np.float32)
+        for name, values in models.items()
+    }
+    return label, means, {name: x - means[name].T[label] for name, x in models.items()}
+
+
+def correlations(x, y):
+    """Of residuals, column by column."""
+    return (x * y).mean(0) / np.sqrt((x**2).mean(0) * (y**2).mean(0))
+
+
+def found_given(models, ids, clusters):
+    """Matches given the token of every neuron with its own counterpart, and their influences."""
+    label, means, left = residuals(models, ids)
+    matches = {
+        (a, b): with_counterpart(correlations(left[a], left[b]))
+        for a in models
+        for b in models
+        if a != b
+    }
+    within, about = {}, {name: Stats(values) for name, values in models.items()}
+    for name, values in left.items():
+        within[name] = Stats(values)
+        within[name].code_sum = np.zeros(N)
+    stores = {name: [Stored(values, CONTEXT)] for name, values in models.items()}
+    given = influence.Within(label, means, within, matches)
+    _, found = influence.influence(stores, about, {}, documents(clusters, CONTEXT), given)
+    return matches, found
+
+
+def test_an_influence_given_the_token_is_what_that_correlation_changes_without_the_group():
+    document = np.arange(SEQUENCES) // 4
+    models, ids = given_token(np.random.default_rng(4), "ab", document)
+    matches, found = found_given(models, ids, document)
+    group = influence.deal(document.repeat(CONTEXT), influence.GROUPS)
+    without = []
+    for g in range(64):
+        kept = group != g
+        _, _, left = residuals({name: x[kept] for name, x in models.items()}, ids[kept])
+        without.append(correlations(left["a"], left["b"]))
+    changes = matches["a", "b"].best - np.stack(without)
+    changes -= changes.mean(0)
+    same = [np.corrcoef(x, y)[0, 1] for x, y in zip(changes.T, found["a", "b"].T, strict=True)]
+    assert np.min(same) > 0.97
+    assert found["a", "b"].std() == pytest.approx(changes.std(), rel=0.1)
+
+
+@pytest.mark.slow
+def test_intervals_of_correlations_given_the_token_cover_the_planted_truth():
+    rng, covered = np.random.default_rng(5), []
+    for _ in range(200):
+        document = rng.permutation(np.arange(SEQUENCES) // 4)
+        models, ids = given_token(rng, "ab", document)
+        matches, found = found_given(models, ids, document)
+        se = fractions.standard_error(found["a", "b"])
+        covered.append(abs(matches["a", "b"].best - TRUE) < 1.96 * se)
+    assert 0.92 <= np.mean(covered) <= 0.97

@@ -43,7 +43,7 @@ def tables(rng):
 def test_every_kind_is_counted_by_its_own_excess_and_threshold():
     scores, matches = tables(np.random.default_rng(0))
     beyond = np.where(scores["layer"] == 0, 0.5, 0.9)
-    table = fractions_of_kinds(scores, matches, {}, beyond).set_index(["seed", "layer"])
+    table = fractions_of_kinds(scores, matches, {}, {}, beyond).set_index(["seed", "layer"])
     everywhere = table.loc[("", -1)]
     assert everywhere["fraction"] == 0.25
     assert everywhere["beyond_random"] == 0.125, "those of the first layer alone"
@@ -61,10 +61,24 @@ def test_every_kind_is_counted_by_its_own_excess_and_threshold():
     assert everywhere["expected_beyond_random"] == pytest.approx(0.25 * 5 * N, rel=0.1)
 
 
+def test_influences_given_the_token_give_that_share_alone_an_interval_over_tokens():
+    scores, matches = tables(np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    given = {
+        pair: rng.normal(0, 0.2, (16, N)).astype(np.float32) for pair in permutations(SEEDS, 2)
+    }
+    table = fractions_of_kinds(scores, matches, {}, given, None).set_index(["seed", "layer"])
+    single = table.loc["b"]
+    assert single[["given_token_low", "given_token_high"]].notna().all(axis=None)
+    assert (single["given_token_low"] < single["given_token_high"]).all()
+    assert table.loc[("", -1), "given_token_low"] < table.loc[("", -1), "given_token"]
+    assert table["low"].isna().all()
+
+
 def test_where_no_excess_could_pass_there_is_no_interval():
     scores, matches = tables(np.random.default_rng(0))
     influences = {pair: np.zeros((4, N), np.float32) for pair in permutations(SEEDS, 2)}
-    table = fractions_of_kinds(scores, matches, influences, np.full(len(scores), np.inf))
+    table = fractions_of_kinds(scores, matches, influences, {}, np.full(len(scores), np.inf))
     assert (table["beyond_random"] == 0).all()
     assert table[["beyond_random_low", "beyond_random_high"]].isna().all(axis=None)
     assert table[["low", "high"]].notna().all(axis=None)
@@ -73,7 +87,7 @@ def test_where_no_excess_could_pass_there_is_no_interval():
 def test_what_was_not_compared_is_null_and_the_rest_stays():
     scores, matches = tables(np.random.default_rng(0))
     nothing = matches.assign(given_token_corr=np.nan, given_token_baseline=np.nan)
-    table = fractions_of_kinds(scores, nothing, {}, None)
+    table = fractions_of_kinds(scores, nothing, {}, {}, None)
     unknown = [c for c in table if "beyond_random" in c or "given_token" in c]
     assert len(unknown) == 13
     assert table[unknown].isna().all(axis=None)

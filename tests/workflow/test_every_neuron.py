@@ -243,7 +243,7 @@ def test_influences_see_escapes(shards, matches, activations):
     """Over all groups they add up to nothing, and their size is that of float64's."""
     captured = {name: stores(shards, name) for name in NAMES}
     statistics = {name: neurons(shards[name]) for name in NAMES}
-    found = influence.influence(captured, statistics, matches, planted.documents())
+    found, _ = influence.influence(captured, statistics, matches, planted.documents())
     z, other = (standardised(activations[name]) for name in NAMES)
     other = other[:, matches[NAMES].index]
     contributions = z * other - matches[NAMES].best * (z**2 + other**2) / 2

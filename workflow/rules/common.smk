@@ -38,6 +38,8 @@ TRAINED = config["models"]["source"] == "train"
 HUB = config["models"]["source"] == "hub"
 # Sums over classes of tokens: without stored activations only where memory holds them.
 HAS_CLASSES = Sizes(GRID).has_classes
+# Whether documents' part in what is left given the token is measured.
+MEASURES_GIVEN = Sizes(GRID).measured_means > 0
 
 RESULTS = f"results/{config['run']}"
 keep_records(RESULTS)

@@ -10,6 +10,8 @@ rule influence:
             MOMENTS, shard=GRID.shards, seed=GRID.by_name, step=wildcards.step
         ),
         calibration=expand(CALIBRATION, seed=GRID.by_name, allow_missing=True),
+        given=(expand(GIVEN, seed=GRID.by_name, allow_missing=True) if MEASURES_GIVEN else []),
+        tokens=f"{CORPUS}/tokens.npy",
         clusters=f"{CORPUS}/clusters.npy",
         about=f"{CORPUS}/corpus.json",
     output:

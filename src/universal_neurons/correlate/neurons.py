@@ -46,11 +46,12 @@ class Captured:
         moments: Sequence[str | Path],
         calibration: Sequence[str | Path],
         activations: Sequence[str | Path],
+        given: Sequence[str | Path] = (),
     ) -> dict[str, Captured]:
         """All seeds at one step, from stores listed shard by shard, in each by seed."""
-        n = len(seeds)
+        n, last = len(seeds), given or [""] * len(seeds)
         return {
-            seed: cls(moments[i::n], calibration[i], activations[i::n])
+            seed: cls(moments[i::n], calibration[i], activations[i::n], given=last[i])
             for i, seed in enumerate(seeds)
         }
 

@@ -291,12 +291,12 @@ def _refine(s: Sizes) -> Cost:
 
 def _influence(s: Sizes) -> Cost:
     seeds, pairs, steps = len(s.grid.seeds), len(s.grid.pairs), len(s.grid.steps)
-    # Five sums of every neuron and its match, both ways: here and in memory, by group.
-    job = {"float32": 2 * 2 * 5 * pairs * s.scored * s.shape.neurons}
-    sums = 2 * 8 * INFLUENCE_GROUPS * 5 * pairs
-    tokens = min(INFLUENCE_VALUES // s.shape.neurons, s.grid.shard_tokens())
-    memory = s.shape.neurons * (4 * max(INFLUENCE_TOKENS, tokens) * seeds + sums)
-    return Cost(job, times(job, steps), memory)
+    # Two sums of every neuron and one with its match, both ways, and the same given the token.
+    sums = (2 if s.measured_means else 1) * 2 * (pairs + seeds)
+    job = {"float32": 2 * 2 * sums * s.scored * s.shape.neurons}
+    tokens = max(INFLUENCE_TOKENS, min(INFLUENCE_VALUES // s.shape.neurons, s.grid.shard_tokens()))
+    memory = s.shape.neurons * (4 * tokens * seeds + 24 * INFLUENCE_GROUPS * sums)
+    return Cost(job, times(job, steps), memory + s.measured_means)
 
 
 def _permuted(s: Sizes) -> Cost:

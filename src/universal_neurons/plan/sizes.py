@@ -131,6 +131,18 @@ class Sizes:
         return {"float32": work, "int8": 3 * rare * self.layer_products}
 
     @property
+    def measured_means(self) -> int:
+        """Bytes of all seeds' class means, if tokens' part in errors given the token is measured.
+
+        Where memory holds them (`correlate.memory_gb`), and all tokens that they are of are there.
+        """
+        config, grid = self.grid.config, self.grid
+        means = 4 * self.classes * sum(shape.neurons for shape in grid.shapes.values())
+        known = "token" in config.correlate.given and config.capture.store
+        measured = known and list(grid.shards) == grid.measured_shards
+        return means if measured and means <= 1e9 * config.correlate.memory_gb else 0
+
+    @property
     def _given_classes(self) -> list[int]:
         positions = {"position": self.grid.config.corpus.context_length}
         kinds = self.grid.config.correlate.given

@@ -10,15 +10,14 @@ from universal_neurons.report.words import count_seeds, listed, number, percent,
 from universal_neurons.score.kinds import BEYOND_RANDOM, GIVEN_TOKEN
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
-# Beside the column, its ends, and what they cover.
+# Beside the column, what its ends' names start with.
 KINDS = {
-    "mean_fraction": ("", "are universal", "over tokens and seeds"),
+    "mean_fraction": ("", "are universal"),
     BEYOND_RANDOM: (
         f"{BEYOND_RANDOM}_",
         "are beyond random directions in the other seeds' real MLP inputs",
-        "over tokens and seeds",
     ),
-    GIVEN_TOKEN: (f"{GIVEN_TOKEN}_", "are universal given the token", "over seeds"),
+    GIVEN_TOKEN: (f"{GIVEN_TOKEN}_", "are universal given the token"),
 }
 
 
@@ -34,7 +33,7 @@ def opening(findings: Findings) -> str:
     mean = table[(table["seed"] == "") & (table["layer"] == ALL_LAYERS)].sort_values("step")
     now, first = mean.iloc[-1], mean.iloc[0]
     known = [kind for kind in KINDS if pd.notna(now[kind])]
-    shares = listed([_share(now, kind) for kind in known])
+    shares = listed([_share(now, kind, table) for kind in known])
     sentences = [f"Of the neurons at the last step ({now['step']:,}), {shares} (mean over seeds)."]
     if pd.notna(now[BEYOND_RANDOM]) and now["expected_beyond_random"] > 0:
         sentences.append(
@@ -49,18 +48,21 @@ def opening(findings: Findings) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _share(now: pd.Series, kind: str) -> str:
-    prefix, what, covers = KINDS[kind]
+def _share(now: pd.Series, kind: str, table: pd.DataFrame) -> str:
+    prefix, what = KINDS[kind]
     low, high = now[f"{prefix}low"], now[f"{prefix}high"]
     if np.isnan(low):
         return f"{percent(now[kind])} {what} (no interval)"
+    # Single seeds have an interval where what tokens do is known.
+    single = table.loc[(table["seed"] != "") & (table["step"] == now["step"]), f"{prefix}low"]
+    covers = "over tokens and seeds" if single.notna().any() else "over seeds"
     return f"{percent(now[kind])} {what} (95\u00a0% interval {covers} {share_range(low, high)})"
 
 
 def _in_a_new_seed(now: pd.Series, known: list[str], findings: Findings) -> str:
     parts = []
     for kind in known:
-        prefix, what, _ = KINDS[kind]
+        prefix, what = KINDS[kind]
         if pd.notna(now[f"{prefix}new_seed"]):
             low, high = now[f"{prefix}new_seed_low"], now[f"{prefix}new_seed_high"]
             interval = "no interval" if np.isnan(low) else share_range(low, high)

@@ -44,6 +44,7 @@ def fractions_of_kinds(
     universality: pd.DataFrame,
     matches: pd.DataFrame,
     influences: Influences,
+    within: Influences,
     beyond: NDArray[np.float64] | None,
 ) -> pd.DataFrame:
     """Fractions of all kinds, with the probability that a new seed has a match of such a neuron.
@@ -54,8 +55,9 @@ def fractions_of_kinds(
         Of one step, see `fractions.fractions_table`; with ``p_value``.
     matches
         Of that step, with ``given_token_corr, given_token_baseline``.
-    influences
-        See `fractions.fractions_table`.
+    influences, within
+        See `fractions.fractions_table`: on excess, and on excess given the token; there may be
+        none.
     beyond
         Excess above which a neuron is beyond random directions, shape (rows of `universality`,);
         None without that null.
@@ -73,7 +75,7 @@ def fractions_of_kinds(
     known = beyond is not None
     threshold = pd.Series(beyond, universality.index) if known else nothing
     kinds[BEYOND_RANDOM] = Kind(threshold, excess if known else excess * np.nan, influences)
-    kinds[GIVEN_TOKEN] = Kind(universality["threshold"], given, {})
+    kinds[GIVEN_TOKEN] = Kind(universality["threshold"], given, within)
     for name, kind in kinds.items():
         if name:
             table = table.merge(_fraction(universality, matches, kind, name), on=["seed", "layer"])

@@ -99,7 +99,9 @@ def score_step(
     single = [store for store in (influence, random_directions) if store]
     check_same_run([*parts, *moments, *permuted, *given, *similarity, *single])
     step_matches = StepMatches.read(parts)
-    influences = read_by_pair([influence]) if influence else {}
+    influences, within = (
+        read_by_pair([influence] if influence else [], name) for name in ("pair", "given")
+    )
     means = mean_over_others(influences)
     matches = matches_table(step_matches, step, influences)
     tokens = effective_tokens(moments)
@@ -123,7 +125,7 @@ def score_step(
     return {
         "matches": matches,
         "universality": scores,
-        "fractions": fractions_of_kinds(scores, matches, influences, beyond),
+        "fractions": fractions_of_kinds(scores, matches, influences, within, beyond),
         "groups": groups,
         "nulls": nulls.histograms(chance, step),
         "token_budget": budget_table(step_matches.budgets, step, thresholds),

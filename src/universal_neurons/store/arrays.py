@@ -143,19 +143,27 @@ def read_arrays(path: str | Path) -> dict[str, NDArray]:
 
 
 def write_by_pair(
-    path: str | Path, arrays: Mapping[tuple[str, str], NDArray], attributes: Mapping[str, Any]
+    path: str | Path,
+    arrays: Mapping[tuple[str, str], NDArray],
+    attributes: Mapping[str, Any],
+    **further: Mapping[tuple[str, str], NDArray],
 ) -> None:
-    """Write one array per (seed, other seed) as a store; `read_by_pair` reads it."""
-    named = ((f"pair{i}", values) for i, values in enumerate(arrays.values()))
-    write_arrays(path, named, {**attributes, "pairs": [list(pair) for pair in arrays]})
+    """Write one array per (seed, other seed) as a store, and further ones; `read_by_pair` reads it.
+
+    Those of `arrays` are named ``pair``, further ones as they are here.
+    """
+    named = {"pair": arrays, **further}
+    every = ((f"{name}{i}", x) for name, own in named.items() for i, x in enumerate(own.values()))
+    pairs = {f"{name}s": [list(pair) for pair in own] for name, own in named.items()}
+    write_arrays(path, every, {**attributes, **pairs})
 
 
-def read_by_pair(paths: Iterable[str | Path]) -> dict[tuple[str, str], NDArray]:
-    """The arrays of stores of `write_by_pair`."""
+def read_by_pair(paths: Iterable[str | Path], name: str = "pair") -> dict[tuple[str, str], NDArray]:
+    """The arrays of stores of `write_by_pair`: those of a name, of which there may be none."""
     found: dict[tuple[str, str], NDArray] = {}
     for path in paths:
-        arrays, pairs = read_arrays(path), attributes_of(path)["pairs"]
-        found |= {(seed, other): arrays[f"pair{i}"] for i, (seed, other) in enumerate(pairs)}
+        arrays, pairs = read_arrays(path), attributes_of(path).get(f"{name}s", [])
+        found |= {(seed, other): arrays[f"{name}{i}"] for i, (seed, other) in enumerate(pairs)}
     return found
 
 
