@@ -97,8 +97,9 @@ FRACTIONS = Table(
         *_kind(
             "given_token",
             "universal given the token",
-            "for the choice of tokens, of the mean also of seeds; of seeds alone, and null for single "
-            "ones, where memory did not hold the means of all tokens; null for fewer than three",
+            "for the choice of tokens, of the mean also of seeds; of seeds alone, and null for "
+            "single ones, where memory did not hold the means of all tokens; null for fewer than "
+            "three",
         ),
     ),
 )
