@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
+import ot
 import planted
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline import gpt2, module_activations, random_tokens, run_capture
-from scipy.optimize import linprog
 
 from universal_neurons.activations import products
 from universal_neurons.correlate import similarity
@@ -72,16 +74,9 @@ def pwcca_of_variates(x, y):
     return np.mean(both)
 
 
-def transport(gain, exact):
-    """Largest total gain of a plan with even masses, by a linear programme."""
-    n, m = gain.shape
-    rows = np.kron(np.eye(n), np.ones(m))
-    columns = np.kron(np.ones(n), np.eye(m))
-    masses = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
-    kind = "eq" if exact else "ub"
-    limits = {f"A_{kind}": np.vstack([rows, columns]), f"b_{kind}": masses}
-    solved = linprog(-gain.ravel(), **limits, bounds=(0, None))
-    return -solved.fun, solved.x.reshape(n, m)
+def even(corr):
+    """Masses of 1 over either layer's neurons, and what moving them costs, for POT."""
+    return *(np.full(n, 1 / n) for n in corr.shape), 1 - corr
 
 
 def ridge_r2(x, z):
@@ -115,7 +110,7 @@ def test_measures_are_those_of_their_papers_from_raw_activations(seed, other):
     assert found["procrustes"] == pytest.approx(procrustes_by_rotating(x, y), rel=1e-9)
     assert found["pwcca"] == pytest.approx(pwcca_of_variates(x, y), rel=1e-6)
     corr = correlations(x, y)
-    assert found["soft_matching"] == pytest.approx(transport(corr, True)[0], rel=1e-6)
+    assert found["soft_matching"] == pytest.approx(1 - ot.emd2(*even(corr)), rel=1e-9)
     expected = [ridge_r2(column, y) for column in x.T]
     np.testing.assert_allclose(found["r2"], expected, rtol=1e-9)
 
@@ -125,12 +120,47 @@ def test_measures_are_those_of_their_papers_from_raw_activations(seed, other):
 def test_partial_matching_is_the_optimal_transport_with_the_price(seed, other):
     x, y = layers(seed, other=other)
     found = measured(x, y)
-    gain = correlations(x, y) - similarity.UNMATCHED_BELOW
-    best, plan = transport(gain, False)
+    corr, price = correlations(x, y), 1 - similarity.UNMATCHED_BELOW
+    plan = ot.partial.partial_wasserstein_lagrange(*even(corr), reg_m=price)
     assert 0 < plan.sum() < 1, "some mass must be matched and some not"
     mass = 1 - found["unmatched_mass"]
     assert mass == pytest.approx(plan.sum(), abs=1e-6)
-    assert mass * (found["matched_corr"] - similarity.UNMATCHED_BELOW) == pytest.approx(best)
+    assert mass * found["matched_corr"] == pytest.approx((plan * corr).sum(), rel=1e-6)
+    # The same as a given mass, in place of a price (2602.19331).
+    masses = ot.partial.partial_wasserstein(*even(corr), m=mass)
+    assert mass * found["matched_corr"] == pytest.approx((masses * corr).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [200, 100])
+def test_matchings_of_wider_layers_are_those_of_optimal_transport(width):
+    rng = np.random.default_rng(9)
+    shared = rng.standard_normal((600, 150))
+    x, y = (
+        shared @ (rng.standard_normal((150, d)) * (rng.random((150, d)) < 0.02))
+        + 0.2 * rng.standard_normal((600, d))
+        for d in (200, width)
+    )
+    corr = correlations(x, y)
+    assert similarity.soft_matching(corr) == pytest.approx(1 - ot.emd2(*even(corr)), rel=1e-9)
+    unmatched, mean = similarity.matched(corr)
+    price = 1 - similarity.UNMATCHED_BELOW
+    plan = ot.partial.partial_wasserstein_lagrange(*even(corr), reg_m=price, numItermax=10**6)
+    assert 0.1 < unmatched < 0.9
+    assert 1 - unmatched == pytest.approx(plan.sum(), abs=1e-6)
+    assert (1 - unmatched) * mean == pytest.approx((plan * corr).sum(), rel=1e-6)
+
+
+def test_procrustes_is_the_cosine_of_a_metric():
+    """Of the angular shape metric (2110.14739): symmetric, 0 of a rotation, with the triangle."""
+    shared, _ = layers(0, d=12)
+    three = [shared, *(z for seed in (0, 1) for z in layers(seed)[1:])]
+    far = np.array(
+        [[np.arccos(min(1, measured(x, y)["procrustes"])) for y in three] for x in three]
+    )
+    assert np.allclose(far, far.T)
+    assert np.abs(far.diagonal()).max() < 1e-6
+    for i, j, k in permutations(range(3)):
+        assert far[i, k] <= far[i, j] + far[j, k]
 
 
 def test_a_permuted_copy_is_like_in_every_measure():
