@@ -22,7 +22,6 @@ from pathlib import Path
 import ablation
 import numpy as np
 import torch
-import zarr
 from accuracy import accuracy, calibration_of
 from disk import peak_disk_ratio
 from planning import plan_seconds
@@ -118,7 +117,7 @@ def kernel() -> float:
     return 2 * tokens * WIDTH * WIDTH * 12 / seconds(work) / 1e9
 
 
-def write_escapes(group: zarr.Group, layer: int, escapes: Escapes) -> None:
+def write_escapes(group: Path, layer: int, escapes: Escapes) -> None:
     """As `capture.capture` stores them."""
     for name, values in escapes.arrays().items():
         create_array(group, f"{name}{layer}", values.shape, values.dtype)[:] = values
@@ -403,15 +402,20 @@ def from_zarr(where: Path) -> dict[str, float]:
         for store, n_layers, which in (("some", LAYERS, 0), ("all", 12, 1)):
             attributes = {**a.attributes, "d_mlp": [WIDTH] * n_layers, "n_tokens": n_tokens}
             shutil.rmtree(where / f"{store}.zarr", ignore_errors=True)
-            with new_store(where / f"{store}.zarr", attributes) as group:
+            with (
+                new_store(where / f"{store}.zarr", attributes) as group,
+                ThreadPoolExecutor(2) as threads,
+            ):
                 for i in range(n_layers):
-                    array = create_array(group, f"layer{i}", (n_tokens, WIDTH), np.int8)
+                    writer = RowWriter(create_array(group, f"layer{i}", (n_tokens, WIDTH), np.int8))
                     parts = []
                     for start in range(0, n_tokens, 32768):
                         rows = slice(0, min(32768, n_tokens - start))
-                        array[start : start + rows.stop] = block[which].dense[rows]
+                        writer.append(block[which].dense[rows])
                         escapes = block[which].escapes.between(rows.start, rows.stop)
                         parts.append(escapes.moved(start))
+                        RowWriter.write_full([writer], threads)
+                    RowWriter.close([writer], threads)
                     write_escapes(group, i, Escapes.join(parts))
         found = [child("pair_job", where) for _ in range(3 if n_tokens == 87_360 else 1)]
         for name in found[0]:

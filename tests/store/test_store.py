@@ -20,11 +20,10 @@ from hypothesis import strategies as st
 
 from universal_neurons.errors import UserError
 from universal_neurons.store import arrays as arrays_module
-from universal_neurons.store import provenance
+from universal_neurons.store import chunks, provenance
 from universal_neurons.store import rows as rows_module
 from universal_neurons.store.columns.declare import SEED, STEP, Column, Table
 from universal_neurons.store.tables import concatenate_table, write_table
-from universal_neurons.store.zarr_adapter import read_rows
 
 ARRAYS = {"a": np.arange(12).reshape(3, 4), "b": np.array([0.5, np.nan])}
 
@@ -83,8 +82,8 @@ def test_a_flipped_byte_is_noticed(tmp_path):
 def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, pieces, chunk):
     rows = np.random.default_rng(0).integers(-9, 9, (sum(pieces), 3))
     path = tmp_path_factory.mktemp("rows") / "s.zarr"
-    original, arrays_module.CHUNK_BYTES = arrays_module.CHUNK_BYTES, chunk * 24
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK_BYTES", chunk * 24)
         with arrays_module.new_store(path, {}) as group, ThreadPoolExecutor(2) as threads:
             writer = rows_module.RowWriter(
                 arrays_module.create_array(group, "x", rows.shape, rows.dtype)
@@ -94,8 +93,6 @@ def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, piece
                 if len(piece) % 2:
                     rows_module.RowWriter.write_full([writer], threads)
             rows_module.RowWriter.close([writer], threads)
-    finally:
-        arrays_module.CHUNK_BYTES = original
     np.testing.assert_array_equal(arrays_module.read_arrays(path)["x"], rows)
 
 
@@ -104,14 +101,20 @@ def test_rows_appended_in_any_pieces_make_the_same_array(tmp_path_factory, piece
 def test_rows_read_in_place_are_those_that_zarr_reads(tmp_path_factory, n, chunk, data):
     start = data.draw(st.integers(0, n - 1))
     stop = data.draw(st.integers(start + 1, n))
-    values = np.random.default_rng(n).integers(-127, 128, (n, 3), np.int8)
+    dtype = data.draw(st.sampled_from([np.int8, np.float32, np.int64]))
+    columns = data.draw(st.sampled_from([(), (3,), (2, 3)]))
+    values = np.random.default_rng(n).integers(-127, 128, (n, *columns)).astype(dtype)
     path = tmp_path_factory.mktemp("rows")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays_module, "CHUNK_BYTES", 3 * chunk)
+        patch.setattr(chunks, "CHUNK_BYTES", values[0].nbytes * chunk)
         arrays_module.write_arrays(path / "s.zarr", [("x", values)], {})
-    found = np.zeros((stop - start, 3), np.int8)
-    read_rows(arrays_module.open_store(path / "s.zarr")["x"], start, stop, found)
+    store = arrays_module.open_store(path / "s.zarr")
+    found = np.zeros((stop - start, *values.shape[1:]), dtype)
+    assert store.read("x", slice(start, stop), found) is found
+    zarrs = zarr.open_group(path / "s.zarr", mode="r")["x"]
+    np.testing.assert_array_equal(found, zarrs[start:stop])
     np.testing.assert_array_equal(found, values[start:stop])
+    np.testing.assert_array_equal(store.read("x"), values)
 
 
 def test_missing_rows_are_an_error(tmp_path):

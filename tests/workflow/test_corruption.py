@@ -18,6 +18,7 @@ from universal_neurons.persist.trajectories import read_traces
 from universal_neurons.prepare import tokens as tokens_module
 from universal_neurons.score.describe import models_table
 from universal_neurons.store import arrays as arrays_module
+from universal_neurons.store import chunks as chunks_module
 from universal_neurons.store import files as files_module
 from universal_neurons.store import same_run
 from universal_neurons.store.columns.declare import STEP, Column, Table
@@ -41,7 +42,7 @@ ABOUT = {
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     """A store of three chunks per array."""
-    monkeypatch.setattr(arrays_module, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(chunks_module, "CHUNK_BYTES", 1000)
     scale = np.ones(50, np.float32)
     escapes = Escapes(np.array([3, 41]), np.array([7, 0], np.int32), np.array([200, -300], "f4"))
     arrays = {"layer0": VALUES, "scale0": scale, "offset0": scale}

@@ -12,8 +12,6 @@ from universal_neurons.activations.codes import Codes, Escapes
 from universal_neurons.activations.encoding import Ranges, values_of
 from universal_neurons.errors import UserError
 from universal_neurons.store.arrays import open_store
-from universal_neurons.store.files import reading
-from universal_neurons.store.zarr_adapter import read_rows
 
 
 class Activations:
@@ -41,8 +39,8 @@ class Activations:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._group = open_store(path)
-        self.attributes: dict[str, Any] = dict(self._group.attrs)
+        self._store = open_store(path)
+        self.attributes: dict[str, Any] = self._store.attributes
         self.d_mlp: tuple[int, ...] = tuple(self.attributes["d_mlp"])
         self.n_tokens: int = self.attributes["n_tokens"]
         self.encoding: str = self.attributes["encoding"]
@@ -50,29 +48,19 @@ class Activations:
 
     def ranges(self, layer: int) -> Ranges:
         """Scale and offset of a layer's codes."""
-        return Ranges(self._whole(f"scale{layer}"), self._whole(f"offset{layer}"))
-
-    def _whole(self, name: str) -> NDArray:
-        with reading(self.path):
-            return np.asarray(self._group[name][:])  # type: ignore[index]
+        return Ranges(self._store.read(f"scale{layer}"), self._store.read(f"offset{layer}"))
 
     def stored(
         self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None
     ) -> NDArray:
         """A layer's values as stored, shape (tokens, d_mlp).
 
-        With a `buffer` of at least that many rows int8 ones are read into it: memory that is used
-        again is several times faster than fresh memory.
+        With a `buffer` of at least that many rows they are read into it: memory that is used again
+        is several times faster than fresh memory.
         """
-        with reading(self.path):
-            array = self._group[f"layer{layer}"]
-            if buffer is None:
-                return np.asarray(array[rows])  # type: ignore[index]
-            start, stop, _ = rows.indices(self.n_tokens)
-            into = buffer[: max(0, stop - start)]
-            if len(into):
-                read_rows(array, start, stop, into)  # type: ignore[arg-type]
-            return into
+        if buffer is not None:
+            buffer = buffer[: len(range(self.n_tokens)[rows])]
+        return self._store.read(f"layer{layer}", rows, buffer)
 
     def codes(self, layer: int, rows: slice = slice(None), buffer: NDArray | None = None) -> Codes:
         """A layer's codes, of shape (tokens, d_mlp).
@@ -89,7 +77,7 @@ class Activations:
     def escapes(self, layer: int) -> Escapes:
         """A layer's codes beyond int8's."""
         if layer not in self._escapes:
-            self._escapes[layer] = Escapes.of(lambda name: self._whole(f"{name}{layer}"))
+            self._escapes[layer] = Escapes.of(lambda name: self._store.read(f"{name}{layer}"))
         return self._escapes[layer]
 
     def activations(self, layer: int, rows: slice = slice(None)) -> NDArray[np.float32]:
@@ -101,16 +89,16 @@ class Activations:
 
     def token_ids(self) -> NDArray[np.int32]:
         """The scored tokens, shape (tokens,)."""
-        return self._whole("token_id")
+        return self._store.read("token_id")
 
     def token_index(self) -> NDArray[np.int64]:
         """Their places in the corpus: sequence number times context length plus position."""
-        return self._whole("token_index")
+        return self._store.read("token_index")
 
     @property
     def chunk_tokens(self) -> int:
         """Tokens of a chunk of the first layer: what is decoded at a time."""
-        return self._group["layer0"].chunks[0]  # type: ignore[union-attr]
+        return self._store["layer0"].chunk_rows
 
     def row_blocks(self, rows: int) -> list[slice]:
         """Consecutive slices of at most about `rows` tokens, on the stores' chunk boundaries."""

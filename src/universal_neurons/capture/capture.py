@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
 
 from universal_neurons.activations import encoding as enc
@@ -267,12 +266,12 @@ def capture(
     attributes = {**attributes, **encoder.attributes(model, sequences, n_tokens)}
     layers = encoder.passes(model)
     with (
-        new_store(activations, attributes) as group,
+        new_store(activations, attributes) as store,
         ThreadPoolExecutor(2 * torch.get_num_threads()) as threads,
     ):
-        writers = _layer_writers(group, model, encoder, n_tokens)
-        token_ids = RowWriter(create_array(group, "token_id", (n_tokens,), np.int32))
-        token_index = RowWriter(create_array(group, "token_index", (n_tokens,), np.int64))
+        writers = _layer_writers(store, model, encoder, n_tokens)
+        token_ids = RowWriter(create_array(store, "token_id", (n_tokens,), np.int32))
+        token_index = RowWriter(create_array(store, "token_index", (n_tokens,), np.int64))
         escapes = [EscapeList(d_mlp, len(model.d_mlp)) for d_mlp in model.d_mlp]
 
         def on_codes(layer: int, codes: Codes) -> None:
@@ -286,22 +285,20 @@ def capture(
         RowWriter.close([token_ids, token_index, *writers], threads)
         for i, found in enumerate(map(EscapeList.joined, escapes)):
             for name, values in found.arrays().items():
-                create_array(group, f"{name}{i}", values.shape, values.dtype)[:] = values
+                create_array(store, f"{name}{i}", values.shape, values.dtype)[:] = values
         sums = moment_arrays(layers, n_tokens)
         warn_of_escapes(encoder.name, sums, model.d_mlp)
         if moments:
             write_arrays(moments, sums.items(), attributes)
 
 
-def _layer_writers(
-    group: zarr.Group, model: Model, encoder: Encoder, n_tokens: int
-) -> list[RowWriter]:
+def _layer_writers(store: Path, model: Model, encoder: Encoder, n_tokens: int) -> list[RowWriter]:
     dtype = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[encoder.encoding]
     writers = []
     for i, (d_mlp, codes) in enumerate(zip(model.d_mlp, encoder.calibration, strict=True)):
-        array = create_array(group, f"layer{i}", (n_tokens, d_mlp), dtype)
-        create_array(group, f"scale{i}", (d_mlp,), np.float32)[:] = codes.ranges.scale
-        create_array(group, f"offset{i}", (d_mlp,), np.float32)[:] = codes.ranges.offset
+        array = create_array(store, f"layer{i}", (n_tokens, d_mlp), dtype)
+        create_array(store, f"scale{i}", (d_mlp,), np.float32)[:] = codes.ranges.scale
+        create_array(store, f"offset{i}", (d_mlp,), np.float32)[:] = codes.ranges.offset
         writers.append(RowWriter(array))
     return writers
 

@@ -31,7 +31,7 @@ from universal_neurons.plan.sizes import (
     WINDOW,
     Sizes,
 )
-from universal_neurons.store.arrays import CHUNK_BYTES
+from universal_neurons.store.chunks import CHUNK_BYTES
 
 # Stored bytes per activation and per entry of a rotation, after compression; docs/performance.md.
 ACTIVATION_BYTES = {"int8": 0.75, "bfloat16": 1.7, "float32": 3.7}

@@ -6,15 +6,44 @@ None of this changes what is planned or run, but how long it takes (docs/perform
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
 def ask_once() -> None:
-    """Let this process's Snakemake remember sizes, parameters and scripts from now on."""
+    """Let this process's Snakemake remember what it asked for from now on."""
+    _reevaluations()
     _sizes()
     _parameters()
     _scripts()
+
+
+def _reevaluations() -> None:
+    """Another look at the jobs that are ready.
+
+    After every look it asks for another one a second later, in case that it may not start more jobs
+    in this second. That one asks again, and so on: there is such a chain of looks for every job
+    that ever ended, hundreds of looks per second in the end. One that is to come is enough.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    waiting: set[Any] = set()
+
+    def schedule_reevaluation(self: Any, delay: float) -> None:
+        if self in waiting:
+            return
+
+        def look() -> None:
+            waiting.discard(self)
+            self._open_jobs.release()
+
+        waiting.add(self)
+        timer = threading.Timer(delay, look)
+        timer.daemon = True  # or Snakemake would wait for it when everything is done
+        timer.start()
+
+    JobScheduler._schedule_reevalutation = schedule_reevaluation
 
 
 def _sizes() -> None:

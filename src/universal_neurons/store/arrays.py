@@ -11,42 +11,47 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from universal_neurons.errors import UserError
+from universal_neurons.store.chunks import StoredArray
 from universal_neurons.store.files import again, reading, replacing
 from universal_neurons.store.place import check_place, with_place
 from universal_neurons.store.provenance import check_method
-from universal_neurons.store.zarr_adapter import consolidated
-
-# About the size of a chunk before compression: large enough for zstd and the file system to run at
-# full speed, small enough that a buffer of one chunk per layer stays within a few hundred MB.
-CHUNK_BYTES = 8 << 20
 
 
 @contextmanager
-def new_store(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[zarr.Group]:
-    """Create a Zarr v3 group, to be filled in the block; it appears under `path` when complete."""
-    with replacing(Path(path)) as temporary:
-        group = zarr.create_group(temporary, zarr_format=3)
-        yield group
-        # Snakemake later puts files of its own beside the arrays. So their names are recorded, and
-        # Zarr is told what there is, or listing a store would warn of what it does not know.
-        group = consolidated(temporary)
-        about = with_place(path, attributes)
-        # At once: every update writes all metadata anew.
-        names = sorted(group.array_keys())
-        group.update_attributes({**about, "arrays": names, "complete": True})
-        group.update_attributes({"digest": _digest(temporary, names)})
+def new_store(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder to be filled by `create_array`; it appears under `path` when it is complete."""
+    with replacing(Path(path)) as folder:
+        folder.mkdir()
+        yield folder
+        arrays = {
+            found.parent.name: json.loads(found.read_text())
+            for found in sorted(folder.glob("*/zarr.json"))
+        }
+        about = {**with_place(path, attributes), "arrays": list(arrays), "complete": True}
+        # Snakemake later puts files of its own beside the arrays. So Zarr is told what there is, or
+        # listing a store would warn of what it does not know.
+        group = {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": about,
+            "consolidated_metadata": {
+                "kind": "inline",
+                "must_understand": False,
+                "metadata": arrays,
+            },
+        }
+        (folder / "zarr.json").write_text(json.dumps(group))
+        about["digest"] = _digest(folder, arrays)
+        (folder / "zarr.json").write_text(json.dumps(group, indent=2))
 
 
 def _digest(path: Path, arrays: Any) -> str:
@@ -59,17 +64,49 @@ def _digest(path: Path, arrays: Any) -> str:
     return sha.hexdigest()
 
 
-def _lost_chunks(path: Path, group: zarr.Group) -> list[str]:
-    """Names of the arrays that lack chunks."""
-    arrays = dict(group.arrays())
-    return [
-        name
-        for name in names_of(group)
-        if sum(len(files) for _, _, files in os.walk(path / name / "c")) < arrays[name].nchunks
-    ]
+class Store(Mapping[str, StoredArray]):
+    """A complete store, as `open_store` finds it: its arrays by name.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    attributes
+        What is recorded with the arrays.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._metadata = json.loads((self.path / "zarr.json").read_text())
+        self.attributes: dict[str, Any] = self._metadata["attributes"]
+
+    def read(
+        self, name: str, rows: slice = slice(None), out: NDArray | None = None
+    ) -> NDArray[Any]:
+        """Read consecutive rows of an array, into `out` if it is given.
+
+        Raises
+        ------
+        UserError
+            If the store lacks the array, or its chunks are damaged.
+        """
+        with reading(self.path):
+            array = self[name]
+            start, stop, _ = rows.indices(array.shape[0])
+            return array.read(start, max(start, stop), out)
+
+    def __getitem__(self, name: str) -> StoredArray:
+        arrays = self._metadata["consolidated_metadata"]["metadata"]
+        return StoredArray(self.path / name, arrays[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.attributes["arrays"])
+
+    def __len__(self) -> int:
+        return len(self.attributes["arrays"])
 
 
-def open_store(path: str | Path) -> zarr.Group:
+def open_store(path: str | Path) -> Store:
     """Open a complete store for reading.
 
     Raises
@@ -79,67 +116,48 @@ def open_store(path: str | Path) -> zarr.Group:
         changed, another version of the method made it, or it belongs elsewhere in its run.
     """
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=3)
-    except (OSError, ValueError, KeyError, TypeError, zarr.errors.BaseZarrError) as error:
+        store = Store(path)
+        complete = store.attributes.get("complete")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a store; {again(path)}") from error
-    if group.attrs.get("complete") is not True:
+    if complete is not True:
         raise UserError(f"{path}: the store is incomplete; {again(path)}")
     with reading(path):
-        if group.attrs.get("digest") != _digest(Path(path), names_of(group)):
+        if store.attributes.get("digest") != _digest(store.path, store):
             raise ValueError("its metadata are not those that were written")
-        if lost := _lost_chunks(Path(path), group):
+        if lost := [name for name, array in store.items() if array.lacks_chunks()]:
             raise ValueError(f"chunks of {', '.join(lost)} are missing")
-    check_method(path, group.attrs)
-    check_place(path, group.attrs)
-    return group
+    check_method(path, store.attributes)
+    check_place(path, store.attributes)
+    return store
 
 
 def attributes_of(path: str | Path) -> dict[str, Any]:
     """The attributes of a complete store."""
-    return dict(open_store(path).attrs)
+    return open_store(path).attributes
 
 
 def create_array(
-    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype | type | str
-) -> zarr.Array:
-    """Create a compressed array of whole rows per chunk, each chunk with a checksum."""
-    dtype = np.dtype(dtype)
-    row_bytes = max(1, int(np.prod(shape[1:])) * dtype.itemsize)
-    rows = max(1, min(shape[0], CHUNK_BYTES // row_bytes))
-    # Blosc shuffles bytes first, which helps wide types; one-byte types have nothing to shuffle.
-    compressor = (
-        ZstdCodec(level=1)
-        if dtype.itemsize == 1
-        else BloscCodec(cname="zstd", clevel=1, typesize=dtype.itemsize, shuffle="shuffle")
-    )
-    return group.create_array(
-        name,
-        shape=shape,
-        chunks=(rows, *shape[1:]),
-        dtype=dtype,
-        serializer=BytesCodec(),
-        compressors=(compressor, Crc32cCodec()),
-        fill_value=0,
-        # Zarr skips chunks of fill values; written ones can be told from lost ones.
-        config={"write_empty_chunks": True},
-    )
+    store: Path, name: str, shape: tuple[int, ...], dtype: np.dtype | type | str
+) -> StoredArray:
+    """Make an array of a new store, still to be written."""
+    return StoredArray.create(store / name, shape, dtype)
 
 
 def write_arrays(
     path: str | Path, arrays: Iterable[tuple[str, NDArray]], attributes: Mapping[str, Any]
 ) -> None:
     """Write arrays as one store, each as soon as the iterable yields it with its name."""
-    with new_store(path, attributes) as group:
+    with new_store(path, attributes) as store:
         for name, values in arrays:
             values = np.asarray(values)
-            create_array(group, name, values.shape or (1,), values.dtype)[...] = values
+            create_array(store, name, values.shape or (1,), values.dtype)[:] = values
 
 
 def read_arrays(path: str | Path) -> dict[str, NDArray]:
     """Read all arrays of a store into memory."""
-    group = open_store(path)
-    with reading(path):
-        return {name: np.asarray(group[name][...]) for name in names_of(group)}  # type: ignore[index]
+    store = open_store(path)
+    return {name: store.read(name) for name in store}
 
 
 def write_by_pair(
@@ -167,11 +185,6 @@ def read_by_pair(paths: Iterable[str | Path], name: str = "pair") -> dict[tuple[
     return found
 
 
-def names_of(group: zarr.Group) -> list[str]:
-    """Names of the arrays of a complete store."""
-    return list(group.attrs["arrays"])  # type: ignore[arg-type]
-
-
 class Added(Mapping[str, NDArray]):
     """The arrays of several stores, added name by name when they are asked for.
 
@@ -182,15 +195,13 @@ class Added(Mapping[str, NDArray]):
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
-        self._paths = list(paths)
-        self._groups = [open_store(path) for path in paths]
+        self._stores = [open_store(path) for path in paths]
 
     def running(self, name: str) -> Iterator[NDArray]:
         """Yield the totals of one store, two stores and so on; the next overwrites the last."""
         total: NDArray | None = None
-        for path, group in zip(self._paths, self._groups, strict=True):
-            with reading(path):
-                values = np.asarray(group[name][...])  # type: ignore[index]
+        for store in self._stores:
+            values = store.read(name)
             if total is None:
                 total = values
             elif total.dtype == values.dtype:
@@ -204,7 +215,7 @@ class Added(Mapping[str, NDArray]):
         return total
 
     def __iter__(self) -> Iterator[str]:
-        return iter(names_of(self._groups[0]))
+        return iter(self._stores[0])
 
     def __len__(self) -> int:
-        return len(names_of(self._groups[0]))
+        return len(self._stores[0])

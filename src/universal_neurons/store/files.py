@@ -13,8 +13,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-import zarr
-
 from universal_neurons.errors import UserError
 
 
@@ -66,7 +64,7 @@ def reading(path: str | Path) -> Iterator[None]:
     """Turn what goes wrong while a store or file is read into a `UserError` that names it."""
     try:
         yield
-    except (ValueError, KeyError, OSError, RuntimeError, zarr.errors.BaseZarrError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UserError(f"{path}: damaged ({error}); {again(path)}") from error
 
 

@@ -8,10 +8,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from universal_neurons.store.zarr_adapter import chunk_file
+from universal_neurons.store.chunks import StoredArray
 
 
 def _to_disk(path: Path) -> None:
@@ -39,11 +38,11 @@ class RowWriter:
         As made by `create_array`.
     """
 
-    def __init__(self, array: zarr.Array) -> None:
+    def __init__(self, array: StoredArray) -> None:
         self._array = array
         self._spare: list[NDArray] = []
         self._full: list[tuple[int, NDArray]] = []
-        self._buffer = np.empty(array.chunks, array.dtype)
+        self._buffer = np.empty((array.chunk_rows, *array.shape[1:]), array.dtype)
         self._filled = self._start = 0
 
     def append(self, rows: NDArray) -> None:
@@ -65,11 +64,7 @@ class RowWriter:
         self._array[start : start + len(rows)] = rows
         if len(rows) == len(self._buffer):
             self._spare.append(rows)
-            _to_disk(self._chunk_file(start))
-
-    def _chunk_file(self, start: int) -> Path:
-        chunk = (start // self._array.chunks[0], *(0 for _ in self._array.shape[1:]))
-        return chunk_file(self._array, chunk)
+            _to_disk(self._array.chunk_file(start // len(rows)))
 
     @staticmethod
     def write_full(writers: Sequence[RowWriter], threads: Executor) -> None:
@@ -92,10 +87,9 @@ class RowWriter:
         for writer in writers:
             if writer._filled:
                 writer._next()
-        RowWriter.write_full(writers, threads)
-        for writer in writers:
             if writer._start != writer._array.shape[0]:
                 raise ValueError(
                     f"{writer._array.name}: {writer._start} rows instead of "
                     f"{writer._array.shape[0]}"
                 )
+        RowWriter.write_full(writers, threads)
