@@ -40,11 +40,16 @@ def role_table(path, model, named):
     return path
 
 
-def measured(tmp_path, model, named, sequences):
+def measured(tmp_path, model, named, sequences, tokens=9999):
     made = {k: v for k, v in neurons(model).items() if k != "universal"}
     roles = role_table(tmp_path / "roles.parquet", model, named)
     table = mediation(
-        subject(model, **made), held_out(sequences, model=model), roles, CORPUS, random_seed=1
+        subject(model, **made),
+        held_out(sequences, model=model),
+        roles,
+        CORPUS,
+        tokens=tokens,
+        random_seed=1,
     )
     return MEDIATION.conform(table).to_pandas(), made["mean"]
 
@@ -156,6 +161,14 @@ def test_those_with_the_largest_output_weights_are_measured(tmp_path):
     having = table[table["role"] == "entropy"]
     assert having["neuron"].tolist() == list(range(12 - NEURONS, 12))
     assert len(table) == 2 * NEURONS
+
+
+def test_the_first_sequences_are_read_as_far_as_the_tokens_go(tmp_path):
+    model, sequences = make(), tokens()
+    length = sequences.shape[1]
+    some, _ = measured(tmp_path, model, {3: "entropy"}, sequences, tokens=3 * length + 1)
+    whole, _ = measured(tmp_path, model, {3: "entropy"}, sequences[:3])
+    pd.testing.assert_frame_equal(some, whole)
 
 
 def test_a_model_without_such_neurons_has_no_rows(tmp_path):

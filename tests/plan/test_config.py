@@ -44,7 +44,8 @@ def test_defaults_are_filled_and_labels_made_uniform():
     assert config["capture"]["keep"] is True
     assert config["universality"]["excess_threshold"] == 0.5
     given = {"kinds": ["mean"], "controls": 20, "seed": 0}
-    assert config["ablation"] == {**given, "dtype": "auto", "target_se": None}
+    defaults = {"dtype": "auto", "target_se": None, "mediation_tokens": 16384}
+    assert config["ablation"] == {**given, **defaults}
     assert config["corpus"]["exclude_token_ids"] == "auto"
     assert config["corpus"]["exclude_positions"] == []
     assert resolve(config) == config
@@ -146,7 +147,7 @@ def test_no_number_of_the_schema_is_unbounded_or_may_be_no_number():
             yield path, rules
 
     found = dict(numbers(yaml.safe_load(SCHEMA.read_text())))
-    assert len(found) == 55
+    assert len(found) == 56
     for path, rule in found.items():
         for bound in ("inimum", "aximum"):
             assert any(key.endswith(bound) for key in rule), path

@@ -109,7 +109,10 @@ rule mediate:
     resources:
         **asks("mediate"),
     params:
-        options={"random_seed": config["ablation"]["seed"]},
+        options={
+            "random_seed": config["ablation"]["seed"],
+            "tokens": config["ablation"]["mediation_tokens"],
+        },
         load=LOAD,
         version=METHOD_VERSION["ablate"],
     script:

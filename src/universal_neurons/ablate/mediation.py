@@ -50,6 +50,7 @@ def mediation(
     roles: str | Path,
     corpus: NDArray[np.integer],
     *,
+    tokens: int,
     random_seed: int = 0,
     batch_tokens: int = 1024,
 ) -> pd.DataFrame:
@@ -63,6 +64,8 @@ def mediation(
         Table of the model's neurons, by layer, then neuron.
     corpus
         Token ids, shape (sequences, context length), in which frequencies are counted.
+    tokens
+        Read the first sequences of the text only, as many as have so many tokens, one at least.
 
     Returns
     -------
@@ -80,8 +83,9 @@ def mediation(
     if not len(chosen):
         return pd.DataFrame(columns=MEDIATION.names)
     check_text(subject.model, text)
+    n = max(1, min(len(text.sequences), tokens // text.sequences.shape[1]))
     frequency = log_frequency(token_counts(corpus, subject.model.vocab_size))
-    losses = _losses(subject, text, chosen, frequency, batch_tokens)
+    losses = _losses(subject, text, n, chosen, frequency, batch_tokens)
     clean, (total, norm_kept, frequency_kept) = losses[0, 0], losses[1:].transpose(1, 0, 2)
     changes = {
         "delta_loss": total - clean,
@@ -98,7 +102,7 @@ def mediation(
     }
     for name, change in changes.items():
         found[name] = change.mean(1)
-        found[f"{name}_se"] = [standard_error(one, text.documents) for one in change]
+        found[f"{name}_se"] = [standard_error(one, text.documents[:n]) for one in change]
     return pd.DataFrame(found)
 
 
@@ -120,19 +124,20 @@ def _chosen(
 def _losses(
     subject: Subject,
     text: HeldOut,
+    n: int,
     chosen: NDArray[np.int64],
     frequency: NDArray[np.float64],
     batch_tokens: int,
 ) -> NDArray[np.float64]:
-    """Mean loss of every sequence, shape (1 + neurons, 3, sequences), the clean one first.
+    """Mean loss of the first `n` sequences, shape (1 + neurons, 3, n), the clean one first.
 
     As it is, with the final norm's scale kept (NaN without such a norm), and with the logits kept
     along the tokens' frequencies.
     """
     model = subject.model
     residual, replacement = Residual(model), Replacement(model, subject.mean)
-    losses = np.full((1 + len(chosen), 3, len(text.sequences)), np.nan)
-    for rows in progress(list(batches(text.sequences, batch_tokens)), "batches"):
+    losses = np.full((1 + len(chosen), 3, n), np.nan)
+    for rows in progress(list(batches(text.sequences[:n], batch_tokens)), "batches"):
         targets = token_tensor(text.targets[rows], model)
         predicted = partial(_logits, model, text, rows)
         with record(model) as calls, residual.final_scale() as scale:

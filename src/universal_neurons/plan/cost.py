@@ -52,8 +52,7 @@ REFINED_SHARE = 0.12
 # runs at half of float32's rate (1.9 s at a width of 3,072; docs/performance.md).
 DECOMPOSITION = 20
 
-# The same of what similarity takes: of factors of a layer, of two layers, and of their spectra; by
-# their time beside that of a product (docs/performance.md).
+# The same of similarity: factors, pairs of layers, spectra, by their time (docs/performance.md).
 FACTORS, LAYERS_ALIKE, SPECTRA = 8, 7, 105
 
 # Jobs that take less than this run on one thread, many side by side.
@@ -356,7 +355,8 @@ def _effects(s: Sizes) -> Cost:
 
 def _mediate(s: Sizes) -> Cost:
     """A pass, and two of a few layers for each of at most 32 neurons of the last two."""
-    return _held_out(s, 1 + 64 * min(1, 1.5 / s.shape.n_layers), 97, s.models, "model")
+    passes = 1 + 64 * min(1, 1.5 / s.shape.n_layers)
+    return _held_out(s, s.mediated * passes, s.mediated * 97, s.models, "model")
 
 
 def _trace(s: Sizes) -> Cost:

@@ -156,6 +156,7 @@ class Ablation:
     seed: int
     dtype: str
     target_se: float | None
+    mediation_tokens: int
 
 
 @dataclass(frozen=True)

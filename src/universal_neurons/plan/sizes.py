@@ -241,6 +241,12 @@ class Sizes:
         return 2 * (self.grid.vocabulary or VOCABULARY) * self.shape.d_mlp / 4
 
     @property
+    def mediated(self) -> float:
+        """Share of the held-out text that `mediate` reads."""
+        config = self.grid.config
+        return min(1, config.ablation.mediation_tokens / config.corpus.heldout_tokens)
+
+    @property
     def ablated(self) -> str:
         """Rate of ablated passes, ``differences`` where they multiply in bfloat16 if that pays."""
         config = self.grid.config
