@@ -28,7 +28,8 @@ def test_they_give_every_kind_with_what_its_interval_covers(tables):
     )
     assert f"{share}and seeds" in text
     assert f"{100 * mean['beyond_random']:.1f}\u00a0% are beyond random directions" in text
-    assert "are universal given the token (95\u00a0% interval over tokens and seeds " in text
+    assert "over tokens and seeds, with the directions drawn: " in text
+    assert "are universal given the token (95\u00a0% interval over tokens and seeds: " in text
     assert f"{mean['expected_beyond_random']:,.0f} of {mean['n_neurons']:,.0f} do better" in text
     assert text.count("60.0\u00a0% (50.0") == 3, "in a new seed, of each kind"
 
@@ -37,8 +38,8 @@ def test_an_interval_that_no_single_seed_has_is_over_seeds(tables):
     fractions = tables["fractions"].copy()
     fractions.loc[fractions["seed"] != "", "given_token_low"] = np.nan
     text = said({**tables, "fractions": fractions})
-    assert "are universal given the token (95\u00a0% interval over seeds " in text
-    assert "are universal (95\u00a0% interval over tokens and seeds " in text
+    assert "are universal given the token (95\u00a0% interval over seeds: " in text
+    assert "are universal (95\u00a0% interval over tokens and seeds: " in text
 
 
 def test_what_was_not_compared_is_not_mentioned(tables):

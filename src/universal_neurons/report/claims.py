@@ -120,13 +120,18 @@ def _found_cost(findings: Findings) -> str:
     n = row["n_comparable"]
     text = (
         f"{number(row['universal'], 4)} against {number(row['control'], 4)} nats per token of "
-        f"matched controls: {COST[row['verdict']]}"
+        "matched controls"
     )
     if n:
+        # The means are of all seeds; sets of most of them may not be comparable.
         text += (
-            f"; above each of its control sets in {out_of(row['n_above_all'], n)} comparable "
-            f"{'seed' if n == 1 else 'seeds'}"
+            f", over all seeds; in {out_of(n, row['n_seeds'])}, the comparable "
+            f"{'one' if n == 1 else 'ones'}, a difference of {number(row['difference'], 4)}: "
+            f"{COST[row['verdict']]}; above each of its control sets in "
+            f"{out_of(row['n_above_all'], n)} comparable {'seed' if n == 1 else 'seeds'}"
         )
+    else:
+        text += f": {COST[row['verdict']]}"
     ablation = findings.tables["ablation"]
     mine = ablation[
         (ablation["layer"] == ALL_LAYERS)

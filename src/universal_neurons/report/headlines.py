@@ -197,7 +197,8 @@ def _on_nulls(findings: Findings, stored: bool) -> str:
         text = (
             f"At the last step ({last:,}), {out_of(passing, n)} neurons ({percent(passing / n)}) "
             f"{'are beyond' if leads else 'match better than'} {named}, {rate}. Nothing else is "
-            f"ruled out: neurons {alike} match so too. "
+            f"ruled out: neurons {alike} match so too"
+            f"{', and other draws of the directions give another number' if leads else ''}. "
             f"The smallest excess correlation among them is {number(lowest, 2)}; "
         )
     else:

@@ -56,7 +56,8 @@ def _share(now: pd.Series, kind: str, table: pd.DataFrame) -> str:
     # Single seeds have an interval where what tokens do is known.
     single = table.loc[(table["seed"] != "") & (table["step"] == now["step"]), f"{prefix}low"]
     covers = "over tokens and seeds" if single.notna().any() else "over seeds"
-    return f"{percent(now[kind])} {what} (95\u00a0% interval {covers} {share_range(low, high)})"
+    covers += ", with the directions drawn" if kind == BEYOND_RANDOM else ""
+    return f"{percent(now[kind])} {what} (95\u00a0% interval {covers}: {share_range(low, high)})"
 
 
 def _in_a_new_seed(now: pd.Series, known: list[str], findings: Findings) -> str:

@@ -105,14 +105,16 @@ def on_similarity(findings: Findings) -> str:
         share = percent(now["explained"] / now["unmatched"])
         text += (
             f". All neurons of a layer together explain as much of {now['explained']:,} of these "
-            f"({share}): these are split over neurons or mixed among them rather than absent"
+            f"({share})"
         )
         if first != last and then["unmatched"]:
             before = percent(then["explained"] / then["unmatched"])
             text += f"; at the first step ({first:,}) the share was {before}"
         text += (
-            ". Many neurons that read the same text explain some of anything computed from it, by "
-            "a linear map that no seed need use: this does not show that seeds compute the same"
+            ". As many neurons that read random directions of the same inputs may explain as much, "
+            "by a linear map that no seed need use (in the demo they do; they are not compared "
+            "here): it is not shown that these neurons are split rather than absent, nor that "
+            "seeds compute the same"
         )
     elif now["unmatched"]:
         text += ", and all neurons of a layer together explain as much of none of these"

@@ -54,7 +54,7 @@ def tiles(findings: Findings) -> list[Tile]:
         _share(
             "beyond random directions",
             *(now, BEYOND_RANDOM, f"{BEYOND_RANDOM}_"),
-            "of neurons, over tokens and seeds",
+            "of neurons, over tokens and seeds, with the directions drawn",
         ),
         _share(
             "universal given the token",
