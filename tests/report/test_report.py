@@ -860,7 +860,7 @@ def test_short_tables_show_every_step_layer_and_model(demo, drawn, tmp_path):
 
 def test_every_cell_says_its_column_where_a_phone_has_no_room_for_heads(demo, drawn, tmp_path):
     page = page_of(demo, drawn, tmp_path)
-    tables = re.findall(r'<table class="cards.*?</table>', page, re.DOTALL)
+    tables = re.findall(r'<table aria-label="[^"]+" class="cards.*?</table>', page, re.DOTALL)
     assert len(tables) >= 8
     for table in tables:
         heads = re.findall(r"<th scope.*?>(.*?)</th>", table)

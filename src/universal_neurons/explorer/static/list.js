@@ -24,7 +24,7 @@ const HEADS = [
   ["matched", "Seeds", "Other seeds with a match above the threshold; in brackets, mutual ones"],
   ["role", "Role", "What its output weights do"],
   ["family", "Explained by", "What its activations follow best, and the share of their variance"],
-  ["loss", "Loss, nats", "Change of the loss when it is ablated, nats per token; ~ estimated"],
+  ["loss", "Loss, nats", "Change of the loss when it is ablated, nats per token; ≈ estimated"],
   ["active", "Active", "Tokens with an activation above 0"],
 ];
 
@@ -304,7 +304,7 @@ class List {
           ? [words.visible(family), explanation ? h("bdi", { class: "what" }, ` ${explanation}`) : "", family ? h("small", {}, ` ${words.percent(value("variance_reduction"))}`) : ""]
           : h("bdi", { class: "snippet" }, this.#marked(snippet)),
       ),
-      cell("loss", words.known(loss) ? `${measured ? "" : "~"}${words.signed(loss)}` : "–"),
+      cell("loss", words.known(loss) ? `${measured ? "" : "≈\u00a0"}${words.signed(loss)}` : "–"),
       cell("active", words.percent(value("sparsity"))),
     );
   }
@@ -314,7 +314,7 @@ class List {
     const sought = this.state.find.trim().replace(/^["“](.+)["”]$/, "$1").trim();
     const at = text.toLowerCase().indexOf(sought.toLowerCase());
     if (at < 0) return words.visible(text);
-    const from = Math.max(0, at - 16);
+    const from = Math.max(0, at - (window.innerWidth > 720 ? 16 : 4));
     const parts = [text.slice(from, at), text.slice(at, at + sought.length), text.slice(at + sought.length, at + 40)];
     return [from ? "…" : "", words.visible(parts[0]), h("mark", {}, words.visible(parts[1])), words.visible(parts[2])];
   }
