@@ -119,6 +119,7 @@ def test_the_most_common_role_and_family_are_named_with_their_odds():
     n = tables["universality"]["universal"].sum()
     assert f"universal neurons is unigram: {row.n_universal} of {n} have it" in text
     assert f"with {row.odds_ratio:.2f} times the odds of others" in text
+    assert f"neurons taken for independent: {row.low:.2f} to" in text
     nothing = tables["universality"].assign(universal=False)
     ratios = odds_ratios(function_counts({**tables, "universality": nothing}))
     assert "No universal neuron has a role" in on_functions(ratios, nothing)

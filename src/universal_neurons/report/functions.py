@@ -221,6 +221,7 @@ def _most_common(table: pd.DataFrame, name: str, universal: int) -> str:
     if np.isfinite(most["odds_ratio"]):
         ends = f"{number(most['low'], 2)} to {number(most['high'], 2)}"
         text += (
-            f", with {number(most['odds_ratio'], 2)} times the odds of others (95\u00a0%: {ends})"
+            f", with {number(most['odds_ratio'], 2)} times the odds of others (95\u00a0%, neurons "
+            f"taken for independent: {ends})"
         )
     return text
