@@ -362,6 +362,10 @@ def test_a_neuron_without_contexts_has_its_group_its_tokens_and_what_its_weights
     for name in WEIGHTS:
         assert float(numbers[name].replace("−", "-")) == pytest.approx(row[name], rel=1e-3), name
     score = own(of_last(tables("universality")), bare).iloc[0]
+    page.run("window.kept = []; download = (name, text) => window.kept.push(text)")
+    page.one(".steps button").click()
+    [*_, kept] = csv.DictReader(io.StringIO(page.run("return kept[0]")))
+    assert float(kept["vocab_kurt"]) == float(f"{np.float16(row['vocab_kurt']):.4g}")
     assert float(numbers["max_corr"]) == pytest.approx(score["max_corr"], abs=1e-3)
     page.one("input[type=range]").send_keys(Keys.LEFT)
     earlier = tables("groups").query(f"step == {SIZE.steps[-2]}")

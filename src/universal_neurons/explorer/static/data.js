@@ -209,9 +209,9 @@ class Run {
   }
 }
 
-/** A number of a list as JSON has it. */
+/** A number of a list, which has three digits, as a chosen neuron's facts have it. */
 function number(value) {
-  return Number.isNaN(value) ? null : value;
+  return Number.isNaN(value) ? null : Number(value.toPrecision(4));
 }
 
 function decoded(text) {

@@ -269,10 +269,10 @@ function listed(run, step, row, { facts, arrays }) {
   const found = {};
   const put = (name, value) => {
     found[name] = Array(run.steps.length).fill(null);
-    found[name][step] = number(value);
+    found[name][step] = value;
   };
-  for (const [name, values] of Object.entries(arrays)) put(name, values[row]);
-  put("max_corr", arrays.excess_corr[row] + arrays.baseline_corr[row]);
+  for (const [name, values] of Object.entries(arrays)) put(name, number(values[row]));
+  put("max_corr", number(arrays.excess_corr[row] + arrays.baseline_corr[row]));
   for (const name of ["role", "family"]) put(name, run.names[name][arrays[name][row] - 1] ?? null);
   put("explanation", facts.explanations[arrays.explanation[row] - 1] ?? null);
   for (const name of ["universal", "dead"]) put(name, Boolean(arrays[name][row]));
