@@ -40,7 +40,7 @@ class Seed:
         By row their label and emergence step.
     tokens
         Of "promoted" and "suppressed" the ids and cosines at the last step, shape (neurons, tokens)
-        each, the largest cosine first. Nothing where the model has no head.
+        each, the largest cosine first. No tokens where the model has no head.
     groups
         By row for every step the group that it is a member of: its correlations and members.
     """
@@ -120,8 +120,6 @@ def _tokens(
     """
     columns = ["promoted_ids", "promoted_cos", "suppressed_ids", "suppressed_cos"]
     found = of_seed(sources.roles, columns, seed, step=step)
-    if found["promoted_ids"].isna().any():
-        return {}
     found = found.iloc[np.argsort(rows.of(found))]
     tokens = {}
     for name in ("promoted", "suppressed"):
