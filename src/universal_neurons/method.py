@@ -17,7 +17,7 @@ METHOD_VERSION = {
     "permuted": 4,
     "untrained": 2,
     "random_directions": 2,
-    "score": 16,
+    "score": 17,
     "ablate": 5,
     "persist": 4,
     "trace": 1,

@@ -101,8 +101,11 @@ def universality(counts: dict[tuple[int, str], int], n: int = 100) -> pd.DataFra
                     "n_mutual_permuted": np.nan,
                     "max_corr": np.where(universal, 0.6, 0.3),
                     "regression_r2": np.nan,
-                    "token_r2": np.nan,
-                    "excess_given_token": np.nan,
+                    **{
+                        name: np.nan
+                        for kind in ("token", "previous_token", "position")
+                        for name in (f"{kind}_r2", f"excess_given_{kind}")
+                    },
                 }
             )
         )
@@ -377,6 +380,20 @@ def test_the_report_tells_of_universal_neurons_by_q_value(demo, drawn, tmp_path)
         figure(name, found)
     config = {**CONFIG, "universality": {**CONFIG["universality"], "criterion": "q_value"}}
     assert "criterion: q_value" in page_of(found.tables, drawn, tmp_path, config=config)
+
+
+def test_what_is_left_given_other_classes_is_told_where_they_were_asked_for(demo):
+    now = demo["universality"]
+    text = headline(demo, "Universal neurons")
+    assert "stay above the threshold once the mean of every token's identity" in text
+    assert "Given the" not in text, "not asked for"
+    asked = now.assign(excess_given_previous_token=now["excess_corr"], excess_given_position=-1.0)
+    text = headline({**demo, "universality": asked}, "Universal neurons")
+    n = int(now.loc[now["step"] == now["step"].max(), "universal"].sum())
+    assert (
+        f"Given the token before alone, which explains a median 25.0 %, {n} of {n} stay above it. "
+        f"Given the position alone, which explains a median 12.5 %, 0 of {n} stay above it."
+    ) in text
 
 
 def test_persistence_is_held_against_chance(demo):

@@ -118,7 +118,11 @@ def _universality(grid, steps, threshold, universal, rng):
         leave_one_out_cases=np.where(excess > threshold, others, 0),
         regression_r2=1 - (1 - (baseline + excess).clip(0, 1)) ** 2,
         token_r2=0.5,
+        previous_token_r2=0.25,
+        position_r2=0.125,
         excess_given_token=excess / 2,
+        excess_given_previous_token=np.nan,
+        excess_given_position=np.nan,
     )
 
 

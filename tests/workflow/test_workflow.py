@@ -162,6 +162,8 @@ MAY_BE_NULL = ["leave_one_out", "assigned_corr"]
 # Asked for by nobody.
 MAY_BE_NULL += ["excess_given_previous_token", "universal_given_previous_token"]
 MAY_BE_NULL += ["excess_given_position", "universal_given_position"]
+MAY_BE_NULL += ["given_previous_token_corr", "given_previous_token_baseline"]
+MAY_BE_NULL += ["given_position_corr", "given_position_baseline"]
 # What joins the tables of steps and seeds, and what is drawn of them.
 DRAWN = {"figures": 1, "report": 1}
 # Six models, three kinds.
@@ -357,7 +359,7 @@ def same_as_stored(where, results, names=("matches", "neurons", "token_budget"))
         stored = pd.read_parquet(where / f"results/exact/{name}.parquet")
         if "given_token_corr" in mine and not (results / "given").exists():
             assert mine["given_token_corr"].isna().all(), "sums by token take more memory"
-            mine, stored = (x.drop(columns=x.filter(like="given_token")) for x in (mine, stored))
+            mine, stored = (x.drop(columns=x.filter(like="given_")) for x in (mine, stored))
         if "best_corr_se" in mine:
             assert mine.pop("best_corr_se").isna().all(), "errors take stored activations"
             del stored["best_corr_se"]

@@ -138,18 +138,34 @@ def _suggestion(findings: Findings) -> str:
     )
 
 
+# What is taken out of both models besides the token, where `correlate.given` names it.
+_OTHERS = {"previous_token": "the token before", "position": "the position"}
+
+
 def _past_token(findings: Findings) -> str:
-    """How many of them share more than what the token says."""
+    """How many of them share more than what the token says, or another class of tokens."""
     scores = findings.last_scores
     universal = scores[scores["universal"]]
-    if universal.empty or scores["excess_given_token"].isna().all():
-        return ""
-    left = int((universal["excess_given_token"] > universal["threshold"]).sum())
-    return (
-        f"The token itself explains a median {percent(universal['token_r2'].median())} of the "
-        f"variance of a universal neuron; {out_of(left, len(universal))} stay above the threshold "
-        "once the mean of every token's identity is taken out of both models."
-    )
+    sentences = []
+    if not (universal.empty or scores["excess_given_token"].isna().all()):
+        sentences.append(
+            f"The token itself explains a median {percent(universal['token_r2'].median())} of the "
+            f"variance of a universal neuron; {_left(universal, 'token')} stay above the threshold "
+            "once the mean of every token's identity is taken out of both models."
+        )
+    for kind, name in _OTHERS.items():
+        if not (universal.empty or scores[f"excess_given_{kind}"].isna().all()):
+            explained = percent(universal[f"{kind}_r2"].median())
+            sentences.append(
+                f"Given {name} alone, which explains a median {explained}, "
+                f"{_left(universal, kind)} stay above it."
+            )
+    return " ".join(sentences)
+
+
+def _left(universal: pd.DataFrame, kind: str) -> str:
+    left = int((universal[f"excess_given_{kind}"] > universal["threshold"]).sum())
+    return out_of(left, len(universal))
 
 
 def _interval_of(fractions: pd.DataFrame, stored: bool) -> str:

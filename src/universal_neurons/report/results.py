@@ -31,7 +31,8 @@ COLUMNS = {
         *("first_rotation_excess", "other_choice_excess", "threshold", "universal", "q_value"),
         *("assigned_universal", "n_matched", "n_mutual", "n_mutual_permuted", "in_group"),
         *("leave_one_out", "leave_one_out_cases", "max_corr", "regression_r2"),
-        *("token_r2", "excess_given_token"),
+        *("token_r2", "previous_token_r2", "position_r2", "excess_given_token"),
+        *("excess_given_previous_token", "excess_given_position"),
     ],
     "groups": [
         *("step", "group", "seed", "layer", "neuron", "excess_corr"),

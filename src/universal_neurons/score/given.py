@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.activations.class_sums import KINDS, TOKEN
+from universal_neurons.activations.class_sums import KINDS
 from universal_neurons.correlate.matches import Matches, StepMatches, layer_and_neuron
 from universal_neurons.score.universality import mean_over_others
 from universal_neurons.store.arrays import attributes_of, read_arrays
 
 
 def with_given_matches(table: pd.DataFrame, matches: StepMatches) -> pd.DataFrame:
-    """Add the best matches given the token to a table of matches.
+    """Add the best matches given classes of tokens to a table of matches.
 
     Parameters
     ----------
@@ -29,15 +29,18 @@ def with_given_matches(table: pd.DataFrame, matches: StepMatches) -> pd.DataFram
     Returns
     -------
     DataFrame
-        With the columns ``given_token_…`` of `columns.score.MATCHES`: null, or −1, where they are
+        With the columns ``given_{kind}_…`` of `columns.score.MATCHES`: null, or −1, where they are
         not known.
     """
-    given = matches.given.get(TOKEN, {})
-    frames = [
-        _of_pair(given.get(key), len(found.lowest), matches.d_mlp[key[1]])
-        for key, found in matches.found.items()
-    ]
-    return pd.concat([table, pd.concat(frames, ignore_index=True)], axis=1)
+    added = [table]
+    for kind in KINDS:
+        given = matches.given.get(kind, {})
+        pairs = [
+            _of_pair(given.get(key), len(found.lowest), matches.d_mlp[key[1]])
+            for key, found in matches.found.items()
+        ]
+        added.append(pd.concat(pairs, ignore_index=True).add_prefix(f"given_{kind}_"))
+    return pd.concat(added, axis=1)
 
 
 def _of_pair(found: Matches | None, n: int, other_d_mlp: Sequence[int]) -> pd.DataFrame:
@@ -45,12 +48,10 @@ def _of_pair(found: Matches | None, n: int, other_d_mlp: Sequence[int]) -> pd.Da
     layer, neuron = (np.append(x, -1)[index] for x in layer_and_neuron(other_d_mlp))
     return pd.DataFrame(
         {
-            "given_token_corr": np.full(n, np.nan) if found is None else found.best.clip(-1, 1),
-            "given_token_layer": layer,
-            "given_token_neuron": neuron,
-            "given_token_baseline": (
-                np.full(n, np.nan) if found is None else found.baseline.mean(0)
-            ),
+            "corr": np.full(n, np.nan) if found is None else found.best.clip(-1, 1),
+            "layer": layer,
+            "neuron": neuron,
+            "baseline": (np.full(n, np.nan) if found is None else found.baseline.mean(0)),
         }
     )
 

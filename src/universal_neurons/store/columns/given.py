@@ -19,6 +19,41 @@ def _given(kind: str, meaning: str) -> tuple[Column, Column]:
     )
 
 
+def _matched(kind: str, meaning: str, where: str) -> tuple[Column, ...]:
+    """The best match given a class of tokens; `where` it is not known."""
+    name = f"given_{kind}"
+    return (
+        Column(f"{name}_corr", "float64", "correlation", f"{meaning} {where}.", nullable=True),
+        Column(
+            *(f"{name}_layer", "int32", ""),
+            "Layer of that neuron; −1 without one, and where the correlation is not known.",
+        ),
+        Column(f"{name}_neuron", "int32", "", "Index of that neuron; −1 likewise."),
+        Column(
+            *(f"{name}_baseline", "float64", "correlation"),
+            "The same with the rotated residuals of the other seed, mean over two rotations; an "
+            f"estimate where `baseline_by` is `sample`; null where `{name}_corr` is, and where "
+            "too few audited neurons give an estimate.",
+            nullable=True,
+        ),
+    )
+
+
+UNASKED = "null also where `correlate.given` does not name it"
+
+# Best matches of a pair given classes of tokens.
+MATCHES_GIVEN = (
+    *_matched(
+        "token",
+        "Largest correlation given the token: within tokens of one identity, whose means are "
+        "taken out of both models; 0 where the token explains all of the neuron. By "
+        "certificate (`best_by`) among the refined pairs only;",
+        "null where `token_r2` is",
+    ),
+    *_matched("previous_token", "The same given the token before;", UNASKED),
+    *_matched("position", "The same given the position in the sequence;", UNASKED),
+)
+
 # What classes of tokens explain, and the excess past them.
 GIVEN = (
     Column(
@@ -51,11 +86,10 @@ GIVEN = (
     ),
     *_given(
         "previous_token",
-        "The same given the token before; null also where `correlate.given` does not name it.",
+        f"The same given the token before; {UNASKED}.",
     ),
     *_given(
         "position",
-        "The same given the position in the sequence; null also where `correlate.given` does not "
-        "name it.",
+        f"The same given the position in the sequence; {UNASKED}.",
     ),
 )

@@ -12,7 +12,7 @@ from universal_neurons.store.columns.declare import (
     Column,
     Table,
 )
-from universal_neurons.store.columns.given import GIVEN
+from universal_neurons.store.columns.given import GIVEN, MATCHES_GIVEN
 
 MATCHES = Table(
     "matches",
@@ -67,25 +67,7 @@ MATCHES = Table(
         ),
         Column("assigned_layer", "int32", "", "Layer of that partner; −1 without one."),
         Column("assigned_neuron", "int32", "", "Index of that partner; −1 without one."),
-        Column(
-            *("given_token_corr", "float64", "correlation"),
-            "Largest correlation given the token: within tokens of one identity, whose means are "
-            "taken out of both models; 0 where the token explains all of the neuron. By "
-            "certificate (`best_by`) among the refined pairs only; null where `token_r2` is.",
-            nullable=True,
-        ),
-        Column(
-            *("given_token_layer", "int32", ""),
-            "Layer of that neuron; −1 without one, and where the correlation is not known.",
-        ),
-        Column("given_token_neuron", "int32", "", "Index of that neuron; −1 likewise."),
-        Column(
-            *("given_token_baseline", "float64", "correlation"),
-            "The same with the rotated residuals of the other seed, mean over two rotations; an "
-            "estimate where `baseline_by` is `sample`; null where `given_token_corr` is, and where "
-            "too few audited neurons give an estimate.",
-            nullable=True,
-        ),
+        *MATCHES_GIVEN,
     ),
 )
 
