@@ -78,15 +78,24 @@ def read_windows(
     others["row"] = rows[seed].of(others)
     others["order"] = others["other_seed"].astype(str) == seed
     others = others.sort_values(["row", "order", "other_step"], kind="stable")
-    starts = np.searchsorted(others["row"], found["row"].unique(), "left")
-    stops = np.searchsorted(others["row"], found["row"].unique(), "right")
     # Lists are much faster than frames of a few hundred rows.
+    own = {str(name): found[name].tolist() for name in found}
     lists = [others[name].tolist() for name in (*OTHER, "band", "rank", "activations")]
-    for (_, own), start, stop in zip(found.groupby("row"), starts, stops, strict=True):
+    chosen = found["row"].unique()
+    for row, here, there in zip(
+        chosen.tolist(), _slices(found["row"], chosen), _slices(others["row"], chosen), strict=True
+    ):
         elsewhere: dict[Model, dict[Key, Any]] = {}
-        for *model, band, rank, window in zip(*(x[start:stop] for x in lists), strict=True):
+        for *model, band, rank, window in zip(*(x[there] for x in lists), strict=True):
             elsewhere.setdefault(tuple(model), {})[band, rank] = window
-        yield int(own["row"].iloc[0]), _windows(own, elsewhere, seed, rows, extremes)
+        of_row = {name: values[here] for name, values in own.items()}
+        yield row, _windows(of_row, elsewhere, seed, rows, extremes)
+
+
+def _slices(rows: pd.Series, chosen: NDArray[np.integer]) -> list[slice]:
+    """Where each of the chosen ones is among ascending rows."""
+    ends = (np.searchsorted(rows, chosen, side).tolist() for side in ("left", "right"))
+    return [slice(start, stop) for start, stop in zip(*ends, strict=True)]
 
 
 def _places(bands: pd.Series) -> NDArray[np.intp]:
@@ -94,22 +103,20 @@ def _places(bands: pd.Series) -> NDArray[np.intp]:
 
 
 def _windows(
-    own: pd.DataFrame,
+    own: Mapping[str, list[Any]],
     others: Mapping[Model, Mapping[Key, Any]],
     seed: str,
     rows: Mapping[str, Rows],
     extremes: Mapping[tuple[str, int], NDArray[np.floating]],
 ) -> Windows:
     """The contexts of one neuron, with what others do there: by model and key of the context."""
-    lengths = own["token_ids"].map(len).to_numpy()
-    columns = [own[name] for name in ("place", "sequence", "position", "activation", "start")]
-    contexts = [[*map(short, values)] for values in zip(*columns, lengths, strict=True)]
-    first = own.iloc[0]
-    readings: list[dict[str, Any]] = [
-        {"seed": seed, "step": int(first["step"]), "row": int(first["row"])}
-    ]
-    values: list[list[Any]] = [own["activations"].tolist()]
-    keys = list(zip(own["band"].tolist(), own["rank"].tolist(), strict=True))
+    lengths = [len(tokens) for tokens in own["token_ids"]]
+    activations = map(short, own["activation"])
+    columns = [own[name] for name in ("place", "sequence", "position")]
+    contexts = [*map(list, zip(*columns, activations, own["start"], lengths, strict=True))]
+    readings: list[dict[str, Any]] = [{"seed": seed, "step": own["step"][0], "row": own["row"][0]}]
+    values: list[list[Any]] = [own["activations"]]
+    keys = list(zip(own["band"], own["rank"], strict=True))
     followed = [key for key in keys if key[0] in FOLLOWED]
     for (other, step, layer, neuron), seen in others.items():
         row = sum(rows[other].widths[:layer]) + neuron
@@ -121,11 +128,11 @@ def _windows(
         full = extremes[reading["seed"], reading["step"]][reading["row"]]
         reading |= {"n": len(windows), "scale": short(scale), "full": short(float(full))}
         codes.append(levels)
-    tokens = np.concatenate(own["token_ids"].tolist()).astype(np.uint32)
+    tokens = np.concatenate(own["token_ids"]).astype(np.uint32)
     return Windows(contexts, tokens, readings, np.concatenate(codes))
 
 
-def _levels(windows: Sequence[Any], lengths: NDArray[np.integer]) -> tuple[NDArray[np.int8], float]:
+def _levels(windows: Sequence[Any], lengths: Sequence[int]) -> tuple[NDArray[np.int8], float]:
     """Activations in `LEVELS` of the largest one, which is returned too."""
     pairs = zip(windows, lengths[: len(windows)], strict=True)
     found = [np.full(length, np.nan) if x is None else x for x, length in pairs]
