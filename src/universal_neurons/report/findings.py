@@ -97,6 +97,16 @@ class Findings:
         return above.groupby(scores["step"]).sum(min_count=1)
 
     @cached_property
+    def given_token_over(self) -> str:
+        """What intervals of the shares given the token are over.
+
+        Single seeds have one where it is known what tokens do.
+        """
+        fractions = self.tables["fractions"]
+        single = fractions[(fractions["seed"] != "") & fractions["given_token_low"].notna()]
+        return "over seeds" if single.empty else "over tokens and seeds"
+
+    @cached_property
     def function_counts(self) -> pd.DataFrame:
         """See `functions.function_counts`."""
         return functions.function_counts(self.tables)

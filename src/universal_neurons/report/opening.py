@@ -33,7 +33,7 @@ def opening(findings: Findings) -> str:
     mean = table[(table["seed"] == "") & (table["layer"] == ALL_LAYERS)].sort_values("step")
     now, first = mean.iloc[-1], mean.iloc[0]
     known = [kind for kind in KINDS if pd.notna(now[kind])]
-    shares = listed([_share(now, kind, table) for kind in known])
+    shares = listed([_share(now, kind, findings) for kind in known])
     sentences = [f"Of the neurons at the last step ({now['step']:,}), {shares} (mean over seeds)."]
     if pd.notna(now[BEYOND_RANDOM]) and now["expected_beyond_random"] > 0:
         sentences.append(
@@ -48,14 +48,12 @@ def opening(findings: Findings) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _share(now: pd.Series, kind: str, table: pd.DataFrame) -> str:
+def _share(now: pd.Series, kind: str, findings: Findings) -> str:
     prefix, what = KINDS[kind]
     low, high = now[f"{prefix}low"], now[f"{prefix}high"]
     if np.isnan(low):
         return f"{percent(now[kind])} {what} (no interval)"
-    # Single seeds have an interval where what tokens do is known.
-    single = table.loc[(table["seed"] != "") & (table["step"] == now["step"]), f"{prefix}low"]
-    covers = "over tokens and seeds" if single.notna().any() else "over seeds"
+    covers = findings.given_token_over if kind == GIVEN_TOKEN else "over tokens and seeds"
     covers += ", with the directions drawn" if kind == BEYOND_RANDOM else ""
     return f"{percent(now[kind])} {what} (95\u00a0% interval {covers}: {share_range(low, high)})"
 

@@ -59,7 +59,7 @@ def tiles(findings: Findings) -> list[Tile]:
         _share(
             "universal given the token",
             *(now, GIVEN_TOKEN, f"{GIVEN_TOKEN}_"),
-            "of neurons, over seeds",
+            f"of neurons, {findings.given_token_over}",
         ),
         _persistence(findings),
         _equal_energy(findings),
