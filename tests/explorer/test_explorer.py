@@ -482,6 +482,17 @@ def test_ten_thousand_neurons_are_as_smooth_as_few(driver, tmp_path):
     assert slowest < 100  # ms; about 5 on a free machine
 
 
+def test_neurons_of_models_without_a_head_have_pages_without_tokens(driver, tmp_path):
+    size = Size(seeds=("0", "1"), steps=(0, 7), d_mlp=20, chosen=3, promoted=0)
+    page = Page(driver, explored(tmp_path, size))
+    page.open()
+    bare = "[...Array(40).keys()].find(row => !run.places[0].has(row))"
+    for row in page.run(f"return [run.chosen[0][0], {bare}]"):
+        page.open(f"#/0/7/{row // 20}/{row % 20}")
+        assert page.all(".words li")
+        assert page.all(".promoted, .suppressed") == []
+
+
 def test_hostile_text_is_shown_as_text(driver, tmp_path):
     name = "<script>window.hurt=1</script>"
     driver.get_log("browser")

@@ -78,6 +78,7 @@ class Size:
     d_mlp: int = 64
     chosen: int = 12
     vocabulary: int = 500
+    promoted: int = 10
 
 
 def explored(folder: Path, size: Size, name: str = "made-up", words: Sequence[str] = ()) -> Path:
@@ -139,8 +140,8 @@ def _ids(n: int, vocabulary: int, rng: np.random.Generator) -> NDArray[np.int32]
     return (vocabulary ** rng.random(n) - 1).astype(np.int32)
 
 
-def _lists(values: NDArray[Any], width: int) -> pa.ListArray:
-    return pa.ListArray.from_arrays(np.arange(0, len(values) + 1, width, dtype=np.int32), values)
+def _lists(values: NDArray[Any], n: int, width: int) -> pa.ListArray:
+    return pa.ListArray.from_arrays(width * np.arange(n + 1, dtype=np.int32), values)
 
 
 def _roles(grid: pd.DataFrame, size: Size, rng: np.random.Generator) -> pa.Table:
@@ -156,10 +157,11 @@ def _roles(grid: pd.DataFrame, size: Size, rng: np.random.Generator) -> pa.Table
         preserve_index=False,
     )
     for name, sign in (("promoted", 1), ("suppressed", -1)):
-        cosines = sign * np.sort(rng.random((n, 10)), axis=1)[:, ::-1].astype(np.float32)
-        ids = rng.integers(0, size.vocabulary, 10 * n, np.int32)
-        table = table.append_column(f"{name}_ids", _lists(ids, 10))
-        table = table.append_column(f"{name}_cos", _lists(cosines.ravel(), 10))
+        k = size.promoted
+        cosines = sign * np.sort(rng.random((n, k)), axis=1)[:, ::-1].astype(np.float32)
+        ids = rng.integers(0, size.vocabulary, k * n, np.int32)
+        table = table.append_column(f"{name}_ids", _lists(ids, n, k))
+        table = table.append_column(f"{name}_cos", _lists(cosines.ravel(), n, k))
     return table
 
 
@@ -207,8 +209,10 @@ def _examples(chosen: pd.DataFrame, size: Size, rng: np.random.Generator) -> pa.
     rows["activation"], rows["start"] = peaks, rows["position"] - PEAK
     windows = _activations(n, peaks.to_numpy(), rng)
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    table = table.append_column("token_ids", _lists(_ids(n * WIDTH, size.vocabulary, rng), WIDTH))
-    return table.append_column("activations", _lists(windows.ravel(), WIDTH))
+    table = table.append_column(
+        "token_ids", _lists(_ids(n * WIDTH, size.vocabulary, rng), n, WIDTH)
+    )
+    return table.append_column("activations", _lists(windows.ravel(), n, WIDTH))
 
 
 def _contexts(
@@ -238,7 +242,7 @@ def _contexts(
     noise = rng.normal(0, 0.05, (len(rows), WIDTH))
     seen = (share * windows[rows.pop("index").to_numpy()] + noise).astype(np.float32)
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    return table.append_column("activations", _lists(seen.ravel(), WIDTH))
+    return table.append_column("activations", _lists(seen.ravel(), len(rows), WIDTH))
 
 
 def _histograms(chosen: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def packed(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> byte
 
 def _planes(array: NDArray[Any]) -> bytes:
     little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-    return little.view(np.uint8).reshape(len(little), -1).T.tobytes()
+    return little.view(np.uint8).reshape(len(little), array.itemsize).T.tobytes()
 
 
 def short(value: Any) -> Any:
