@@ -7,6 +7,7 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 import pytest
+from classes import match_given
 from pipeline import gpt2, neurons, random_tokens, run_capture, run_match
 
 from universal_neurons.activations.codes import Codes
@@ -332,6 +333,33 @@ def test_an_influence_given_the_token_is_what_that_correlation_changes_without_t
     same = [np.corrcoef(x, y)[0, 1] for x, y in zip(changes.T, found["a", "b"].T, strict=True)]
     assert np.min(same) > 0.97
     assert found["a", "b"].std() == pytest.approx(changes.std(), rel=0.1)
+
+
+def test_class_means_are_read_of_the_same_tokens_only(tmp_path):
+    tokens = random_tokens(96, 16)
+    shards = [
+        run_capture(gpt2(i), tokens, tmp_path / seed, seed=seed, splits=(40,))
+        for i, seed in enumerate("ab")
+    ]
+    matches, _ = match_given(shards, tokens, np.arange(96) % 2, tmp_path)
+    stores = {
+        s: [Activations(x / "activations.zarr") for x in shards[i]] for i, s in enumerate("ab")
+    }
+    about = {s: neurons(shards[i]) for i, s in enumerate("ab")}
+    given = {"a": tmp_path / "given0.zarr", "b": tmp_path / "given1.zarr"}
+    ids = tokens.reshape(-1)[np.concatenate([x.token_index() for x in stores["a"]])]
+    within = influence.Within.read(given, about, matches.given["token"], ids)
+    label, _, left = residuals({s: read_activations(x) for s, x in stores.items()}, ids)
+    assert np.array_equal(within.label, label)
+    live = within.neurons["a"].std > 0
+    np.testing.assert_allclose(
+        within.neurons["a"].std[live], left["a"].std(0)[live], rtol=0.02, atol=1e-4
+    )
+    _, found = influence.influence(stores, about, matches.found, documents(np.arange(96)), within)
+    assert set(found) == set(matches.found)
+    assert np.isfinite(found["a", "b"]).all()
+    with pytest.raises(UserError, match=r"given0.zarr: sums by token are of other tokens"):
+        influence.Within.read(given, about, matches.given["token"], ids + np.arange(len(ids)) % 2)
 
 
 @pytest.mark.slow
