@@ -23,6 +23,6 @@ METHOD_VERSION = {
     "trace": 1,
     "describe": 2,
     "examples": 1,
-    "report": 13,
+    "report": 14,
     "explorer": 3,
 }

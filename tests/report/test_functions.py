@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from scipy.stats import t
 
 from universal_neurons.report.functions import (
     function_counts,
@@ -130,7 +131,23 @@ def test_how_much_of_an_effect_goes_by_a_way_is_said_beside_that_of_others():
     text = on_mediation(mediation)
     n = (mediation["role"] == "entropy").sum()
     assert f"one of {n} entropy neurons by its mean changes the loss by 0.200 thousandths" in text
-    assert f"75\u00a0% of that is gone; of {n} others of the same layers 10\u00a0%." in text
+    every = "(95\u00a0% interval over 5 seeds: "
+    assert f"75\u00a0% {every}75 to 75) of that is gone; of {n} others of the same" in text
+    assert f"layers 10\u00a0% {every}10 to 10)." in text
     assert "token frequency" not in text
     assert on_mediation(mediation[mediation["role"] != "entropy"]) == ""
     assert on_mediation(mediation.iloc[:0]) == ""
+
+
+def test_how_much_goes_by_a_way_has_an_interval_over_seeds():
+    """Where all seeds' effects are as large, it is Student's of their own shares."""
+    mediation = synthetic.tables(steps=(1,))["mediation"]
+    seeds = sorted(mediation["seed"].unique())
+    shares = np.array([0.1, 0.2, 0.15, 0.3, 0.05])
+    by_way = mediation["seed"].map(dict(zip(seeds, shares, strict=True))).astype(float)
+    text = on_mediation(mediation.assign(through_norm=by_way * mediation["delta_loss"]))
+    half = t.ppf(0.975, 4) * shares.std(ddof=1) / np.sqrt(5)
+    ends = f"{100 * (shares.mean() - half):.0f} to {100 * (shares.mean() + half):.0f}"
+    assert f"16\u00a0% (95\u00a0% interval over 5 seeds: {ends}) of that is gone" in text
+    two = mediation[mediation["seed"].isin(seeds[:2])]
+    assert "75\u00a0% (no interval) of that is gone" in on_mediation(two)

@@ -27,10 +27,11 @@ def test_they_give_every_kind_with_what_its_interval_covers(tables):
         f"{100 * mean['mean_fraction']:.1f}\u00a0% are universal (95\u00a0% interval over tokens "
     )
     assert f"{share}and seeds" in text
-    assert f"{100 * mean['beyond_random']:.1f}\u00a0% are beyond random directions" in text
+    assert f"{100 * mean['beyond_random']:.1f}\u00a0% are beyond random (whitened) dir" in text
     assert "over tokens and seeds, with the directions drawn: " in text
     assert "are universal given the token (95\u00a0% interval over tokens and seeds: " in text
     assert f"{mean['expected_beyond_random']:,.0f} of {mean['n_neurons']:,.0f} do better" in text
+    assert "singly, and another choice of directions gives another number." in text
     assert text.count("60.0\u00a0% (50.0") == 3, "in a new seed, of each kind"
 
 

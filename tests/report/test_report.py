@@ -181,17 +181,21 @@ def test_neurons_beyond_random_directions_are_counted_whatever_the_other_nulls(d
     tables = {**demo, "nulls": named, "universality": table}
     text = headline(tables, "Against the nulls")
     assert (
-        "25 of 200 neurons (12.5 %) are beyond random directions in the other seeds' real MLP "
-        "inputs, at a false discovery rate of 5 % (q < 0.05). Nothing else is ruled out: neurons "
-        "that read one token well match so too, and other draws of the directions give another "
-        "number." in text
+        "25 of 200 neurons (12.5 %) are beyond random (whitened) directions in the other seeds' "
+        "real MLP inputs, at a false discovery rate of 5 % (q < 0.05). Nothing else is ruled out: "
+        "neurons that read one token well match so too, and other draws or another choice of "
+        "directions give another number." in text
     )
     assert "rotations" not in text
     none = headline({**tables, "universality": table.assign(q_value=0.9)}, "Against the nulls")
-    assert "none of 200 neurons is beyond random directions in the other seeds'" in none
+    assert "none of 200 neurons is beyond random (whitened) directions in the other" in none
     by_q = Findings({**demo, "nulls": named}, Criterion("q_value", 0.5, 0.05))
     said = " ".join(trust(by_q, CONFIG, SCORED))
-    assert "matched better than random directions in the other seeds' real MLP inputs" in said
+    assert "matched better than random (whitened) directions in the other seeds' real" in said
+    by_excess = " ".join(trust(findings({**demo, "nulls": named}), CONFIG, SCORED))
+    assert "the threshold; this depends on the random directions drawn." in by_excess
+    without = " ".join(trust(findings(demo), CONFIG, SCORED))
+    assert "the threshold; this depends on the draws of the nulls." in without
 
 
 def test_the_closest_groups_are_listed_with_their_members(demo):
@@ -414,10 +418,14 @@ def test_persistence_is_held_against_chance(demo):
 def test_persistence_is_told_with_its_ceiling(demo):
     table = pd.DataFrame([overlap("a", 20, 14, 2e-5), overlap("b", 20, 16, 3e-4)])
     text = headline({**demo, "persistence": table}, "Persistence")
-    assert "90.0 % of them would be expected to be universal again: this is the ceiling" in text
+    assert "90.0 % of them would be expected to be universal again: the ceiling of indep" in text
+    assert text.endswith(
+        "Steps are measured with the same tokens and rotations here, and so share part of the "
+        "noise: persistence can be above the ceiling, and noise may make up less of the loss."
+    )
     assert "So noise can make up 40.0 % of the loss." in text
     text = headline({**demo, "persistence": table.assign(ceiling=0.7)}, "Persistence")
-    assert "So the loss is no more than noise makes." in text
+    assert "So the loss is no more than such noise makes." in text
     text = headline({**demo, "persistence": table.assign(ceiling=np.nan)}, "Persistence")
     assert "ceiling" not in text
 
@@ -551,8 +559,11 @@ def test_sets_that_are_changed_by_more_than_any_others_get_no_verdict(demo):
 def test_the_verdict_is_of_the_comparable_seeds_only(demo):
     wild = ablation({"d": 5.0, "e": 9.0}, CONTROLS, comparable=False)
     text = on_ablation(demo, *ablation(SEEDS, CONTROLS), *wild)
-    assert "In 3 of 5 seeds the sets are comparable; there, the difference, 0.0060 nats" in text
-    assert "costs more than ablating others" in text
+    first, over_all = text.split(" At step 7, over all seeds, comparable or not, replacing")
+    assert first.startswith("In 3 of 5 seeds the ablated and control sets are comparable; there, ")
+    assert "the difference, 0.0060 nats" in first
+    assert "costs more than ablating others" in first
+    assert "mean over 5 seeds" in over_all
 
 
 def test_layers_are_sorted_by_what_can_be_said_of_them(demo):
@@ -972,7 +983,7 @@ def test_claims_are_answered_with_the_runs_own_numbers(demo):
     assert "they rise from" in found["universal neurons appear early and rise in number"]
     persist = found["they persist far above chance"]
     assert "by chance among neurons that changed as much: p < 0.05 in 4 of 5 seeds" in persist
-    assert "(ceiling 90.0 %)" in persist
+    assert "(measured anew, with other tokens: 90.0 %)" in persist
     cost = found["ablating them costs more than ablating others"]
     assert "above zero, also at equal energy of what is changed" in cost
     assert "above each of its control sets in 5 of 5 comparable seeds" in cost
@@ -981,7 +992,8 @@ def test_claims_are_answered_with_the_runs_own_numbers(demo):
     rows = some.query("step == 1000 and layer == -1 and neuron_set == 'universal' and comparable")
     cost = claims({**demo, "ablation": some})["ablating them costs more than ablating others"]
     alone = rows["difference"].iloc[0]
-    assert f"in 1 of 5, the comparable one, a difference of {alone:.4f}:" in cost
+    assert cost.startswith(f"in 1 of 5 seeds, the comparable one, a difference of {alone:.4f} nats")
+    assert "comparable seed; over all seeds " in cost
     assert "largest in layer" in found["most of all in layer 0"]
     # Two layers have no middle.
     assert found["most so in the first and last layers"].startswith("cannot be said from this run")
@@ -1071,7 +1083,7 @@ def test_groups_are_counted_once_for_all_seeds(demo):
     assert groups > 1
     text = headline(demo, "Groups")
     assert f"{groups:,} groups of 5 neurons" in text
-    assert "against 1 if every model reads other sequences" in text
+    assert "against 1 in one sample in which every model reads other sequences" in text
     assert "left out in 75" in text
     none = demo["universality"].assign(in_group=False, leave_one_out=np.nan, leave_one_out_cases=0)
     text = headline({**demo, "universality": none}, "Groups")
@@ -1091,9 +1103,15 @@ def test_seeds_left_out_are_counted_case_by_case(demo):
 def test_two_seeds_are_no_groups_and_their_mutual_matches_are_held_against_noise():
     pair = synthetic.tables(seeds=("0", "1"))
     text = headline(pair, "Groups")
-    assert "8 pairs of neurons are each other's best match; 2 are if" in text
+    assert "8 pairs of neurons are each other's best match; 2 are in one sample" in text
     assert "too few to speak of groups" in text
     assert "groups of" not in text
+
+
+def test_matches_by_noise_are_said_to_be_one_draw(demo):
+    tables = {table.title: table for table in short_tables(findings(demo))}
+    note = tables["Notions of a universal neuron"].note
+    assert note.endswith("read other sequences, in one draw of these; others give another number.")
 
 
 def test_notions_are_compared_by_their_sets(demo):

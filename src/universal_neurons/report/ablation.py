@@ -67,15 +67,22 @@ def _on_kind(summary: pd.DataFrame, kind: str, last: int) -> str:
     digits = decimals(row["universal_se"])
     error = "not known" if math.isnan(row["universal_se"]) else f"{row['universal_se']:.{digits}f}"
     spread = "" if math.isnan(row["control_sd"]) else _spread_of(row)
-    text = (
-        f"At step {step:,}{'' if step == last else ', the last with universal neurons'}, replacing "
-        f"all universal neurons of a model ({average(row['n_neurons'])}) {KIND[kind]} "
+    when = f"At step {step:,}{'' if step == last else ', the last with universal neurons'}"
+    measured = (
+        f"replacing all universal neurons of a model ({average(row['n_neurons'])}) {KIND[kind]} "
         f"{moves_loss(row['universal'], digits)} (standard error {error}; {seeds}). "
         f"Replacing control sets instead, {row['n_controls']} per model, "
-        f"{moves_loss(row['control'], digits, again=True)}{spread}.{_later(row, digits)} "
-        f"{_verdict(row)}"
+        f"{moves_loss(row['control'], digits, again=True)}{spread}.{_later(row, digits)}"
     )
-    return f"{text} {_on_layers(summary, step)}".strip()
+    return f"{_judged(row, when, measured)} {_on_layers(summary, step)}".strip()
+
+
+def _judged(row: pd.Series, when: str, measured: str) -> str:
+    """What was measured over all seeds, and the verdict on those whose sets are comparable."""
+    if 0 < row["n_comparable"] < row["n_seeds"]:
+        # First what can be judged: means over all seeds are of sets that are not alike, too.
+        return f"{_verdict(row)} {when}, over all seeds, comparable or not, {measured} {_size(row)}"
+    return f"{when}, {measured} {_size(row)} {_verdict(row)}"
 
 
 def _spread_of(row: pd.Series) -> str:
@@ -96,7 +103,7 @@ def _size(row: pd.Series) -> str:
     """How much is changed, and what that costs per unit of it."""
     return (
         f"Squared in length, what is changed is {row['universal_energy']:.3g} against "
-        f"{row['control_energy']:.3g} of the controls"
+        f"{row['control_energy']:.3g} of the controls."
     )
 
 
@@ -106,18 +113,18 @@ def _verdict(row: pd.Series) -> str:
     if row["verdict"] == "not comparable":
         where = f"any of {of} seeds" if of > 1 else "this seed"
         return (
-            f"{_size(row)}. Not comparable in {where}, so there is no verdict: neurons with a "
+            f"Not comparable in {where}, so there is no verdict: neurons with a "
             f"partner of like size and sparsity have {percent(row['overlap'])} of the summed "
             f"squared sizes (of the layer that has fewest), where {percent(LEAST_OVERLAP)} are "
             f"needed, and energies within a factor of {MOST_ENERGY_RATIO:g}. Those that have a "
             "partner are not compared on their own: they would not be the universal neurons."
         )
-    where = "" if n == of else f"In {n} of {of} seeds the sets are comparable; there, the"
-    difference = (where or "The") + " difference"
+    there = f"In {n} of {of} seeds the ablated and control sets are comparable; there, the"
+    difference = f"{'The' if n == of else there} difference"
     if row["verdict"] == "not known":
         return (
-            f"{_size(row)}. {difference} is {number(row['difference'], 4)}; its uncertainty is not "
-            "known, for want of comparable seeds or of held-out documents."
+            f"{difference} is {number(row['difference'], 4)} nats per token; its uncertainty is "
+            "not known, for want of comparable seeds or of held-out documents."
         )
     digits = decimals((row["high"] - row["low"]) / 4)
     ratio = f"; ratio {row['ratio']:.2f}" if not math.isnan(row["ratio"]) else ""
@@ -137,7 +144,7 @@ def _verdict(row: pd.Series) -> str:
         "undecided": f"{difference}, {plain}, is compatible with zero: universal neurons are not "
         "distinguishable from comparable others.",
     }
-    return f"{_size(row)}. {says[row['verdict']]}{agree}"
+    return f"{says[row['verdict']]}{agree}"
 
 
 def _interval(row: pd.Series, value: str, low: str, high: str, digits: int) -> str:
@@ -173,11 +180,12 @@ def on_doses(findings: Findings) -> str:
     largest = findings.doses.iloc[-1]
     digits = decimals(largest["universal_se"])
     top, control = (number(largest[c], digits) for c in ("universal", "control"))
-    text = (
-        f"At the last step, ablating the {100 * largest['dose']:g}\u00a0% of neurons with the "
-        f"largest excess changes the loss by {top} nats per token, control sets by {control}. "
+    measured = (
+        f"ablating the {100 * largest['dose']:g}\u00a0% of neurons with the "
+        f"largest excess changes the loss by {top} nats per token, control sets by {control}."
     )
-    return text + _verdict(largest).replace("universal neurons", "neurons")
+    text = _judged(largest, "At the last step", measured)
+    return text.replace("universal neurons", "neurons")
 
 
 def on_equal_energy(findings: Findings) -> str:

@@ -69,7 +69,8 @@ def _found_persistence(findings: Findings) -> str:
     row = judged.iloc[-1]
     text = (
         f"{percent(row['pooled'])} from step {int(row['from_step']):,} to "
-        f"{int(row['to_step']):,} (ceiling {percent(row['pooled_ceiling'])}), "
+        f"{int(row['to_step']):,} (measured anew, with other tokens: "
+        f"{percent(row['pooled_ceiling'])}), "
         f"{percent(row['pooled_chance'])} by chance"
     )
     if not row["matched"]:
@@ -124,11 +125,12 @@ def _found_cost(findings: Findings) -> str:
     )
     if n:
         # The means are of all seeds; sets of most of them may not be comparable.
-        text += (
-            f", over all seeds; in {out_of(n, row['n_seeds'])}, the comparable "
-            f"{'one' if n == 1 else 'ones'}, a difference of {number(row['difference'], 4)}: "
+        text = (
+            f"in {out_of(n, row['n_seeds'])} seeds, the comparable {'one' if n == 1 else 'ones'}, "
+            f"a difference of {number(row['difference'], 4)} nats per token: "
             f"{COST[row['verdict']]}; above each of its control sets in "
-            f"{out_of(row['n_above_all'], n)} comparable {'seed' if n == 1 else 'seeds'}"
+            f"{out_of(row['n_above_all'], n)} comparable {'seed' if n == 1 else 'seeds'}; over all "
+            f"seeds {text}"
         )
     else:
         text += f": {COST[row['verdict']]}"

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from universal_neurons.report.words import number, out_of
+from universal_neurons.report.words import count_seeds, number, out_of
+from universal_neurons.score.fractions import LEAST_SEEDS, jackknife_half_width
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Tables that say what neurons do, and the column that does.
@@ -204,8 +205,17 @@ def on_mediation(mediation: pd.DataFrame) -> str:
 
 def _through(rows: pd.DataFrame, way: str) -> str:
     """How much smaller changes of the loss are, in absolute terms, without a way."""
-    left = (rows["delta_loss"] - rows[way]).abs().sum()
-    return f"{number(100 * (1 - left / rows['delta_loss'].abs().sum()), 0)}\u00a0%"
+    changes = {"whole": rows["delta_loss"].abs(), "left": (rows["delta_loss"] - rows[way]).abs()}
+    seeds = pd.DataFrame(changes).groupby(rows["seed"], observed=True).sum()
+    total = seeds.sum()
+    gone = 100 * (1 - total["left"] / total["whole"])
+    said = f"{number(gone, 0)}\u00a0%"
+    if len(seeds) < LEAST_SEEDS:
+        return f"{said} (no interval)"
+    without = total - seeds
+    half = jackknife_half_width(100 * (1 - without["left"] / without["whole"]).to_numpy())
+    ends = f"{number(gone - half, 0)} to {number(gone + half, 0)}"
+    return f"{said} (95\u00a0% interval over {count_seeds(len(seeds))}: {ends})"
 
 
 def _most_common(table: pd.DataFrame, name: str, universal: int) -> str:

@@ -209,12 +209,13 @@ def _on_nulls(findings: Findings, stored: bool) -> str:
     rate = f"at a false discovery rate of {100 * least:g}\u00a0% (q < {least:g})"
     if passing:
         lowest = now.loc[now["q_value"] < least, "excess_corr"].min()
+        draws = ", and other draws or another choice of directions give another number"
         alike = "that read one token well" if leads else "that follow the same frequent tokens"
         text = (
             f"At the last step ({last:,}), {out_of(passing, n)} neurons ({percent(passing / n)}) "
             f"{'are beyond' if leads else 'match better than'} {named}, {rate}. Nothing else is "
             f"ruled out: neurons {alike} match so too"
-            f"{', and other draws of the directions give another number' if leads else ''}. "
+            f"{draws if leads else ''}. "
             f"The smallest excess correlation among them is {number(lowest, 2)}; "
         )
     else:
@@ -272,7 +273,7 @@ def _on_groups(findings: Findings) -> str:
     n_groups = len(members) // n_seeds
     noise = last["n_mutual_permuted"]
     if n_seeds == 2:
-        known = f"; {int(noise.sum()) // 2:,} are if the models read other sequences"
+        known = f"; {int(noise.sum()) // 2:,} are in one sample in which they read other sequences"
         text = (
             f"At the last step {n_groups:,} pairs of neurons are each other's best match"
             f"{'' if noise.isna().any() else known}. Two seeds are too few to speak of groups."
@@ -283,7 +284,9 @@ def _on_groups(findings: Findings) -> str:
         universal = int(members["universal"].sum())
         groups = findings.tables["groups"]
         by_noise = groups.loc[groups["step"] == last["step"].max(), "n_permuted"].iloc[0]
-        known = f", against {by_noise:,.0f} if every model reads other sequences"
+        known = (
+            f", against {by_noise:,.0f} in one sample in which every model reads other sequences"
+        )
         text = (
             f"At the last step {plural(n_groups, 'group', 'groups')} of {n_seeds} neurons, one of "
             f"each seed, {'is' if n_groups == 1 else 'are'} each other's best match throughout "

@@ -6,17 +6,23 @@ import numpy as np
 import pandas as pd
 
 from universal_neurons.report.findings import Findings
-from universal_neurons.report.words import count_seeds, listed, number, percent, share_range
+from universal_neurons.report.words import (
+    DIRECTIONS,
+    NULLS,
+    count_seeds,
+    listed,
+    number,
+    percent,
+    share_range,
+)
 from universal_neurons.score.kinds import BEYOND_RANDOM, GIVEN_TOKEN
+from universal_neurons.score.nulls import LEADING
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
 # Beside the column, what its ends' names start with.
 KINDS = {
     "mean_fraction": ("", "are universal"),
-    BEYOND_RANDOM: (
-        f"{BEYOND_RANDOM}_",
-        "are beyond random directions in the other seeds' real MLP inputs",
-    ),
+    BEYOND_RANDOM: (f"{BEYOND_RANDOM}_", f"are beyond {NULLS[LEADING]}"),
     GIVEN_TOKEN: (f"{GIVEN_TOKEN}_", "are universal given the token"),
 }
 
@@ -38,8 +44,8 @@ def opening(findings: Findings) -> str:
     if pd.notna(now[BEYOND_RANDOM]) and now["expected_beyond_random"] > 0:
         sentences.append(
             f"By all p-values together, about {number(now['expected_beyond_random'], 0)} of "
-            f"{now['n_neurons']:,} do better than random directions; of most of them it can't be "
-            "said singly."
+            f"{now['n_neurons']:,} do better than {DIRECTIONS}; of most of them it can't be said "
+            "singly, and another choice of directions gives another number."
         )
     if first["step"] != now["step"]:
         moved = listed([f"{percent(first[k])} to {percent(now[k])}" for k in known])

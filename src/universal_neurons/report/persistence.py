@@ -54,6 +54,11 @@ def on_persistence(findings: Findings, config: Mapping[str, Any]) -> str:
     longest = judged[judged["to_step"] == judged["to_step"].max()].iloc[0]
     if recent.empty or longest["from_step"] != recent.iloc[-1]["from_step"]:
         sentences.append(_overlap(longest))
+    if judged["pooled_ceiling"].notna().any():
+        sentences.append(
+            "Steps are measured with the same tokens and rotations here, and so share part of the "
+            "noise: persistence can be above the ceiling, and noise may make up less of the loss."
+        )
     return " ".join(sentences)
 
 
@@ -74,13 +79,13 @@ def _of_the_ceiling(row: pd.Series, first: str) -> str:
         return ""
     text = (
         f" Measured anew at {first}, with other tokens and rotations, {percent(ceiling)} of them "
-        "would be expected to be universal again: this is the ceiling, as scores cross the "
-        "threshold by noise alone."
+        "would be expected to be universal again: the ceiling of independent measurements, as "
+        "scores cross the threshold by noise alone."
     )
     if kept < ceiling:
         part = (1 - ceiling) / (1 - kept)
         return f"{text} So noise can make up {percent(part)} of the loss."
-    return f"{text} So the loss is no more than noise makes."
+    return f"{text} So the loss is no more than such noise makes."
 
 
 def _against_chance(row: pd.Series) -> str:

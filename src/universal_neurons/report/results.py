@@ -73,7 +73,7 @@ COLUMNS = {
         *("step", "seed", "layer", "excess_corr", "attributed_delta_loss"),
         *("perturbation", "sparsity", "delta_loss", "sampled"),
     ],
-    "mediation": ["step", "role", "delta_loss", "through_norm", "through_frequency"],
+    "mediation": ["step", "seed", "role", "delta_loss", "through_norm", "through_frequency"],
     "token_budget": [
         *("step", "seed", "part", "n_shards", "n_tokens", "n_neurons", "n_universal"),
         *("jaccard", "rank_corr", "reliability"),

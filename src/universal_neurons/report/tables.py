@@ -124,7 +124,7 @@ def _agreement_table(findings: Findings) -> ShortTable:
         "One to one: the excess correlation with partners assigned so that none has two. "
         "Matched: excess correlation above the threshold. Mutual: each the other's best match. In "
         "a group: one of as many neurons as seeds, every two of them mutual matches. By noise: "
-        "where models read other sequences.",
+        "where models read other sequences, in one draw of these; others give another number.",
         rows,
         frozenset({"notion"}),
     )
@@ -163,8 +163,9 @@ def _persistence_table(findings: Findings) -> ShortTable:
     title = "Persistence, all layers"
     note = (
         "Each step to the next, and to the last; pooled over seeds with universal neurons at the "
-        "earlier step. Ceiling: expected at that step itself if it were measured anew. By chance: "
-        "among neurons of the same layer that changed as much, where neurons were traced."
+        "earlier step. Ceiling: expected at that step itself if it were measured anew, with other "
+        "tokens and rotations (here all steps have the same, and may exceed it). By chance: among "
+        "neurons of the same layer that changed as much, where neurons were traced."
     )
     if findings.tables["persistence"].empty:
         return ShortTable(title, note, [])

@@ -9,7 +9,7 @@ import pandas as pd
 
 from universal_neurons.report.findings import Findings
 from universal_neurons.report.lasting import consecutive
-from universal_neurons.report.words import number, percent, share_range
+from universal_neurons.report.words import DIRECTIONS, number, percent, share_range
 from universal_neurons.score.kinds import BEYOND_RANDOM, GIVEN_TOKEN
 from universal_neurons.store.columns.declare import ALL_LAYERS
 
@@ -52,7 +52,7 @@ def tiles(findings: Findings) -> list[Tile]:
     return [
         _share("universal", now, "mean_fraction", "", "of neurons, over tokens and seeds"),
         _share(
-            "beyond random directions",
+            f"beyond {DIRECTIONS}",
             *(now, BEYOND_RANDOM, f"{BEYOND_RANDOM}_"),
             "of neurons, over tokens and seeds, with the directions drawn",
         ),
@@ -84,7 +84,8 @@ def _persistence(findings: Findings) -> Tile:
         return Tile(label, UNKNOWN, "no neuron is universal before the last step", anchor)
     last = known.iloc[-1]
     ceiling = percent(last["pooled_ceiling"])
-    note = f"of those universal at step {last['from_step']:,}; measured anew there: {ceiling}"
+    step = f"step {last['from_step']:,}"
+    note = f"of those universal at {step}; measured anew there, with other tokens: {ceiling}"
     return Tile(label, percent(last["pooled"]), note, anchor)
 
 

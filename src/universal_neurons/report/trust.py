@@ -21,6 +21,7 @@ from universal_neurons.report.words import (
     plural,
 )
 from universal_neurons.score.criterion import LEAST_EFFECTIVE
+from universal_neurons.score.nulls import LEADING
 
 # A rounding error of correlations that the report warns of, and effective tokens too few for a
 # match to mean much (conventions).
@@ -178,9 +179,12 @@ def _on_criterion(findings: Findings) -> str:
     if threshold != PAPER_THRESHOLD:
         text += f" Here, {pass_it} would pass {PAPER_THRESHOLD:g} at the last step."
     if findings.suggestion:
+        leads = LEADING in set(findings.tables["nulls"]["null"])
+        drawn = "the random directions drawn" if leads else "the draws of the nulls"
         text += (
             f" At {findings.suggestion.threshold:g} chance would be kept to "
-            f"{100 * criterion.false_discovery_rate:g}\u00a0% of the neurons above the threshold."
+            f"{100 * criterion.false_discovery_rate:g}\u00a0% of the neurons above the threshold; "
+            f"this depends on {drawn}."
         )
     return f"{text} Percentages at different thresholds cannot be compared."
 

@@ -11,9 +11,12 @@ import pandas as pd
 from universal_neurons.score.criterion import Criterion
 from universal_neurons.score.nulls import LEADING, leading
 
+# Of all directions these are the ones meant: uniform where inputs are whitened.
+DIRECTIONS = "random (whitened) directions"
+
 # What each null of the table `nulls` stands for.
 NULLS = {
-    LEADING: "random directions in the other seeds' real MLP inputs",
+    LEADING: f"{DIRECTIONS} in the other seeds' real MLP inputs",
     "rotated": "random rotations of the other seeds' neurons",
     "untrained": "untrained models",
     "permuted": "noise (seeds run over other sequences)",
