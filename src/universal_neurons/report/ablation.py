@@ -218,7 +218,7 @@ def _at_equal_energy(row: pd.Series) -> str:
     if row["verdict"] == "not known":
         return f"{number(row['ratio'], 2)} with {what} ({seeds}; no interval)"
     says = {"more": "more", "less": "less", "undecided": "not distinguishable from 1"}
-    interval = f"95 % interval {row['low']:.2f} to {row['high']:.2f}, {seeds}"
+    interval = f"95 % interval {number(row['low'], 2)} to {number(row['high'], 2)}, {seeds}"
     return f"{row['ratio']:.2f} with {what} ({interval}): {says[row['verdict']]}"
 
 
