@@ -102,6 +102,7 @@ $(READY_RUN): .venv/base uv.lock pyproject.toml
 	    then $(PIP) install $(TORCH_PIN); \
 	    else $(INTO_VENV) --torch-backend $(TORCH) $(TORCH_PIN); fi
 	@$(INTO_VENV) --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m universal_neurons.commands.compile
 	@touch $@
 
 $(READY_TEST): $(READY_RUN)

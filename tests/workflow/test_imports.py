@@ -33,7 +33,17 @@ ALLOWED = {
     "plan": {"activations", "models", "prepare", "store"},
     "api": {"activations", "correlate", "models", "store"},
     "export": {"api", "store"},
-    "commands": {"activations", "api", "export", "plan", "prepare", "report", "store"},
+    "commands": {
+        "activations",
+        "api",
+        "capture",
+        "correlate",
+        "export",
+        "plan",
+        "prepare",
+        "report",
+        "store",
+    },
 }
 
 
