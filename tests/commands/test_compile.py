@@ -9,7 +9,7 @@ import tiny
 
 
 @pytest.mark.slow
-def test_what_is_compiled_at_installation_is_all_that_a_run_compiles(tmp_path):
+def test_what_is_compiled_at_installation_is_all_that_capturing_and_matching_compile(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "compiled")}
 
     def compiled() -> set[str]:
@@ -21,5 +21,5 @@ def test_what_is_compiled_at_installation_is_all_that_a_run_compiles(tmp_path):
     ahead = compiled()
     assert len(ahead) > 5
     tiny.make(tmp_path, shards=2)
-    tiny.finish(tmp_path, "--until", "permuted", "influence", real=True, **cache)
+    tiny.finish(tmp_path, "--until", "permuted", "match", real=True, **cache)
     assert compiled() == ahead

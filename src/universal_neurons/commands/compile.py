@@ -44,8 +44,10 @@ def compile_kernels() -> None:
     groups = groups_of(tokens, tokens, np.zeros(1, int), index)
     LayerSums(groups, NEURONS, "int8").add(codes.dense, 0)
     neurons, corr = np.arange(NEURONS), sums.astype(np.float64)
-    for tile in (corr, corr.T):
-        Matches.nothing(NEURONS, 1).take(tile, neurons, neurons)
+    found = [Matches.nothing(NEURONS, 1) for _ in range(2)]
+    for matches, tile in zip(found, (corr, corr.T), strict=True):
+        matches.take(tile, neurons, neurons)
+    found[0].update(found[1])
 
 
 if __name__ == "__main__":
