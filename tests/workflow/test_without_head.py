@@ -7,6 +7,8 @@ import pytest
 import tiny
 from pipeline import gpt2
 
+from universal_neurons.report import words
+
 
 @pytest.mark.slow
 def test_a_model_without_a_head_goes_through_the_workflow(tmp_path):
@@ -36,3 +38,8 @@ def test_a_model_without_a_head_goes_through_the_workflow(tmp_path):
     assert set(read("universality")["seed"]) == {"a", "b"}
     assert (results / "report.html").is_file()
     assert (results / "explorer/index.html").is_file()
+    # Where nothing is ablated the head is missed by what describes neurons alone, in the same jobs.
+    tiny.configure(tmp_path, {**config, "ablation": {"kinds": []}})
+    assert "describe" not in tiny.planned(tmp_path)
+    tiny.finish(tmp_path)
+    assert words.NOT_ABLATED in (results / "report.html").read_text()
