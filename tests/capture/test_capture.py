@@ -209,3 +209,11 @@ def test_a_shard_of_one_token_and_one_of_none(tmp_path):
     merged = moments.merge(read_arrays(shard / "moments.zarr") for shard in shards)
     assert merged["n_tokens"][0] == (~np.isin(tokens, (0, 7))).sum()
     assert np.isfinite(moments.moments(merged)["kurtosis"]).all()
+
+
+def test_layers_of_which_the_calibration_says_little_are_named_with_their_worst_neuron(caplog):
+    sums = {"escapes": np.array([0, 10, 0, 50, 30]), "n_tokens": np.array([1000])}
+    capture.warn_of_escapes("seed a, step 1", sums, [2, 3])
+    [said] = caplog.messages
+    assert said.startswith("seed a, step 1, layer 1: 2 of 3 neurons lie beyond their int8 range")
+    assert "(neuron 1 in 5 %)" in said

@@ -286,10 +286,8 @@ def capture(
         for i, found in enumerate(map(EscapeList.joined, escapes)):
             for name, values in found.arrays().items():
                 create_array(store, f"{name}{i}", values.shape, values.dtype)[:] = values
-        sums = moment_arrays(layers, n_tokens)
-        warn_of_escapes(encoder.name, sums, model.d_mlp)
         if moments:
-            write_arrays(moments, sums.items(), attributes)
+            write_arrays(moments, moment_arrays(layers, n_tokens).items(), attributes)
 
 
 def _layer_writers(store: Path, model: Model, encoder: Encoder, n_tokens: int) -> list[RowWriter]:
