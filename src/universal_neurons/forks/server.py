@@ -134,11 +134,10 @@ class End:
 
 
 class Fork:
-    """A process that a server made: its id and, once it has ended, how."""
+    """A process that a server makes, and how it ends."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self.pid = int(connection.recv(16))
 
     def wait(self) -> End:
         """Wait until it ends."""
@@ -200,9 +199,8 @@ def _import_all(more: Sequence[str]) -> None:
     transformers.conversion_mapping.get_checkpoint_conversion_mapping("gpt2")
 
 
-def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
-    """In the fork: do what the process that asked would have done."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _become(request: dict[str, Any], streams: list[int]) -> None:
+    """Take the streams, folder, environment and threads of the process that asked."""
     # What the server's libraries would do at its end takes as long as the fork itself.
     atexit._clear()
     atexit.register(logging.shutdown)
@@ -222,17 +220,28 @@ def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
     # Starting its pool, Numba has torch take as many threads.
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(threads)
-    code: Any = 0
+
+
+def _work(request: dict[str, Any]) -> None:
+    """Run its script or module."""
     first, *rest = request["arguments"]
+    if first == "-m":
+        sys.path[0], sys.argv = request["folder"], rest
+        if not hasattr(sys.modules.get(rest[0]), "__path__"):
+            sys.modules.pop(rest[0], None)
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0], sys.argv = os.path.dirname(os.path.abspath(first)), [first, *rest]
+        runpy.run_path(first, run_name="__main__")
+
+
+def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
+    """In the fork: do what the process that asked would have done."""
+    code: Any = 0
     try:
-        if first == "-m":
-            sys.path[0], sys.argv = request["folder"], rest
-            if not hasattr(sys.modules.get(rest[0]), "__path__"):
-                sys.modules.pop(rest[0], None)
-            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-        else:
-            sys.path[0], sys.argv = os.path.dirname(os.path.abspath(first)), [first, *rest]
-            runpy.run_path(first, run_name="__main__")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _become(request, streams)
+        _work(request)
     except SystemExit as end:
         code = end.code
         if isinstance(code, str):
@@ -281,16 +290,13 @@ def _serve(address: str) -> None:
         forks[connection] = process, os.pidfd_open(process)
         selector.register(forks[connection][1], selectors.EVENT_READ, connection)
         selector.register(connection, selectors.EVENT_READ)
-        say(connection, str(process))
-
-    def say(connection: socket.socket, what: str) -> None:
-        with contextlib.suppress(OSError):
-            connection.send(what.encode())
 
     def end(connection: socket.socket) -> None:
         """Collect a fork that ended and tell whoever waits for it."""
         process, pidfd = forks.pop(connection)
-        say(connection, json.dumps(asdict(End.of(process))))
+        ended = json.dumps(asdict(End.of(process)))
+        with contextlib.suppress(OSError):
+            connection.send(ended.encode())
         selector.unregister(pidfd)
         selector.unregister(connection)
         os.close(pidfd)
