@@ -6,7 +6,7 @@ hub on this machine. The whole workflow runs on them, and what each stage took i
 
     python benchmarks/rehearsal_multiberts.py FOLDER [LAYERS]       # some 8 GB; resumable
 
-All of its 12 layers take about an hour on 2 cores that do nothing else; with fewer, all widths are
+All of its 12 layers take about an hour on 2 cores (4,500 s of a processor); with fewer, all widths are
 BERT-base's.
 """
 
