@@ -6,8 +6,8 @@ hub on this machine. The whole workflow runs on them, and what each stage took i
 
     python benchmarks/rehearsal_multiberts.py FOLDER [LAYERS]       # some 8 GB; resumable
 
-All of its 12 layers take about an hour on 2 cores (4,500 s of a processor); with fewer, all widths are
-BERT-base's.
+All of its 12 layers take about an hour on 2 cores (4,500 s of a processor); with fewer, all widths
+are BERT-base's.
 """
 
 from __future__ import annotations

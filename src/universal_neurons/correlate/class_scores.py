@@ -119,14 +119,15 @@ class Scores:
         found = self.frequent.T @ other.frequent
         if not len(self.coarse):
             return found
-        rows, columns = found.shape
-        coarse, mixed = (zeros(rows, columns, "int8") for _ in range(2))
         kernel = _kernel(2 * len(self.coarse) * found.size)
-        coarse = add_products(coarse, self.coarse, other.coarse, kernel)
-        mixed = add_products(mixed, self.coarse, other.fine, kernel)
-        mixed = add_products(mixed, self.fine, other.coarse, kernel)
-        for row, one, two, step in zip(found, coarse, mixed, self.step, strict=True):
-            row += (one + two / LIMIT) * (step * other.step)
+        whole, parts = [(self.coarse, other.coarse)], [(self.coarse, other.fine)]
+        parts.append((self.fine, other.coarse))
+        for pairs, unit in ((whole, other.step), (parts, other.step / LIMIT)):
+            total = zeros(*found.shape, "int8")
+            for mine, theirs in pairs:
+                total = add_products(total, mine, theirs, kernel)
+            for row, sums, step in zip(found, total, self.step, strict=True):
+                row += sums * (step * unit)
         return found
 
 

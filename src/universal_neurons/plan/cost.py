@@ -246,10 +246,10 @@ def _match(s: Sizes) -> Cost:
     # With the sampled neurons of the token budget at some eight points.
     memory = (10 + s.draws) * s.square + (s.layers - 1) * s.square * (1 + s.draws) // 2
     if s.has_classes:
-        # The same given classes of tokens.
+        # The same given classes of tokens, with sums of their scores' codes.
         given = s.given_layer
         layer = {"float32": layer["float32"] + given["float32"], "int8": given["int8"]}
-        memory += s.given * (2 + GIVEN_DRAWS) * s.square
+        memory += (s.given * (2 + GIVEN_DRAWS) + 1) * s.square
         memory += (s.layers + 3) * 4 * s.given_classes * s.shape.d_mlp
     layers = s.pairs * s.shape.n_layers
     return Cost(times(layer, s.layers), times(layer, layers), memory)
