@@ -119,11 +119,12 @@ class Scores:
         found = self.frequent.T @ other.frequent
         if not len(self.coarse):
             return found
+        rows, columns = found.shape
         kernel = _kernel(2 * len(self.coarse) * found.size)
         whole, parts = [(self.coarse, other.coarse)], [(self.coarse, other.fine)]
         parts.append((self.fine, other.coarse))
         for pairs, unit in ((whole, other.step), (parts, other.step / LIMIT)):
-            total = zeros(*found.shape, "int8")
+            total = zeros(rows, columns, "int8")
             for mine, theirs in pairs:
                 total = add_products(total, mine, theirs, kernel)
             for row, sums, step in zip(found, total, self.step, strict=True):
