@@ -14,6 +14,7 @@ from grids import tokenizer
 from pipeline import gpt2
 from tiny import configure, snakemake
 
+from universal_neurons.activations import kernels
 from universal_neurons.commands import estimate
 from universal_neurons.plan.config import resolve
 from universal_neurons.plan.counts import counts
@@ -162,11 +163,12 @@ def test_units_suit_the_size():
 def test_bytes_and_time_are_those_of_a_run(where):
     grid = configured(where, "exact", ablation={"controls": 20})
     found = shares(grid, counts(grid)).values()
-    rates = estimate.rates()
-    seconds = sum(share.seconds(rates) for share in found)
+    rates = [estimate.rates()]
     start = time.monotonic()
     result = snakemake(where, real=True)
     took = time.monotonic() - start
+    kernels.measured_rates.cache_clear()
+    rates.append(estimate.rates())
     assert result.returncode == 0, result.stdout
     folders = ("activations", "sums", "within", "classes", "given", "rotations.zarr")
     stored = sum(
@@ -176,5 +178,7 @@ def test_bytes_and_time_are_those_of_a_run(where):
         if file.is_file()
     )
     assert sum(share.stored for share in found) == pytest.approx(stored, rel=0.35)
-    # Other work on this machine may slow either side.
-    assert 0.25 < seconds / took < 4
+    # Other work on this machine may slow either side, and a measurement more than the run.
+    seconds = [sum(share.seconds(each) for share in found) for each in rates]
+    assert max(seconds) / took > 0.2
+    assert min(seconds) / took < 5
