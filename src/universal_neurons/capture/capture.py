@@ -234,7 +234,7 @@ def capture(
     moments: str | Path = "",
     *,
     attributes: Mapping[str, Any],
-) -> None:
+) -> dict[str, NDArray]:
     """Store the activations and power sums of one shard of the corpus.
 
     Memory does not grow with the number of tokens: every layer buffers one chunk.
@@ -254,6 +254,11 @@ def capture(
         Store to make, if named: the parts that `moments.merge` takes.
     attributes
         Recorded with both.
+
+    Returns
+    -------
+    dict
+        The power sums.
 
     Raises
     ------
@@ -286,8 +291,10 @@ def capture(
         for i, found in enumerate(map(EscapeList.joined, escapes)):
             for name, values in found.arrays().items():
                 create_array(store, f"{name}{i}", values.shape, values.dtype)[:] = values
+        sums = moment_arrays(layers, n_tokens)
         if moments:
-            write_arrays(moments, moment_arrays(layers, n_tokens).items(), attributes)
+            write_arrays(moments, sums.items(), attributes)
+    return sums
 
 
 def _layer_writers(store: Path, model: Model, encoder: Encoder, n_tokens: int) -> list[RowWriter]:

@@ -29,7 +29,7 @@ from universal_neurons.models.load import Model, load
 from universal_neurons.prepare.corpus import LEAST_TOKENS, select, selection_options
 from universal_neurons.prepare.reading import Corpus
 from universal_neurons.prepare.tokenizer import check_tokenizer
-from universal_neurons.store.arrays import read_arrays, write_arrays
+from universal_neurons.store.arrays import write_arrays
 from universal_neurons.store.place import check_model
 from universal_neurons.store.provenance import provenance
 
@@ -289,8 +289,8 @@ def capture_shard(
     """
     tokens, encoder = cell.tokens, cell.encoder(read_calibration(calibration))
     about = cell.attributes
-    capture(cell.model, tokens, sequences, encoder, activations, moments, attributes=about)
-    warn_of_escapes(encoder.name, read_arrays(moments), cell.model.d_mlp)
+    sums = capture(cell.model, tokens, sequences, encoder, activations, moments, attributes=about)
+    warn_of_escapes(encoder.name, sums, cell.model.d_mlp)
     store = Activations(activations)
     write_arrays(within, within_sums(store, device=str(cell.model.device)), about)
     groups = groups_of(tokens, cell.corpus.identity, cell.corpus.halves, store.token_index())

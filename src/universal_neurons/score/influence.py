@@ -259,7 +259,7 @@ def influence(
     if not within or not left:
         return sums.influences(sizes), {}
     # Of n tokens, n − V are left to vary.
-    n, classes = int(sizes.sum()), len(np.unique(within.label))
+    n, classes = int(sizes.sum()), next(iter(within.mean.values())).shape[1]
     more = np.float32(np.sqrt(n / max(1, n - classes)))
     return sums.influences(sizes), {key: x * more for key, x in left.influences(sizes).items()}
 

@@ -49,17 +49,18 @@ def new_store(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[Path]
                 "metadata": arrays,
             },
         }
-        (folder / "zarr.json").write_text(json.dumps(group))
-        about["digest"] = _digest(folder, arrays)
-        (folder / "zarr.json").write_text(json.dumps(group, indent=2))
+        # As it is read again: with strings for keys.
+        metadata = json.loads(json.dumps(group))
+        metadata["attributes"]["digest"] = _digest(folder, metadata)
+        (folder / "zarr.json").write_text(json.dumps(metadata, indent=2))
 
 
-def _digest(path: Path, arrays: Any) -> str:
+def _digest(path: Path, metadata: Mapping[str, Any]) -> str:
     """SHA-256 over the metadata of a store: its attributes and its arrays' shapes and codecs."""
-    metadata = json.loads((path / "zarr.json").read_text())
-    metadata["attributes"].pop("digest", None)
-    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in arrays:
+    about = {name: x for name, x in metadata["attributes"].items() if name != "digest"}
+    whole = {**metadata, "attributes": about}
+    sha = hashlib.sha256(json.dumps(whole, sort_keys=True).encode())
+    for name in about["arrays"]:
         sha.update((path / name / "zarr.json").read_bytes())
     return sha.hexdigest()
 
@@ -71,14 +72,16 @@ class Store(Mapping[str, StoredArray]):
     ----------
     path
         Where it is.
+    metadata
+        What its ``zarr.json`` says.
     attributes
         What is recorded with the arrays.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._metadata = json.loads((self.path / "zarr.json").read_text())
-        self.attributes: dict[str, Any] = self._metadata["attributes"]
+        self.metadata: dict[str, Any] = json.loads((self.path / "zarr.json").read_text())
+        self.attributes: dict[str, Any] = self.metadata["attributes"]
 
     def read(
         self, name: str, rows: slice = slice(None), out: NDArray | None = None
@@ -96,7 +99,7 @@ class Store(Mapping[str, StoredArray]):
             return array.read(start, max(start, stop), out)
 
     def __getitem__(self, name: str) -> StoredArray:
-        arrays = self._metadata["consolidated_metadata"]["metadata"]
+        arrays = self.metadata["consolidated_metadata"]["metadata"]
         return StoredArray(self.path / name, arrays[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -123,7 +126,7 @@ def open_store(path: str | Path) -> Store:
     if complete is not True:
         raise UserError(f"{path}: the store is incomplete; {again(path)}")
     with reading(path):
-        if store.attributes.get("digest") != _digest(store.path, store):
+        if store.attributes.get("digest") != _digest(store.path, store.metadata):
             raise ValueError("its metadata are not those that were written")
         if lost := [name for name, array in store.items() if array.lacks_chunks()]:
             raise ValueError(f"chunks of {', '.join(lost)} are missing")
@@ -180,8 +183,9 @@ def read_by_pair(paths: Iterable[str | Path], name: str = "pair") -> dict[tuple[
     """The arrays of stores of `write_by_pair`: those of a name, of which there may be none."""
     found: dict[tuple[str, str], NDArray] = {}
     for path in paths:
-        arrays, pairs = read_arrays(path), attributes_of(path).get(f"{name}s", [])
-        found |= {(seed, other): arrays[f"{name}{i}"] for i, (seed, other) in enumerate(pairs)}
+        store = open_store(path)
+        pairs = enumerate(store.attributes.get(f"{name}s", []))
+        found |= {(seed, other): store.read(f"{name}{i}") for i, (seed, other) in pairs}
     return found
 
 
