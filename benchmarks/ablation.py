@@ -90,7 +90,7 @@ def compare() -> dict[str, float]:
     subject, multiply = model(), products(rng)
     text = HeldOut(rng.integers(0, 50257, (2, LENGTH)), np.arange(2))
     replacement = Replacement(subject, np.full(LAYERS * WIDTH, 0.1))
-    ways = {"float32": Passes(subject), "bfloat16": Differences(subject)}
+    ways = {"float32": Passes(subject), "bfloat16": Differences(subject, int8=True)}
     times: dict[str, dict[str, float]] = {way: {} for way in ways}
     rate, error = 0.0, 0.0
     for _ in range(TURNS):

@@ -1,0 +1,121 @@
+"""Rows in int8, and what is made of their products with others, compiled by numba.
+
+A row keeps a scale of its own, so that its largest entry is 127.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+LIMIT = 127
+
+# A sum above this had a term that float32 may not hold.
+OVERFLOWN = 1e30
+
+# 2**f for f in [-½, ½], to 2e-7 of it: coefficients of f⁶ to f⁰, fitted at Chebyshev's nodes.
+_nodes = 0.5 * np.cos(np.pi * (np.arange(7) + 0.5) / 7)
+_C6, _C5, _C4, _C3, _C2, _C1, _C0 = np.polyfit(_nodes, 2.0**_nodes, 6).astype(np.float32)
+
+# Compilers may regroup sums, as vectors need.
+_REGROUPED = {"reassoc", "contract", "nsz", "arcp", "nnan"}
+
+
+def to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes and scales of a float32 tensor's rows, shapes (rows, columns) and (rows,)."""
+    codes, scales = np.empty(x.shape, np.int8), np.empty(len(x), np.float32)
+    _round(x.contiguous().numpy(), codes, scales)
+    return torch.from_numpy(codes), torch.from_numpy(scales)
+
+
+@numba.njit(parallel=True, cache=True, fastmath=_REGROUPED)
+def _round(x: NDArray, codes: NDArray, scales: NDArray) -> None:
+    for i in numba.prange(x.shape[0]):
+        # As integers, of which a maximum is found in vectors.
+        largest = np.int32(0)
+        for j in range(x.shape[1]):
+            largest = max(largest, np.float32(abs(x[i, j])).view(np.int32))
+        scales[i] = np.int32(largest).view(np.float32) / np.float32(LIMIT)
+        inverse = np.float32(1) / scales[i] if largest > 0 else np.float32(0)
+        for j in range(x.shape[1]):
+            codes[i, j] = np.int8(np.floor(x[i, j] * inverse + np.float32(0.5)))
+
+
+@numba.njit(inline="always")
+def _exp(x: np.float32) -> np.float32:
+    """e**x from about 1e-38 to 1e38, and these beyond: numba's own exp is none of vectors."""
+    y = min(max(x * np.float32(1.4426950408889634), np.float32(-126)), np.float32(127))
+    n = np.floor(y + np.float32(0.5))
+    f = y - n
+    p = (((((_C6 * f + _C5) * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _C0
+    exponent = np.int32(np.int32(n) << np.int32(23))
+    return np.int32(np.float32(p).view(np.int32) + exponent).view(np.float32)
+
+
+def add_softmax(
+    log_p: torch.Tensor,
+    products: torch.Tensor,
+    scales: torch.Tensor,
+    column_scales: torch.Tensor,
+    threshold: torch.Tensor,
+    reference: torch.Tensor,
+    total: torch.Tensor,
+    above: torch.Tensor,
+) -> None:
+    """Add to `total` Σ_v e**(u_tv − reference_t), and to `above` the number of u_tv > threshold_t.
+
+    u_tv = log_p_tv + products_tv scales_t column_scales_v. Where a term may be more than float32
+    holds, the reference is raised, and the total goes by it.
+
+    Parameters
+    ----------
+    log_p, products
+        Shape (tokens, words).
+    scales, threshold, reference, total, above
+        Shape (tokens,).
+    column_scales
+        Shape (words,).
+    """
+    arrays = log_p, products, scales, column_scales, threshold, reference, total, above
+    if log_p.device.type == "cpu":
+        _add_softmax(*(one.numpy() for one in arrays))
+        return
+    u = log_p + products * (scales[:, None] * column_scales)
+    highest = torch.maximum(reference, u.amax(1))
+    total.mul_((reference - highest).exp()).add_((u - highest[:, None]).exp().sum(1))
+    reference.copy_(highest)
+    above.add_((u > threshold[:, None]).sum(1))
+
+
+@numba.njit(parallel=True, cache=True, fastmath=_REGROUPED)
+def _add_softmax(
+    log_p: NDArray,
+    products: NDArray,
+    scales: NDArray,
+    column_scales: NDArray,
+    threshold: NDArray,
+    reference: NDArray,
+    total: NDArray,
+    above: NDArray,
+) -> None:
+    for t in numba.prange(log_p.shape[0]):
+        own, least = reference[t], threshold[t]
+        terms, more, highest = np.float32(0), np.float32(0), np.float32(-np.inf)
+        for v in range(log_p.shape[1]):
+            u = log_p[t, v] + np.float32(products[t, v]) * (scales[t] * column_scales[v])
+            terms += _exp(u - own)
+            more += np.float32(1) if u > least else np.float32(0)
+        if terms > OVERFLOWN:
+            for v in range(log_p.shape[1]):
+                u = log_p[t, v] + np.float32(products[t, v]) * (scales[t] * column_scales[v])
+                highest = max(highest, u)
+            reference[t] = highest
+            total[t] *= _exp(own - highest)
+            terms = np.float32(0)
+            for v in range(log_p.shape[1]):
+                u = log_p[t, v] + np.float32(products[t, v]) * (scales[t] * column_scales[v])
+                terms += _exp(u - highest)
+        total[t] += terms
+        above[t] += more
