@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes
 from universal_neurons.activations.encoding import LIMIT
@@ -94,6 +95,35 @@ def add_products(total: T, a: Codes, b: Codes, kernel: str) -> T:
     return total
 
 
+def block_products(a: Codes, b: Codes, kernel: str, room: NDArray) -> NDArray:
+    """aᵀb of one block of tokens, on the CPU: in int32 where that certainly holds all sums.
+
+    Parameters
+    ----------
+    a, b, kernel
+        See `add_products`.
+    room
+        Where sums go that int32 might not hold: what `zeros` returns, of a's neurons by b's.
+
+    Returns
+    -------
+    ndarray
+        Shape (d_a, d_b), valid until the next products are made.
+    """
+    int8 = kernel == "int8" and a.dense.dtype == np.int8
+    if int8 and _in_one(room, a) and _largest_sum(a, b) < 2.0**31:
+        import torch
+
+        from universal_neurons.activations.rests import add_rests
+
+        found = _scratch(*room.shape, torch.device("cpu"))
+        torch._int_mm(torch.as_tensor(a.dense).t(), torch.as_tensor(b.dense), out=found)
+        add_rests(found.numpy(), a, b)
+        return found.numpy()
+    room.fill(0)
+    return add_products(room, a, b, kernel)
+
+
 def _in_one(total: Any, a: Codes) -> bool:
     """Whether one int8 product on the CPU gives all sums."""
     on_cpu = isinstance(total, np.ndarray) or total.device.type == "cpu"
@@ -120,10 +150,15 @@ def _roomy(total: Any, a: Codes, b: Codes) -> Any:
     """
     if "int64" not in str(total.dtype):
         return total
-    norms = (LIMIT * len(x) ** 0.5 + float(np.linalg.norm(x.escapes.rest)) for x in (a, b))
-    if math.prod(norms) < LARGE_SUM:
+    if _largest_sum(a, b) < LARGE_SUM:
         return total
     return total.astype(np.float64) if isinstance(total, np.ndarray) else total.double()
+
+
+def _largest_sum(a: Codes, b: Codes) -> float:
+    """What no sum of products of a block of int8 codes exceeds: the product of their norms."""
+    norms = (LIMIT * len(x) ** 0.5 + float(np.linalg.norm(x.escapes.rest)) for x in (a, b))
+    return math.prod(norms)
 
 
 def _add_rests(total: Any, a: Codes, b: Codes) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes, Escapes
+from universal_neurons.activations.encoding import LIMIT
 from universal_neurons.activations.products import Reader
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.neurons import Neurons
@@ -23,6 +24,9 @@ GROUPS = 32
 # A neuron is rare if its variance sits in fewer than this fraction of the groups, in effect (its
 # participation ratio), or if the sample holds less than half or more than twice its variance.
 PARTICIPATION = 0.75
+
+# Squared codes that int32 holds the sum of.
+SQUARES = (2**31 - 1) // LIMIT**2
 
 
 @dataclass(frozen=True)
@@ -154,14 +158,14 @@ class GroupReader:
 def _chunks(
     stores: Sequence[Activations], group: Sequence[Piece]
 ) -> Iterator[tuple[int, list[Piece]]]:
-    """Shards and pieces to read at once: all those within a chunk, which is decoded whole."""
+    """Shards and pieces to read at once, so that every chunk, decoded whole, is decoded once."""
     own: list[Piece] = []
     for piece in group:
         if own:
-            first, chunk = own[0], stores[own[0].shard].chunk_tokens
-            last = (piece.rows.stop - 1) // chunk
-            if first.shard != piece.shard or first.rows.start // chunk != last:
-                yield first.shard, own
+            last, chunk = own[-1], stores[own[-1].shard].chunk_tokens
+            apart = piece.rows.start // chunk > (last.rows.stop - 1) // chunk
+            if last.shard != piece.shard or apart:
+                yield last.shard, own
                 own = []
         own.append(piece)
     yield own[0].shard, own
@@ -223,7 +227,8 @@ class GroupSums:
 
 def code_sums(codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sums of the codes of every neuron and of their squares."""
-    total, squares = _column_sums(codes.dense)
+    whole = codes.dense.dtype == np.int8
+    total, squares = _column_sums(codes.dense, np.int32 if whole else np.float64)
     found = codes.escapes
     for sums, power in ((total, 1), (squares, 2)):
         dense = found.code.astype(np.float64) - found.rest
@@ -234,16 +239,23 @@ def code_sums(codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 @numba.njit(parallel=True, cache=True)
-def _column_sums(codes):  # pragma: no cover - compiled
-    """Sums of codes and of their squares."""
+def _column_sums(codes, kind):  # pragma: no cover - compiled
+    """Sums of codes and of their squares: added in numbers of a kind for as long as int32 holds."""
     n, d = codes.shape
     total, squares = np.zeros(d), np.zeros(d)
     for block in numba.prange((d + 255) // 256):
-        for r in range(n):
-            for j in range(block * 256, min(d, block * 256 + 256)):
-                value = np.float64(codes[r, j])
-                total[j] += value
-                squares[j] += value * value
+        first, last = block * 256, min(d, block * 256 + 256)
+        for start in range(0, n, SQUARES):
+            some, of_some = np.zeros(256, kind), np.zeros(256, kind)
+            for r in range(start, min(n, start + SQUARES)):
+                row = codes[r, first:last]
+                for j in range(len(row)):
+                    value = kind(row[j])
+                    some[j] += value
+                    of_some[j] += value * value
+            for j in range(last - first):
+                total[first + j] += some[j]
+                squares[first + j] += of_some[j]
     return total, squares
 
 

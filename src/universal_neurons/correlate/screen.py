@@ -25,7 +25,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from universal_neurons.activations.codes import Codes
-from universal_neurons.activations.kernels import add_products, choose_kernel, zeros
+from universal_neurons.activations.kernels import block_products, choose_kernel, zeros
 from universal_neurons.activations.products import paired
 from universal_neurons.activations.reader import Activations
 from universal_neurons.correlate.candidates import Screened, Screens
@@ -208,9 +208,8 @@ def _on_sample(
             energy_a[g] = np.concatenate([sums.energy for _, sums in of_a])
         energy_b[g, b.neurons.layers[j]] = sums_b.energy
         for (codes_a, sums_a), row in zip(of_a, spreads, strict=True):
-            products = part(scratch, row[j].mean.shape)
-            products.fill(0)
-            products = add_products(products, codes_a, codes_b, kernel)
+            room = part(scratch, row[j].mean.shape)
+            products = block_products(codes_a, codes_b, kernel, room)
             row[j].update(products, len(codes_a), sums_a, sums_b)
     return spreads, energy_a, energy_b
 
