@@ -26,6 +26,7 @@ from accuracy import accuracy, calibration_of
 from corals_top import against_corals
 from disk import peak_disk_ratio
 from planning import plan_seconds
+from repeated import RepeatedLayer, repeated
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from universal_neurons.activations import kernels, products
@@ -59,7 +60,9 @@ from universal_neurons.store.arrays import create_array, new_store, write_arrays
 from universal_neurons.store.rows import RowWriter
 
 WIDTH = 3072  # neurons per layer of GPT-2 Small
+DEPTH = 12  # layers
 LAYERS = 3  # of its layers that a job holds, at the default of correlate.memory_gb
+OTHERS = 4  # layers of the other model that such a job of the screened mode is measured with
 CONTEXT = 512
 DRAWS = 5
 TARGET_TOKENS = 5_000_000
@@ -226,7 +229,8 @@ class Pair:
 
     def __init__(self, runs: list[dict], shards: int, rotations: Path) -> None:
         self.stores = [[Activations(p) for p in run["activations"][:shards]] for run in runs]
-        self.neurons, self.baseline = [], []
+        self.neurons, self.baseline, self.rotated = [], [], []
+        self.rotations = rotations
         for run in runs:
             paths = run["moments"][:shards]
             neurons = Neurons.read(paths, run["where"] / "calibration.zarr")
@@ -247,6 +251,7 @@ class Pair:
                 attributes={},
             )
             self.neurons.append(neurons)
+            self.rotated.append(rotated)
             self.baseline.append(Baseline.read(neurons, rotations, rotated))
 
     @property
@@ -276,17 +281,26 @@ class Pair:
         own = zip(self.stores, self.neurons, self.baseline, strict=True)
         return [Side(*of_one) for of_one in own]
 
+    def repeated(self, *layers: int) -> list[Side]:
+        """Both models with their layer so many times each."""
+        own = zip(self.stores, self.neurons, self.rotated, layers, strict=True)
+        return [repeated(stores, one, self.rotations, std, n) for stores, one, std, n in own]
+
     @property
     def documents(self) -> Documents:
-        """Of eight sequences each, in any order, as scored ones are."""
-        cluster = np.arange(self.n_tokens // CONTEXT) // LEAST_SEQUENCES
-        return Documents("", "", CONTEXT, np.random.default_rng(0).permutation(cluster))
+        """Of eight sequences each, in any order, as scored ones are, of `TARGET_TOKENS`.
 
-    def screen(self, path: Path, sample: float) -> None:
+        These tokens are a part of them: so a sample has as many sequences of a document as one of
+        the target that is as large.
+        """
+        cluster = np.arange(TARGET_TOKENS // CONTEXT) // LEAST_SEQUENCES
+        cluster = np.random.default_rng(0).permutation(cluster)
+        return Documents("", "", CONTEXT, cluster[: self.n_tokens // CONTEXT])
+
+    def screen(self, sides: list[Side], sample: float) -> Screens:
         """The screened mode's look at a sample, baseline included."""
-        found = screen_layers(*self.sides, [0], Sampling(sample, 16, "int8"), self.documents)
-        shutil.rmtree(path, ignore_errors=True)
-        found.write(path, [0], {})
+        layers = range(len(sides[0].neurons.d_mlp))
+        return screen_layers(*sides, layers, Sampling(sample, 16, "int8"), self.documents)
 
 
 def reference(pair: Pair, n_tokens: int) -> float:
@@ -442,9 +456,10 @@ def from_zarr(where: Path) -> dict[str, float]:
 def compare(where: Path) -> dict[str, float]:
     """The exact mode, the screened mode and the reference, baseline included.
 
-    Measured on one layer of GPT-2 Small's width against another. The speed ratios are for a pair of
-    twelve-layer models and `TARGET_TOKENS`: what is done per pair of layers counts 144 times, what
-    is done per layer 12 times, and what grows with the tokens in proportion.
+    Measured on one layer of GPT-2 Small's width against another, the screened mode's jobs with that
+    layer as often as they have one. The speed ratios are for a pair of twelve-layer models and
+    `TARGET_TOKENS`: what is done per pair of layers counts 144 times, and what grows with the
+    tokens in proportion.
     """
     runs = synthetic(where / "pair", 4 * 131072, 1, 4)
     rotations = where / "rotations.zarr"
@@ -459,40 +474,18 @@ def compare(where: Path) -> dict[str, float]:
     truth = pair.match(sums)
 
     # As many sampled tokens as 2.5 % of the target: no more certain than the real run.
-    screen, samples = where / "screen.zarr", [0.125, 0.25]
-    screening_times = [seconds(lambda f=f: pair.screen(screen, f), 2) for f in samples]
-    screens = Screens.read([screen])
+    screens = pair.screen(pair.sides, 0.25)
     found, screening = refine.refine(*pair.sides, screens, "int8")
     told = screened_result(found, truth, screening)
     # Neurons of a twelve-layer model that are compared with all, audited ones among them; and pairs
-    # of neurons with their candidates and lowest.
-    n_rows = round(12 * WIDTH * (1 - told["screened_certified"] + SHARE))
+    # of neurons with their candidates and lowest, per layer.
+    n_rows = round(DEPTH * WIDTH * (1 - told["screened_certified"] + SHARE))
     n_pairs = sum(x.candidates.refined().sum() for x in (screens.forward, screens.backward))
     n_pairs = int(n_pairs) + 2 * WIDTH
-    rng = np.random.default_rng(0)
-    rows = [np.sort(rng.choice(WIDTH, min(WIDTH, n_rows), replace=False)) for _ in "ab"]
-    chosen = [rng.integers(0, WIDTH, n_pairs) for _ in "ab"]
-    no_rows, no_pairs = [np.zeros(0, np.int64)] * 2, [np.zeros(0, np.int64)] * 2
-    parts = {
-        name: seconds(lambda w=w: exact_sums(*pair.stores, Wanted(*w), "int8"), 2)
-        for name, w in (
-            ("reading", ((no_rows[0], no_rows[1]), *no_pairs)),
-            ("rows", ((rows[0], rows[1]), *no_pairs)),
-            ("refining", ((rows[0], rows[1]), *chosen)),
-        )
-    }
-
     fraction = 0.05
-    scale = TARGET_TOKENS / pair.n_tokens
-    fixed, slope = line([f * pair.n_tokens for f in samples], screening_times)
-    # What a pair of layers takes, 144 times; what all neurons of either model take, 12 times.
     hours = {
-        "sample": 144 * slope * fraction * TARGET_TOKENS / 3600,
-        "baseline": 144 * fixed / 3600,
-        # Once more for what got no certificate.
-        "reading": (1 + (told["screened_certified"] < 1)) * 12 * parts["reading"] * scale / 3600,
-        "rows": 12 * (parts["rows"] - parts["reading"]) * scale / 3600 * max(1, n_rows / WIDTH),
-        "dots": 12 * (parts["refining"] - parts["rows"]) * scale / 3600,
+        **screening_hours(pair, fraction),
+        **refining_hours(pair, n_rows, DEPTH * n_pairs, told["screened_certified"] < 1),
     }
     screened_at = sum(hours.values()) * 3600
     fixed, slope = line(tokens, exact)
@@ -502,7 +495,7 @@ def compare(where: Path) -> dict[str, float]:
     fixed, slope = line(old_tokens, old)
     old_at = 144 * (fixed + slope * TARGET_TOKENS)
     exponent = np.polyfit(np.log(tokens), np.log(exact), 1)[0]
-    full = n_rows / (12 * WIDTH)
+    full = n_rows / (DEPTH * WIDTH)
     return {
         "reference_gops": 2 * 2 * old_tokens[-1] * WIDTH**2 / old[-1] / 1e9,
         "reference_hours_per_pair": old_at / 3600,
@@ -513,10 +506,54 @@ def compare(where: Path) -> dict[str, float]:
         **told,
         **{f"screened_hours_{name}": value for name, value in hours.items()},
         "screened_refined_per_neuron": n_pairs / (2 * WIDTH),
-        "screened_operations_ratio": 1 / (fraction + 2 * full + n_pairs / WIDTH / (12 * WIDTH)),
+        "screened_operations_ratio": 1 / (fraction + 2 * full + n_pairs / WIDTH / (DEPTH * WIDTH)),
         "token_exponent": float(exponent),
         "match_seconds_per_layer_pair": matching,
         "rotation_seconds": seconds(lambda: rotation(0, 0, 0, WIDTH), 1),
+    }
+
+
+def screening_hours(pair: Pair, fraction: float) -> dict[str, float]:
+    """Of all pairs of layers, from jobs on as many sampled tokens as the target's.
+
+    Real jobs read fewer layers per pair of layers: 15 for 36 in place of 7 for 12.
+    """
+    sides = pair.repeated(LAYERS, OTHERS)
+    whole = fraction * TARGET_TOKENS / pair.n_tokens
+    samples = [whole / 8, whole]
+    pair.screen(sides, samples[0])  # warms up
+    took = [seconds(lambda f=f: pair.screen(sides, f), 1) for f in samples]
+    jobs = DEPTH**2 / (LAYERS * OTHERS)
+    fixed, _ = line(samples, took)
+    # What does not grow with the sample is the baseline, for the most part.
+    return {"sample": jobs * (took[1] - fixed) / 3600, "baseline": jobs * fixed / 3600}
+
+
+def refining_hours(pair: Pair, n_rows: int, n_pairs: int, twice: bool) -> dict[str, float]:
+    """Of one job of twelve layers each, from its sums over some chunks.
+
+    It reads twice where neurons lack a certificate.
+    """
+    tokens = 12 * pair.stores[0][0].chunk_tokens
+    stores = [[RepeatedLayer(own[0].path, DEPTH, tokens)] for own in pair.stores]
+    rng = np.random.default_rng(0)
+    # Sums of more rows are not held at a time either.
+    held = min(WIDTH, n_rows)
+    rows = [np.sort(rng.choice(DEPTH * WIDTH, held, replace=False)) for _ in "ab"]
+    chosen = [rng.integers(0, DEPTH * WIDTH, n_pairs) for _ in "ab"]
+    nothing = np.zeros(0, np.int64)
+    wanted = {
+        "dots": Wanted((rows[0], rows[1]), chosen[0], chosen[1]),
+        "rows": Wanted((rows[0], rows[1]), nothing, nothing),
+        "reading": Wanted((nothing, nothing), nothing, nothing),
+    }
+    exact_sums(*stores, wanted["dots"], "int8")  # warms up
+    took = {n: seconds(lambda w=w: exact_sums(*stores, w, "int8")) for n, w in wanted.items()}
+    scale = TARGET_TOKENS / tokens / 3600
+    return {
+        "reading": (1 + twice) * took["reading"] * scale,
+        "rows": (took["rows"] - took["reading"]) * scale * n_rows / held,
+        "dots": (took["dots"] - took["rows"]) * scale,
     }
 
 

@@ -288,6 +288,20 @@ def test_tensors_and_arrays_give_the_same_sums(kernel):
 
 
 @pytest.mark.parametrize("kernel", ["int8", "float32"])
+@pytest.mark.parametrize(("d_a", "largest"), [(24, 1), (24, 1e6), (1, 1)])
+def test_products_of_a_block_are_exact_in_int32_and_beyond_it(kernel, d_a, largest):
+    rng = np.random.default_rng(0)
+    a, b = (random_codes(rng, 3000, d, 300) for d in (d_a, 32))
+    a.escapes.code[0] *= largest
+    room = np.full((d_a, 32), 7)
+    found = kernels.block_products(a, b, kernel, room)
+    narrow = kernel == "int8" and d_a > 1 and largest == 1
+    assert found.dtype == (np.int32 if narrow else np.int64)
+    one, other = (x.whole().astype(np.int64) for x in (a, b))
+    np.testing.assert_array_equal(found, one.T @ other)
+
+
+@pytest.mark.parametrize("kernel", ["int8", "float32"])
 def test_codes_as_a_gpu_wants_them_give_the_same_sums(kernel):
     """On the CPU: both sides with the tokens of a neuron side by side."""
     rng = np.random.default_rng(0)
