@@ -3,15 +3,15 @@
 A linear map of x is W x = W x₀ + W (x − x₀). With W x₀ known from the clean pass in float32 and
 the rest in bfloat16, the rounding error is some 2⁻⁹ of the change, not of the activations: an
 ablation that changes little is known as accurately as one that changes much. Residual sums, norms,
-nonlinearities and attention stay in float32. Processors with bfloat16 instructions multiply
-several times faster that way. Of the unembedding see `head`.
+and nonlinearities stay in float32. Processors with bfloat16 instructions multiply several times
+faster that way. Of attention and the unembedding see `attention` and `head`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from universal_neurons.ablate.attention import Attention
 from universal_neurons.ablate.head import HeadDifferences, Unembedding
 from universal_neurons.ablate.predictions import Compared, Predictions
 from universal_neurons.ablate.replay import instead
@@ -78,6 +79,7 @@ class Differences(Passes):
         # The same function as transformers', which takes ten times as long.
         gelu = partial(functional.gelu, approximate="tanh")
         self._gelu = dict.fromkeys((m for m in inside if type(m) is NewGELUActivation), gelu)
+        self._attention = Attention() if model.device.type == "cpu" else None
         self._unembedding = Unembedding(_matrix(self._head), int8=int8)
         self._clean: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
         self._whole = True
@@ -95,7 +97,8 @@ class Differences(Passes):
 
         handles = [module.register_forward_hook(keep) for module in self._weights]
         try:
-            yield
+            with self._attention.recording() if self._attention else nullcontext():
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -126,7 +129,8 @@ class Differences(Passes):
             for module, known in self._clean.items()
         }
         head = {} if self._whole else {self._head: lambda hidden: hidden}
-        with instead(self._gelu | changed | head):
+        attention = self._attention.running() if self._attention else nullcontext()
+        with attention, instead(self._gelu | changed | head):
             yield
 
 

@@ -20,7 +20,7 @@ _nodes = 0.5 * np.cos(np.pi * (np.arange(7) + 0.5) / 7)
 _C6, _C5, _C4, _C3, _C2, _C1, _C0 = np.polyfit(_nodes, 2.0**_nodes, 6).astype(np.float32)
 
 # Compilers may regroup sums, as vectors need.
-_REGROUPED = {"reassoc", "contract", "nsz", "arcp", "nnan"}
+REGROUPED = {"reassoc", "contract", "nsz", "arcp", "nnan"}
 
 
 def to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +30,7 @@ def to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(codes), torch.from_numpy(scales)
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_REGROUPED)
+@numba.njit(parallel=True, cache=True, fastmath=REGROUPED)
 def _round(x: NDArray, codes: NDArray, scales: NDArray) -> None:
     for i in numba.prange(x.shape[0]):
         # As integers, of which a maximum is found in vectors.
@@ -44,7 +44,7 @@ def _round(x: NDArray, codes: NDArray, scales: NDArray) -> None:
 
 
 @numba.njit(inline="always")
-def _exp(x: np.float32) -> np.float32:
+def exp(x: np.float32) -> np.float32:
     """e**x from about 1e-38 to 1e38, and these beyond: numba's own exp is none of vectors."""
     y = min(max(x * np.float32(1.4426950408889634), np.float32(-126)), np.float32(127))
     n = np.floor(y + np.float32(0.5))
@@ -89,7 +89,7 @@ def add_softmax(
     above.add_((u > threshold[:, None]).sum(1))
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_REGROUPED)
+@numba.njit(parallel=True, cache=True, fastmath=REGROUPED)
 def _add_softmax(
     log_p: NDArray,
     products: NDArray,
@@ -105,17 +105,17 @@ def _add_softmax(
         terms, more, highest = np.float32(0), np.float32(0), np.float32(-np.inf)
         for v in range(log_p.shape[1]):
             u = log_p[t, v] + np.float32(products[t, v]) * (scales[t] * column_scales[v])
-            terms += _exp(u - own)
+            terms += exp(u - own)
             more += np.float32(1) if u > least else np.float32(0)
         if terms > OVERFLOWN:
             for v in range(log_p.shape[1]):
                 u = log_p[t, v] + np.float32(products[t, v]) * (scales[t] * column_scales[v])
                 highest = max(highest, u)
             reference[t] = highest
-            total[t] *= _exp(own - highest)
+            total[t] *= exp(own - highest)
             terms = np.float32(0)
             for v in range(log_p.shape[1]):
                 u = log_p[t, v] + np.float32(products[t, v]) * (scales[t] * column_scales[v])
-                terms += _exp(u - highest)
+                terms += exp(u - highest)
         total[t] += terms
         above[t] += more

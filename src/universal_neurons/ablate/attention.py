@@ -1,0 +1,251 @@
+"""Attention by how its queries, keys and values differ from the clean pass's.
+
+Let P be the clean weights, ΔS = s (Δq k₀ᵀ + q Δkᵀ) the change of the scores, s their scale, and Δv
+that of the values. Then the weights and the output change by
+
+    ΔP = P eᐞ / (1 + Σ P (eᐞ − 1)) − P,  ᐞ = ΔS;    Δout = ΔP v + P Δv.
+
+All four products are of a change, and in bfloat16; what softmax makes of ΔS is in float32. Masks
+are in P, and where P is rounded it is in all terms alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from universal_neurons.ablate.rounded import REGROUPED, exp
+
+# The name of the attention that is taken by differences, of transformers' models on a CPU.
+NAME = "sdpa"
+
+# Queries at a time: of a causal model, later keys are left out.
+QUERIES = 128
+
+# Largest difference between the clean output and that of the rounded weights, over the largest
+# entry; where a model does more than `_weights` knows it is larger.
+ALIKE = 0.02
+
+# Mean |ΔS| from which attention is in float32: rounding errors are in proportion to it, and
+# grow with what softmax makes of it.
+MOVED = 1.0
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A module's attention in the clean pass.
+
+    Attributes
+    ----------
+    query, key, value
+        Float32, shape (sequences, heads, length, head width).
+    output
+        Float32, shape (sequences, length, heads, head width).
+    scaled_key
+        s k₀ in bfloat16, shape (sequences · heads, length, head width).
+    weights
+        P in bfloat16 for every `QUERIES` of all queries, shape (sequences · heads, queries, keys),
+        as far as any are above 0.
+    scale
+        s.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    output: torch.Tensor
+    scaled_key: torch.Tensor
+    weights: Sequence[torch.Tensor]
+    scale: float
+
+
+class Attention:
+    """What attends in a clean pass, to be run again on differences."""
+
+    def __init__(self) -> None:
+        self._clean: dict[nn.Module, Clean | None] = {}
+        self._attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[NAME]
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep what is attended to in the clean pass, in place of what was kept."""
+        self._clean = {}
+        with _instead(self._record):
+            yield
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Add to what was returned what the changes make of it."""
+        with _instead(self._change):
+            yield
+
+    def _record(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        **options: Any,
+    ) -> tuple[torch.Tensor, Any]:
+        found = self._attend(module, query, key, value, mask, **options)
+        once = module not in self._clean
+        clean = _clean(module, query, key, value, mask, found[0], options)
+        self._clean[module] = clean if once else None
+        return found
+
+    def _change(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        **options: Any,
+    ) -> tuple[torch.Tensor, Any]:
+        clean = self._clean.get(module)
+        if clean is not None:
+            found = _attend_again(clean, query, *(_of_heads(x, query) for x in (key, value)))
+            if found is not None:
+                return found, None
+        return self._attend(module, query, key, value, mask, **options)
+
+
+@contextmanager
+def _instead(attend: Callable[..., Any]) -> Iterator[None]:
+    """Let transformers' models attend by another function; not nested."""
+    ALL_ATTENTION_FUNCTIONS[NAME] = attend
+    try:
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[NAME]
+
+
+def _of_heads(x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Keys or values of every query's head, where several heads share them."""
+    groups = query.shape[1] // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, 1)
+
+
+def _clean(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    output: torch.Tensor,
+    options: dict[str, Any],
+) -> Clean | None:
+    """None where the output is not that of the weights, or keys are not of the queries' tokens."""
+    if query.shape[2] != key.shape[2] or query.shape[3] != value.shape[3]:
+        return None
+    key, value = (_of_heads(x, query) for x in (key, value))
+    scale = options.get("scaling") or query.shape[-1] ** -0.5
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    p = _weights(query, key, mask, scale, causal).bfloat16()
+    again = (p.float() @ value).transpose(1, 2)
+    if not (again - output).abs().max() <= ALIKE * output.abs().max():
+        return None
+    parts = []
+    for rows in p.flatten(0, 1).split(QUERIES, 1):
+        used = int(rows.amax((0, 1)).nonzero().max()) + 1
+        parts.append(rows[:, :, :used].contiguous())
+    scaled = (key * scale).bfloat16().flatten(0, 1)
+    return Clean(query, key, value, output, scaled, parts, scale)
+
+
+def _weights(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    causal: bool,
+) -> torch.Tensor:
+    """Shape (sequences, heads, queries, keys); 0 for queries that may attend to nothing."""
+    scores = query @ key.transpose(-1, -2) * scale
+    if mask is None and causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    elif mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1).nan_to_num(0)
+
+
+def _attend_again(
+    clean: Clean, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor | None:
+    """The output, shape (sequences, length, heads, head width); None if scores change too much."""
+    n, heads, length, width = query.shape
+    both = torch.empty(n, heads, length, 2 * width, dtype=torch.bfloat16)
+    both[..., :width] = query - clean.query
+    both[..., width:] = query
+    left = both.flatten(0, 1)
+    both = torch.empty_like(both)
+    both[..., :width] = clean.scaled_key.view_as(query)
+    both[..., width:] = (key - clean.key).mul_(clean.scale)
+    right = both.flatten(0, 1).transpose(1, 2)
+    changed = (value - clean.value).bfloat16().flatten(0, 1)
+    value = value.bfloat16().flatten(0, 1)
+    output = torch.empty_like(clean.output)
+    start, moved = 0, 0.0
+    for p in clean.weights:
+        stop, used = start + p.shape[1], p.shape[2]
+        change = torch.bmm(left[:, start:stop], right[:, :, :used])
+        moved += _softmax_change(*(x.view(torch.int16).numpy() for x in (p, change)))
+        if moved > MOVED * len(left) * length:
+            return None
+        found = torch.bmm(change, value[:, :used]).float()
+        found += torch.bmm(p, changed[:, :used]).float()
+        rows = slice(start, stop)
+        torch.add(
+            clean.output[:, rows],
+            found.view(n, heads, stop - start, width).transpose(1, 2),
+            out=output[:, rows],
+        )
+        start = stop
+    return output
+
+
+@numba.njit(inline="always")
+def _wide(x: np.int16) -> np.float32:
+    """A bfloat16's float32."""
+    return np.int32(np.int32(x) << np.int32(16)).view(np.float32)
+
+
+@numba.njit(parallel=True, cache=True, fastmath=REGROUPED)
+def _softmax_change(p: NDArray, change: NDArray) -> np.float64:
+    """Turn changes of scores into those of the weights `p`, both bfloat16 by their bits.
+
+    Returned is the sum over queries of the mean |ΔS| over the new weights.
+    """
+    heads, queries, keys = p.shape
+    moved = np.float64(0)
+    for row in numba.prange(heads * queries):
+        head, query = row // queries, row % queries
+        total = np.float32(1)
+        for k in range(keys):
+            own = _wide(p[head, query, k])
+            total += own * exp(_wide(change[head, query, k])) - own
+        inverse, far = np.float32(1) / total, np.float32(0)
+        for k in range(keys):
+            own = _wide(p[head, query, k])
+            by = _wide(change[head, query, k])
+            new = own * exp(by) * inverse
+            far += new * abs(by)
+            bits = np.float32(new - own).view(np.int32)
+            # Half of the last bit that is kept is added, an even one's less a bit.
+            half = np.int32(0x7FFF) + np.int32(np.int32(bits >> np.int32(16)) & np.int32(1))
+            change[head, query, k] = np.int16(np.int32(bits + half) >> np.int32(16))
+        moved += far
+    return moved
