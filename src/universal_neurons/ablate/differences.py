@@ -10,7 +10,7 @@ faster that way. Of attention and the unembedding see `attention` and `head`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -56,6 +56,11 @@ class Passes:
     def running(self) -> Iterator[None]:
         """While an ablated pass runs."""
         yield
+
+    def known_layers(self, direct: bool, layers: Sequence[int]) -> Sequence[int]:
+        """Ablated `layers` whose output is the clean one and what other neurons write instead."""
+        del direct, layers
+        return []
 
 
 class Differences(Passes):
@@ -132,6 +137,10 @@ class Differences(Passes):
         attention = self._attention.running() if self._attention else nullcontext()
         with attention, instead(self._gelu | changed | head):
             yield
+
+    def known_layers(self, direct: bool, layers: Sequence[int]) -> Sequence[int]:
+        """Those whose input is the clean one."""
+        return layers if direct else [min(layers)]
 
 
 def _matrix(module: nn.Module) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from universal_neurons.ablate.differences import Passes
-from universal_neurons.ablate.replay import frozen, known_outputs, record, replay
+from universal_neurons.ablate.replay import frozen, known_outputs, record, replay, with_written
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress
 from universal_neurons.models.load import Model
@@ -358,36 +358,40 @@ def passes(
     yield 0, rows, _by_sequence((clean.loss, nothing, nothing, nothing), text, rows)
     for i, run in enumerate(runs, start=1):
         by_layer = neurons_by_layer(run.neurons.neurons, model)
+        sure = how.known_layers(run.direct, list(by_layer))
+        written = {}
+        if sure or not run.direct:
+            written = _written(model, run.kind, by_layer, replacement, rows, activations)
+        outputs = with_written(model, calls, known, {layer: written[layer] for layer in sure})
         unchanged = (
-            frozen(model, list(by_layer), calls, known)
+            frozen(model, list(by_layer), calls, outputs)
             if run.direct
-            else replay(known[min(by_layer)])
+            else replay(outputs[min(by_layer)])
         )
-        edit = edit_of(run.kind, by_layer, replacement, rows)
+        edited = {layer: own for layer, own in by_layer.items() if layer not in sure}
+        edit = edit_of(run.kind, edited, replacement, rows)
         with how.running(), unchanged, model.tap(edit):
             ablated = logits(model, text, rows).flatten(0, 1)
-        energy = nothing
-        if not run.direct:
-            energy = _energy(model, run.kind, by_layer, replacement, rows, activations)
+        squares = [] if run.direct else [one.square().sum(-1).flatten() for one in written.values()]
+        energy = sum(squares, nothing)
         yield i, rows, _by_sequence((*clean.compare(ablated), energy), text, rows)
 
 
-def _energy(
+def _written(
     model: Model,
     kind: str,
     by_layer: Mapping[int, torch.Tensor],
     replacement: Replacement,
     rows: slice,
     activations: Mapping[int, torch.Tensor],
-) -> torch.Tensor:
-    """Squared length of the change of what the MLPs write at every position, summed over layers."""
-    total = torch.zeros((), device=model.device)
+) -> dict[int, torch.Tensor]:
+    """Change of what each layer's MLP writes at every position, of clean activations."""
+    found = {}
     for layer, neurons in by_layer.items():
         x = activations[layer]
         change = replacement.values(kind, layer, neurons, rows, x) - x[..., neurons]
-        written = change.float() @ model.output_weight(layer)[neurons].float()
-        total = total + written.square().sum(-1).flatten()
-    return total
+        found[layer] = change.float() @ model.output_weight(layer)[neurons].float()
+    return found
 
 
 def edit_of(

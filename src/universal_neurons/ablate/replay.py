@@ -63,6 +63,25 @@ def known_outputs(model: Model, calls: Calls) -> list[dict[nn.Module, Any]]:
     return known
 
 
+def with_written(
+    model: Model,
+    calls: Calls,
+    known: Sequence[Mapping[nn.Module, Any]],
+    written: Mapping[int, torch.Tensor],
+) -> list[Mapping[nn.Module, Any]]:
+    """`known`, and what the MLPs' output projections return where some layers write otherwise.
+
+    `written` is by how much, of every layer, for these projections' clean input.
+    """
+    order = [module for module, _ in calls]
+    found = list(known)
+    for layer, change in written.items():
+        projection = model.projections[layer]
+        output = calls[order.index(projection)][1] + change
+        found[layer] = {**known[layer], projection: output}
+    return found
+
+
 @contextmanager
 def replay(outputs: Mapping[nn.Module, Any]) -> Iterator[None]:
     """Let modules return known outputs instead of running.
