@@ -70,6 +70,17 @@ def test_a_small_change_is_known_as_well_as_a_large_one():
         assert np.abs(narrow.delta - exact.delta).max() < 0.01 * np.abs(exact.delta).max() + 1e-6
 
 
+def test_what_the_ablated_neurons_write_themselves_is_not_rounded():
+    """Directly, only the unembedding is, and that to second order."""
+    model = make()
+    facts = neurons(model)
+    runs = runs_of(model, facts["universal"])
+    exact, narrow = both(model, held_out(tokens()), runs, facts["mean"])
+    direct = [run.direct for run in runs]
+    error, size = np.abs(narrow.delta - exact.delta).mean(1), np.abs(exact.delta).mean(1)
+    assert (error[direct] < 2e-3 * size[direct]).all()
+
+
 def model_means(model, text):
     """Mean activation of every neuron."""
     found = {}

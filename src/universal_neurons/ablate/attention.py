@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from universal_neurons.ablate.rounded import REGROUPED, exp
+from universal_neurons.ablate.fused import REGROUPED, bits, exp, narrow, wide
 
 # The name of the attention that is taken by differences, of transformers' models on a CPU.
 NAME = "sdpa"
@@ -202,7 +202,7 @@ def _attend_again(
     for p in clean.weights:
         stop, used = start + p.shape[1], p.shape[2]
         change = torch.bmm(left[:, start:stop], right[:, :, :used])
-        moved += _softmax_change(*(x.view(torch.int16).numpy() for x in (p, change)))
+        moved += _softmax_change(bits(p), bits(change))
         if moved > MOVED * len(left) * length:
             return None
         found = torch.bmm(change, value[:, :used]).float()
@@ -217,12 +217,6 @@ def _attend_again(
     return output
 
 
-@numba.njit(inline="always")
-def _wide(x: np.int16) -> np.float32:
-    """A bfloat16's float32."""
-    return np.int32(np.int32(x) << np.int32(16)).view(np.float32)
-
-
 @numba.njit(parallel=True, cache=True, fastmath=REGROUPED)
 def _softmax_change(p: NDArray, change: NDArray) -> np.float64:
     """Turn changes of scores into those of the weights `p`, both bfloat16 by their bits.
@@ -235,17 +229,14 @@ def _softmax_change(p: NDArray, change: NDArray) -> np.float64:
         head, query = row // queries, row % queries
         total = np.float32(1)
         for k in range(keys):
-            own = _wide(p[head, query, k])
-            total += own * exp(_wide(change[head, query, k])) - own
+            own = wide(p[head, query, k])
+            total += own * exp(wide(change[head, query, k])) - own
         inverse, far = np.float32(1) / total, np.float32(0)
         for k in range(keys):
-            own = _wide(p[head, query, k])
-            by = _wide(change[head, query, k])
+            own = wide(p[head, query, k])
+            by = wide(change[head, query, k])
             new = own * exp(by) * inverse
             far += new * abs(by)
-            bits = np.float32(new - own).view(np.int32)
-            # Half of the last bit that is kept is added, an even one's less a bit.
-            half = np.int32(0x7FFF) + np.int32(np.int32(bits >> np.int32(16)) & np.int32(1))
-            change[head, query, k] = np.int16(np.int32(bits + half) >> np.int32(16))
+            change[head, query, k] = narrow(new - own)
         moved += far
     return moved

@@ -372,8 +372,8 @@ def passes(
         edit = edit_of(run.kind, edited, replacement, rows)
         with how.running(), unchanged, model.tap(edit):
             ablated = logits(model, text, rows).flatten(0, 1)
-        squares = [] if run.direct else [one.square().sum(-1).flatten() for one in written.values()]
-        energy = sum(squares, nothing)
+        squares = (change.square().sum(-1).flatten() for change in written.values())
+        energy = nothing if run.direct else sum(squares, torch.zeros((), device=model.device))
         yield i, rows, _by_sequence((*clean.compare(ablated), energy), text, rows)
 
 

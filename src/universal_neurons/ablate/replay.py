@@ -29,8 +29,11 @@ def record(model: Model) -> Iterator[Calls]:
     """Collect what every block and every part of a block returns, in the order of the calls."""
     calls: Calls = []
 
+    projections = set(model.projections)
+
     def keep(module: nn.Module, inputs: tuple, output: Any) -> None:
-        calls.append((module, output))
+        # Falcon's blocks add to what a projection returned, in its place.
+        calls.append((module, output.clone() if module in projections else output))
 
     handles = [
         module.register_forward_hook(keep)

@@ -10,17 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from universal_neurons.ablate.fused import REGROUPED, exp
+
 LIMIT = 127
 
 # A sum above this had a term that float32 may not hold.
 OVERFLOWN = 1e30
-
-# 2**f for f in [-½, ½], to 2e-7 of it: coefficients of f⁶ to f⁰, fitted at Chebyshev's nodes.
-_nodes = 0.5 * np.cos(np.pi * (np.arange(7) + 0.5) / 7)
-_C6, _C5, _C4, _C3, _C2, _C1, _C0 = np.polyfit(_nodes, 2.0**_nodes, 6).astype(np.float32)
-
-# Compilers may regroup sums, as vectors need.
-REGROUPED = {"reassoc", "contract", "nsz", "arcp", "nnan"}
 
 
 def to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,17 +36,6 @@ def _round(x: NDArray, codes: NDArray, scales: NDArray) -> None:
         inverse = np.float32(1) / scales[i] if largest > 0 else np.float32(0)
         for j in range(x.shape[1]):
             codes[i, j] = np.int8(np.floor(x[i, j] * inverse + np.float32(0.5)))
-
-
-@numba.njit(inline="always")
-def exp(x: np.float32) -> np.float32:
-    """e**x from about 1e-38 to 1e38, and these beyond: numba's own exp is none of vectors."""
-    y = min(max(x * np.float32(1.4426950408889634), np.float32(-126)), np.float32(127))
-    n = np.floor(y + np.float32(0.5))
-    f = y - n
-    p = (((((_C6 * f + _C5) * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _C0
-    exponent = np.int32(np.int32(n) << np.int32(23))
-    return np.int32(np.float32(p).view(np.int32) + exponent).view(np.float32)
 
 
 def add_softmax(
