@@ -50,8 +50,8 @@ class Clean:
         Float32, shape (sequences, heads, length, head width).
     output
         Float32, shape (sequences, length, heads, head width).
-    scaled_key
-        s k₀ in bfloat16, shape (sequences · heads, length, head width).
+    keys
+        s k₀ in bfloat16, beside what is for s Δk, shape (sequences · heads, length, 2 · width).
     weights
         P in bfloat16 for every `QUERIES` of all queries, shape (sequences · heads, queries, keys),
         as far as any are above 0.
@@ -63,7 +63,7 @@ class Clean:
     key: torch.Tensor
     value: torch.Tensor
     output: torch.Tensor
-    scaled_key: torch.Tensor
+    keys: torch.Tensor
     weights: Sequence[torch.Tensor]
     scale: float
 
@@ -160,8 +160,9 @@ def _clean(
     for rows in p.flatten(0, 1).split(QUERIES, 1):
         used = int(rows.amax((0, 1)).nonzero().max()) + 1
         parts.append(rows[:, :, :used].contiguous())
-    scaled = (key * scale).bfloat16().flatten(0, 1)
-    return Clean(query, key, value, output, scaled, parts, scale)
+    keys = (key * scale).bfloat16().flatten(0, 1).repeat(1, 1, 2)
+    clean = (x.contiguous() for x in (query, key, value, output))
+    return Clean(*clean, keys, parts, scale)
 
 
 def _weights(
@@ -187,34 +188,78 @@ def _attend_again(
 ) -> torch.Tensor | None:
     """The output, shape (sequences, length, heads, head width); None if scores change too much."""
     n, heads, length, width = query.shape
-    both = torch.empty(n, heads, length, 2 * width, dtype=torch.bfloat16)
-    both[..., :width] = query - clean.query
-    both[..., width:] = query
-    left = both.flatten(0, 1)
-    both = torch.empty_like(both)
-    both[..., :width] = clean.scaled_key.view_as(query)
-    both[..., width:] = (key - clean.key).mul_(clean.scale)
-    right = both.flatten(0, 1).transpose(1, 2)
-    changed = (value - clean.value).bfloat16().flatten(0, 1)
-    value = value.bfloat16().flatten(0, 1)
+    keys = clean.keys
+    queries = torch.empty_like(keys)
+    changed, whole = torch.empty(2, n * heads, length, width, dtype=torch.bfloat16)
+    _round_change(query, clean.query, 1, queries[..., :width])
+    _round_change(key, clean.key, clean.scale, keys[..., width:])
+    _round_change(value, clean.value, 1, changed)
+    queries[..., width:].view(query.shape).copy_(query)
+    whole.view(value.shape).copy_(value)
     output = torch.empty_like(clean.output)
     start, moved = 0, 0.0
     for p in clean.weights:
         stop, used = start + p.shape[1], p.shape[2]
-        change = torch.bmm(left[:, start:stop], right[:, :, :used])
+        # Contiguous first: of a part of a transposed array torch would transpose a copy.
+        change = torch.bmm(queries[:, start:stop], keys[:, :used].contiguous().transpose(1, 2))
         moved += _softmax_change(bits(p), bits(change))
-        if moved > MOVED * len(left) * length:
+        if moved > MOVED * len(queries) * length:
             return None
-        found = torch.bmm(change, value[:, :used]).float()
-        found += torch.bmm(p, changed[:, :used]).float()
-        rows = slice(start, stop)
-        torch.add(
-            clean.output[:, rows],
-            found.view(n, heads, stop - start, width).transpose(1, 2),
-            out=output[:, rows],
-        )
+        of_weights = torch.bmm(change, whole[:, :used])
+        of_values = torch.bmm(p, changed[:, :used])
+        _add_outputs(bits(of_weights), bits(of_values), clean.output.numpy(), start, output.numpy())
         start = stop
     return output
+
+
+def _round_change(x: torch.Tensor, clean: torch.Tensor, scale: float, found: torch.Tensor) -> None:
+    """Write `scale` (x - clean) in bfloat16.
+
+    Numba takes no vectors of parts of an array, as `x` and `found` may be. So it gets all of their
+    memory, and how far their rows are from each other.
+    """
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    found = found.view(clean.shape)
+    steps = [np.array(one.stride()) for one in (x, found)]
+    sizes = [1 + int((own * (np.array(clean.shape) - 1)).sum()) for own in steps]
+    x, found = (one.as_strided([n], [1]) for one, n in zip((x, found), sizes, strict=True))
+    _round_rows(x.numpy(), steps[0], clean.numpy(), np.float32(scale), bits(found), steps[1])
+
+
+@numba.njit(parallel=True, cache=True, fastmath=REGROUPED)
+def _round_rows(
+    x: NDArray,
+    x_steps: NDArray,
+    clean: NDArray,
+    scale: np.float32,
+    found: NDArray,
+    found_steps: NDArray,
+) -> None:
+    n, heads, length, width = clean.shape
+    for row in numba.prange(n * heads * length):
+        i, h, t = row // (heads * length), row // length % heads, row % length
+        start = i * x_steps[0] + h * x_steps[1] + t * x_steps[2]
+        to = i * found_steps[0] + h * found_steps[1] + t * found_steps[2]
+        new, old, target = x[start : start + width], clean[i, h, t], found[to : to + width]
+        for d in range(width):
+            target[d] = narrow(scale * (new[d] - old[d]))
+
+
+@numba.njit(parallel=True, cache=True, fastmath=REGROUPED)
+def _add_outputs(one: NDArray, other: NDArray, clean: NDArray, start: int, found: NDArray) -> None:
+    """Write clean + one + other for the queries of some rows, of which `start` is the first.
+
+    Of bfloat16 by their bits, shape (sequences · heads, queries, width), and float32, shape
+    (sequences, length, heads, width).
+    """
+    n, _, heads, width = clean.shape
+    queries = one.shape[1]
+    for row in numba.prange(n * queries * heads):
+        i, t, h = row // (queries * heads), row // heads % queries, row % heads
+        first, second = one[i * heads + h, t], other[i * heads + h, t]
+        old, new = clean[i, start + t, h], found[i, start + t, h]
+        for d in range(width):
+            new[d] = old[d] + (wide(first[d]) + wide(second[d]))
 
 
 @numba.njit(parallel=True, cache=True, fastmath=REGROUPED)
