@@ -176,6 +176,15 @@ def test_what_changes_losses_is_not_taken(trained, monkeypatch):
         table(trained, Accuracy("bfloat16"))
 
 
+def test_where_int8_changes_losses_all_is_in_bfloat16(trained, monkeypatch):
+    monkeypatch.setattr(precision, "_seconds", lambda weight: FAST)
+    errors = iter([0.2, 0.05])
+    monkeypatch.setattr(precision, "_error", lambda *_: next(errors))
+    found = table(trained, Accuracy("bfloat16"))
+    assert set(found["dtype_error"]) == {0.05}
+    assert set(found["dtype"]) == {"bfloat16"}
+
+
 def test_text_is_read_until_standard_errors_are_as_asked_for(trained):
     """All sets are measured on the same text, and as if there were no more."""
     names = ["delta_loss_se", "difference_se"]

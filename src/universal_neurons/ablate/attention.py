@@ -51,7 +51,7 @@ class Clean:
     output
         Float32, shape (sequences, length, heads, head width).
     keys
-        s k₀ in bfloat16, beside what is for s Δk, shape (sequences · heads, length, 2 · width).
+        s k₀ in bfloat16, and room for s Δk, shape (sequences · heads, length, 2 · head width).
     weights
         P in bfloat16 for every `QUERIES` of all queries, shape (sequences · heads, queries, keys),
         as far as any are above 0.
@@ -161,8 +161,8 @@ def _clean(
         used = int(rows.amax((0, 1)).nonzero().max()) + 1
         parts.append(rows[:, :, :used].contiguous())
     keys = (key * scale).bfloat16().flatten(0, 1).repeat(1, 1, 2)
-    clean = (x.contiguous() for x in (query, key, value, output))
-    return Clean(*clean, keys, parts, scale)
+    query, key, value, output = (x.contiguous() for x in (query, key, value, output))
+    return Clean(query, key, value, output, keys, parts, scale)
 
 
 def _weights(

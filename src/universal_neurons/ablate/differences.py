@@ -10,7 +10,7 @@ faster that way. Of attention and the unembedding see `attention` and `head`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -25,6 +25,7 @@ from universal_neurons.ablate.fused import gelu, narrow_difference, wide_sum
 from universal_neurons.ablate.head import HeadDifferences, Unembedding
 from universal_neurons.ablate.predictions import Compared, Predictions
 from universal_neurons.ablate.replay import instead
+from universal_neurons.ablate.rounded import Int8Map
 from universal_neurons.models.load import Model
 
 
@@ -72,7 +73,8 @@ class Differences(Passes):
     model
         In float32.
     int8
-        Whether the unembedding is multiplied in int8, for which it must be on the CPU.
+        Whether the unembedding, and the blocks' maps but for those of MLPs, are in int8, for which
+        the model must be on the CPU.
     """
 
     def __init__(self, model: Model, *, int8: bool = False) -> None:
@@ -81,7 +83,9 @@ class Differences(Passes):
         self._head: nn.Module = model.module.get_output_embeddings()
         inside = [module for block in model.blocks for module in block.modules()]
         maps = [one for one in (*inside, self._head) if type(one) in (nn.Linear, Conv1D)]
-        self._weights = {one: _matrix(one).bfloat16().contiguous() for one in maps}
+        of_mlps = {*model.projections, *(one for some in model.input_projections for one in some)}
+        exact = {self._head, *of_mlps} if int8 else set(maps)
+        self._maps = {one: _rounded(_matrix(one), int8=one not in exact) for one in maps}
         on_cpu = model.device.type == "cpu"
         # The same function as transformers', which takes ten to seventy times as long.
         fast = gelu if on_cpu else partial(functional.gelu, approximate="tanh")
@@ -102,7 +106,7 @@ class Differences(Passes):
                 twice.add(module)
             self._clean[module] = inputs[0], output
 
-        handles = [module.register_forward_hook(keep) for module in self._weights]
+        handles = [module.register_forward_hook(keep) for module in self._maps]
         try:
             with self._attention.recording() if self._attention else nullcontext():
                 yield
@@ -120,8 +124,7 @@ class Differences(Passes):
         `HeadDifferences` has the same in less time.
         """
         known = self._clean.get(self._head)
-        # torch 2.13's int8 product is wrong for a single row.
-        self._whole = known is None or known[1] is not logits or len(targets) == 1
+        self._whole = known is None or known[1] is not logits
         if known is None or self._whole:
             return super().predictions(logits, targets)
         del self._clean[self._head]  # the logits
@@ -132,8 +135,7 @@ class Differences(Passes):
     def running(self) -> Iterator[None]:
         """Let linear maps add to what they returned what they make of the change of their input."""
         changed = {
-            module: partial(_changed, self._weights[module], *known)
-            for module, known in self._clean.items()
+            module: partial(self._maps[module], *known) for module, known in self._clean.items()
         }
         head = {} if self._whole else {self._head: lambda hidden: hidden}
         attention = self._attention.running() if self._attention else nullcontext()
@@ -149,6 +151,13 @@ def _matrix(module: nn.Module) -> torch.Tensor:
     """The matrix of a linear map, shape (outputs, inputs)."""
     weight = module.get_parameter("weight")
     return weight if isinstance(module, nn.Linear) else weight.T
+
+
+def _rounded(matrix: torch.Tensor, *, int8: bool) -> Callable[..., torch.Tensor]:
+    """A linear map, of what was taken and returned in the clean pass and of what is taken now."""
+    if int8:
+        return Int8Map(matrix).changed
+    return partial(_changed, matrix.bfloat16().contiguous())
 
 
 def _changed(

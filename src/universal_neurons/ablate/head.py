@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from universal_neurons.ablate.rounded import add_softmax, to_int8
+from universal_neurons.ablate.rounded import add_softmax, equalised, multiply, to_int8
 
 # Entries of the vocabulary at a time: with some thousand tokens what is made of them stays in the
 # processor's cache. Those of the first block, which have most of all probability in a trained
@@ -29,10 +29,7 @@ HEAD_BLOCK = 2048
 class Unembedding:
     """An unembedding, and what it is rounded to.
 
-    Its rows lose their mean, of which no prediction depends. Columns are brought to one root mean
-    square, and changes of hidden states are multiplied with what that was: in trained models a few
-    entries are far larger than all others, and their columns smaller. For int8 each row of both has
-    a scale of its own then.
+    Its rows lose their mean, of which no prediction depends, and are `equalised`.
 
     Parameters
     ----------
@@ -49,12 +46,9 @@ class Unembedding:
 
     def __init__(self, matrix: torch.Tensor, *, int8: bool) -> None:
         self.matrix, self.mean = matrix, matrix.mean(0)
-        centred = matrix - self.mean
-        self._columns = centred.square().mean(0).sqrt()
-        self._columns[self._columns == 0] = 1
-        centred /= self._columns
-        self._narrow = centred.bfloat16()
-        self._codes = to_int8(centred) if int8 else None
+        rows, self._columns = equalised(matrix - self.mean)
+        self._narrow = rows.bfloat16()
+        self._codes = to_int8(rows) if int8 else None
 
     def rows(self, words: torch.Tensor, *, int8: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Rounded rows and their scales, shapes (words, width) and (words,)."""
@@ -153,7 +147,7 @@ class HeadDifferences:
         for block in self._blocks:
             x, scale = rounded[block.matrix.dtype]
             if x.dtype == torch.int8:
-                products = torch._int_mm(x, block.matrix)
+                products = multiply(x, block.matrix)
             else:
                 products = torch.mm(x, block.matrix).float()
             sums = threshold, reference, total, above
