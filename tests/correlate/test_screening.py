@@ -424,17 +424,20 @@ def test_a_sample_of_few_documents_is_refused_however_many_sequences_it_has(tmp_
 
 
 @pytest.mark.parametrize("encoding", ["int8", "float32"])
-def test_sums_of_pairs_and_of_rows_are_those_of_all(encoding, tmp_path):
+@pytest.mark.parametrize("width", [1, 8])
+def test_sums_of_pairs_and_of_rows_are_those_of_all(encoding, width, tmp_path):
+    """Of any widths, and of multiples of eight, of which eight codes are moved at a time."""
     rng = np.random.default_rng(8)
-    one, other = (rng.standard_normal((700, d)) for d in (12, 18))
-    a = captured(tmp_path / "a", split(one, [5]), encoding=encoding, splits=(90, 91))
-    b = captured(tmp_path / "b", split(other, [6, 8]), encoding=encoding, splits=(90, 91))
+    one, other = (rng.standard_normal((700, d * width)) for d in (12, 18))
+    of_a, of_b = [5 * width], [6 * width, 8 * width]
+    a = captured(tmp_path / "a", split(one, of_a), encoding=encoding, splits=(90, 91))
+    b = captured(tmp_path / "b", split(other, of_b), encoding=encoding, splits=(90, 91))
     values = [
         np.vstack([np.hstack([s.codes(i).whole() for i in range(len(s.d_mlp))]) for s in m.stores])
         for m in (a, b)
     ]
     full = values[0].astype(np.float64).T @ values[1].astype(np.float64)
-    first, second = rng.integers(0, 12, 40), rng.integers(0, 18, 40)
+    first, second = (rng.integers(0, d * width, 40 * width) for d in (12, 18))
     tolerance = {"int8": 0, "float32": 1e-3}[encoding]
     rows = np.array([1, 4, 5, 6, 11]), np.array([0, 17])
     found, pairs = exact_sums(a.stores, b.stores, Wanted(rows, first, second))

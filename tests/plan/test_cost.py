@@ -42,7 +42,7 @@ COPIES = {
     "GIVEN_DRAWS": given.DRAWS,
     "GIVEN_FREQUENT": class_scores.FREQUENT,
     "MOST_TOKENS": features.MOST_TOKENS,
-    "REFINE_TOKENS": exact_sums.DOT_TOKENS,
+    "REFINE_TOKENS": exact_sums.BLOCK_TOKENS,
     "REFINE_BYTES": refine.EXACT_BYTES,
     "CONTEXTS": collect.TOP + len(collect.BANDS) * collect.OF_BAND + collect.RANDOM,
     "WINDOW": windows.BEFORE + 1 + windows.AFTER,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -118,12 +117,12 @@ def _add(
 
 @dataclass(frozen=True)
 class RestsByNeuron:
-    """The rests of a model's neurons on some tokens.
+    """The rests of a layer's neurons on some tokens.
 
     Attributes
     ----------
     edges
-        Where every neuron's begin, and the end; int64, shape (N + 1,).
+        Where every neuron's begin, and the end; int64, shape (d_mlp + 1,).
     row
         Which token a rest is of, ascending for every neuron; int64, shape (n,).
     rest
@@ -135,40 +134,36 @@ class RestsByNeuron:
     rest: NDArray
 
     @classmethod
-    def of(cls, layers: Sequence[Escapes], d_mlp: Sequence[int], dtype: np.dtype) -> RestsByNeuron:
-        """Sort the escapes of all layers."""
-        firsts = np.cumsum([0, *d_mlp])
-        neuron = np.concatenate([x.neuron + i for x, i in zip(layers, firsts, strict=False)])
-        order = np.argsort(neuron, kind="stable")
-        row, rest = (np.concatenate([getattr(x, name) for x in layers]) for name in ("row", "rest"))
-        edges = np.searchsorted(neuron[order], np.arange(firsts[-1] + 1))
-        return cls(edges, row[order], rest[order].astype(dtype))
+    def of(cls, escapes: Escapes, d_mlp: int, dtype: np.dtype) -> RestsByNeuron:
+        """Sort a layer's escapes."""
+        order = np.argsort(escapes.neuron, kind="stable")
+        edges = np.searchsorted(escapes.neuron[order], np.arange(d_mlp + 1))
+        return cls(edges, escapes.row[order], escapes.rest[order].astype(dtype))
 
 
 def add_dots(
     sums: NDArray,
-    a: NDArray[np.int8],
-    b: NDArray[np.int8],
-    rests_a: RestsByNeuron,
-    rests_b: RestsByNeuron,
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
+    dense: tuple[NDArray[np.int8], NDArray[np.int8]],
+    rests: tuple[RestsByNeuron, RestsByNeuron],
+    neurons: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> None:
-    """Add what the dense codes lack to sums of products of single pairs of neurons, in place.
+    """Add what the dense codes lack to sums of products of pairs of two layers, in place.
 
     Parameters
     ----------
     sums
         int64 or float64, shape (pairs,).
-    a, b
-        The models' dense codes by neuron, shape (N, tokens).
-    rests_a, rests_b
+    dense
+        The layers' dense codes, shape (tokens, d_mlp).
+    rests
         Their rests on the same tokens.
-    first, second
-        The pairs: neurons of `a` and of `b`.
+    neurons
+        The pairs: neurons of either layer, shape (pairs,).
     """
-    mine, theirs = ((x.edges, x.row, x.rest) for x in (rests_a, rests_b))
-    _add_dots(sums, a, b, *mine, *theirs, first, second)
+    if not sum(len(x.rest) for x in rests):
+        return
+    mine, theirs = ((x.edges, x.row, x.rest) for x in rests)
+    _add_dots(sums, *dense, *mine, *theirs, *neurons)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -176,12 +171,12 @@ def _add_dots(
     sums, a, b, edges_a, row_a, rest_a, edges_b, row_b, rest_b, first, second
 ):  # pragma: no cover - compiled
     for p in numba.prange(len(first)):
-        x, y = a[first[p]], b[second[p]]
-        k, stop = edges_b[second[p]], edges_b[second[p] + 1]
+        i, j = first[p], second[p]
+        k, stop = edges_b[j], edges_b[j + 1]
         for e in range(k, stop):
-            sums[p] += rest_b[e] * x[row_b[e]]
-        for e in range(edges_a[first[p]], edges_a[first[p] + 1]):
-            sums[p] += rest_a[e] * y[row_a[e]]
+            sums[p] += rest_b[e] * a[row_b[e], i]
+        for e in range(edges_a[i], edges_a[i + 1]):
+            sums[p] += rest_a[e] * b[row_a[e], j]
             while k < stop and row_b[k] < row_a[e]:
                 k += 1
             if k < stop and row_b[k] == row_a[e]:

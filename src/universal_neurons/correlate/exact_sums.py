@@ -23,8 +23,12 @@ from universal_neurons.activations.reader import Activations
 from universal_neurons.activations.rests import RestsByNeuron, add_dots
 from universal_neurons.jobs import progress
 
-# Tokens of one dot product: its codes then stay in the cache, and int32 can't overflow.
-DOT_TOKENS = 4096
+# Tokens that are read at a time, of all layers of both models.
+BLOCK_TOKENS = 4096
+
+# Tokens of one dot product, of int8 codes and of others: few enough for codes of all layers to stay
+# in the cache, and for int32 not to overflow.
+DOT_TOKENS = {"int8": 256, "float32": 4096}
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def exact_sums(
     operations = 2.0 * sum(store.n_tokens for store in a_stores)
     operations *= sum(len(rows) * n for rows, n in zip(wanted.rows, sizes[::-1], strict=True))
     kernel = choose_kernel(kernel, operations)
-    blocks = [(s, rows) for s, x in enumerate(a_stores) for rows in x.row_blocks(DOT_TOKENS)]
+    blocks = [(s, rows) for s, x in enumerate(a_stores) for rows in x.row_blocks(BLOCK_TOKENS)]
     tokens = max(rows.stop - rows.start for _, rows in blocks)
     rows = [
         _Rows(chosen, own, other, kernel)
@@ -137,6 +141,15 @@ class _Rows:
         return np.hstack(self._sums)
 
 
+@dataclass(frozen=True)
+class _OfLayers:
+    """The pairs of two layers: which of all they are, and the neurons by their numbers there."""
+
+    layers: tuple[int, int]
+    own: slice
+    neurons: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
 class _Pairs:
     """Sums of pairs of neurons."""
 
@@ -150,40 +163,50 @@ class _Pairs:
         self._whole = models[0][0].encoding == "int8"
         fits = self._whole and _norm(models[0]) * _norm(models[1]) < 2.0**62
         self._sums = np.zeros(len(first), np.int64 if fits else np.float64)
-        self._d_mlp = [stores[0].d_mlp for stores in models]
+        d_mlp = [stores[0].d_mlp for stores in models]
+        edges = [np.cumsum([0, *d]) for d in d_mlp]
         # Pairs of two layers after each other: their codes stay in the cache.
         layer_a, layer_b = (
-            np.searchsorted(np.cumsum(d), index, side="right")
-            for d, index in zip(self._d_mlp, (first, second), strict=True)
+            np.searchsorted(own, index, side="right") - 1
+            for own, index in zip(edges, (first, second), strict=True)
         )
         self._order = np.lexsort([second, first, layer_a, layer_b])
         self._pairs = first[self._order], second[self._order]
+        both = np.stack([layer_a, layer_b])[:, self._order]
+        starts = np.flatnonzero(np.diff(both, prepend=-1).any(0))
+        self._of_layers = []
+        for start, stop in pairwise([*starts, len(first)]):
+            (i, j), own = both[:, start], slice(start, stop)
+            neurons = self._pairs[0][own] - edges[0][i], self._pairs[1][own] - edges[1][j]
+            self._of_layers.append(_OfLayers((i, j), own, neurons))
         dtype = np.int8 if self._whole else np.float32
-        rows = tokens if len(first) else 0
-        self._by_neuron = [np.empty((sum(d), rows), dtype) for d in self._d_mlp]
+        part = min(DOT_TOKENS["int8" if self._whole else "float32"], -(-tokens // 8) * 8)
+        # A neuron's tokens side by side.
+        self._by_neuron = [np.empty((sum(d), part if len(first) else 0), dtype) for d in d_mlp]
 
     def add(self, models: tuple[Sequence[Codes], Sequence[Codes]]) -> None:
         """Take a block of all layers of both."""
         if not len(self._sums):
             return
-        for out, layers in zip(self._by_neuron, models, strict=True):
-            start = 0
-            for codes in layers:
-                width = codes.dense.shape[1]
-                _transpose(codes.dense, out[start : start + width])
-                start += width
-        n = len(models[0][0])
-        # Parts short enough for int32, whatever the chunks.
         dots = _dots_int8 if self._whole else _dots_float
-        for t in range(0, n, DOT_TOKENS):
-            dots(*self._by_neuron, t, min(DOT_TOKENS, n - t), *self._pairs, self._sums)
+        part = self._by_neuron[0].shape[1]
+        for start in range(0, len(models[0][0]), part):
+            for out, layers in zip(self._by_neuron, models, strict=True):
+                _turn([codes.dense[start : start + part] for codes in layers], out)
+            dots(*self._by_neuron, *self._pairs, self._sums)
         if self._whole:
-            rests_a, rests_b = (
-                RestsByNeuron.of([codes.escapes for codes in layers], d, self._sums.dtype)
-                for layers, d in zip(models, self._d_mlp, strict=True)
-            )
-            a, b = self._by_neuron
-            add_dots(self._sums, a, b, rests_a, rests_b, *self._pairs)
+            self._add_rests(*models)
+
+    def _add_rests(self, a: Sequence[Codes], b: Sequence[Codes]) -> None:
+        """Add what the dense codes lack."""
+        rests_a, rests_b = (
+            [RestsByNeuron.of(x.escapes, x.dense.shape[1], self._sums.dtype) for x in layers]
+            for layers in (a, b)
+        )
+        for pairs in self._of_layers:
+            i, j = pairs.layers
+            dense, rests = (a[i].dense, b[j].dense), (rests_a[i], rests_b[j])
+            add_dots(self._sums[pairs.own], dense, rests, pairs.neurons)
 
     def found(self) -> NDArray:
         sums = np.empty_like(self._sums)
@@ -200,6 +223,27 @@ def _norm(stores: Sequence[Activations]) -> float:
     return LIMIT * np.sqrt(sum(store.n_tokens for store in stores)) + max(escaped)
 
 
+def _turn(layers: Sequence[NDArray], out: NDArray) -> None:
+    """Put a neuron's tokens side by side, and zeros after them.
+
+    Parameters
+    ----------
+    layers
+        Codes of some tokens, shape (tokens, d_mlp) each.
+    out
+        Shape (neurons of all layers, as many tokens or more).
+    """
+    first, n = 0, len(layers[0])
+    for codes in layers:
+        last = first + codes.shape[1]
+        if codes.dtype == np.int8 and codes.shape[1] % 8 == 0:
+            _transpose_eights(codes.view(np.uint64), out[first:last].view(np.uint64))
+        else:
+            _transpose(codes, out[first:last])
+        first = last
+    out[:, n:] = 0
+
+
 @numba.njit(parallel=True, cache=True)
 def _transpose(codes, out):  # pragma: no cover - compiled
     n, d = codes.shape
@@ -211,20 +255,59 @@ def _transpose(codes, out):  # pragma: no cover - compiled
 
 
 @numba.njit(parallel=True, cache=True)
-def _dots_int8(a, b, start, n, first, second, sums):  # pragma: no cover - compiled
+def _transpose_eights(codes, out):  # pragma: no cover - compiled
+    """The same of bytes, eight of which are in a number: shapes (n, d / 8) and (d, n / 8).
+
+    Blocks of eight rows and columns are turned in three steps that exchange halves, eight of them
+    at once. What lies beyond the last row is that row again.
+    """
+    n, d = codes.shape
+    bands = (n + 63) // 64
+    for task in numba.prange(bands * ((d + 127) // 128)):
+        start, left = task % bands * 64, task // bands * 128
+        x = np.zeros((8, 64), np.uint64)
+        for r in range(start, min(n, start + 64), 8):
+            for first in range(left, min(d, left + 128), 64):
+                width = min(64, d - first)
+                for k in range(8):
+                    row = codes[min(r + k, n - 1)]
+                    for j in range(width):
+                        x[k, j] = row[first + j]
+                _exchange(x, 4, np.uint64(0x00000000FFFFFFFF))
+                _exchange(x, 2, np.uint64(0x0000FFFF0000FFFF))
+                _exchange(x, 1, np.uint64(0x00FF00FF00FF00FF))
+                for j in range(width):
+                    for k in range(8):
+                        out[(first + j) * 8 + k, r // 8] = x[k, j]
+
+
+@numba.njit(inline="always")
+def _exchange(x, step, low):  # pragma: no cover - compiled
+    """Exchange high halves of rows with the low halves of those `step` further on."""
+    shift = np.uint64(8 * step)
+    for i in range(0, 8, 2 * step):
+        for k in range(i, i + step):
+            for j in range(64):
+                one, other = x[k, j], x[k + step, j]
+                x[k, j] = (one & low) | ((other & low) << shift)
+                x[k + step, j] = ((one >> shift) & low) | (other & ~low)
+
+
+@numba.njit(parallel=True, cache=True)
+def _dots_int8(a, b, first, second, sums):  # pragma: no cover - compiled
     for p in numba.prange(len(first)):
-        x, y = a[first[p], start : start + n], b[second[p], start : start + n]
+        x, y = a[first[p]], b[second[p]]
         total = np.int32(0)
-        for t in range(n):
+        for t in range(len(x)):
             total += np.int32(x[t]) * np.int32(y[t])
         sums[p] += total
 
 
 @numba.njit(parallel=True, cache=True)
-def _dots_float(a, b, start, n, first, second, sums):  # pragma: no cover - compiled
+def _dots_float(a, b, first, second, sums):  # pragma: no cover - compiled
     for p in numba.prange(len(first)):
-        x, y = a[first[p], start : start + n], b[second[p], start : start + n]
+        x, y = a[first[p]], b[second[p]]
         total = 0.0
-        for t in range(n):
+        for t in range(len(x)):
             total += np.float64(x[t]) * np.float64(y[t])
         sums[p] += total
