@@ -108,7 +108,8 @@ class Differences(Passes):
 
         handles = [module.register_forward_hook(keep) for module in self._maps]
         try:
-            with self._attention.recording() if self._attention else nullcontext():
+            attention = self._attention.recording() if self._attention else nullcontext()
+            with attention, instead(self._gelu):
                 yield
         finally:
             for handle in handles:

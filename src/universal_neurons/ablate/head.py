@@ -105,23 +105,27 @@ class HeadDifferences:
         unembedding: Unembedding,
     ) -> None:
         self._hidden, self._unembedding = hidden, unembedding
-        log_p = torch.log_softmax(logits, -1)
-        self.loss = -log_p.gather(1, targets[:, None])[:, 0]
-        p = log_p.exp()
-        self._highest, likeliest = log_p.max(1)
+        total = logits.logsumexp(-1, keepdim=True)
+        self.loss = (total - logits.gather(1, targets[:, None]))[:, 0]
+        highest, likeliest = logits.max(1)
+        self._highest = highest - total[:, 0]
         self._likeliest = unembedding.matrix[likeliest] - unembedding.mean
-        log_p.scatter_(1, likeliest[:, None], -torch.inf)
-        expected = torch.zeros_like(hidden)
+        expected = self._highest.exp()[:, None] * unembedding.matrix[likeliest]
         self._means: dict[torch.dtype, torch.Tensor] = {}
         self._blocks = []
-        for i, words in enumerate(p.sum(0).argsort(descending=True).split(HEAD_BLOCK)):
+        order = _by_probability(logits, total)
+        place = order.argsort()[likeliest]
+        for i, words in enumerate(order.split(HEAD_BLOCK)):
+            log_p = logits.index_select(1, words).sub_(total)
+            here = place // HEAD_BLOCK == i
+            log_p[here, place[here] % HEAD_BLOCK] = -torch.inf
             rows, scales = unembedding.rows(words, int8=i > 0)
             # As the kernels take them.
-            block = _Block(log_p[:, words], rows.T.contiguous(), scales)
-            self._blocks.append(block)
-            expected.addmm_(p[:, words], unembedding.matrix[words])
+            self._blocks.append(_Block(log_p, rows.T.contiguous(), scales))
+            p = log_p.exp()
+            expected.addmm_(p, unembedding.matrix[words])
             mean = self._means.setdefault(rows.dtype, torch.zeros_like(hidden))
-            mean.addmm_(block.log_p.exp(), rows * scales[:, None])
+            mean.addmm_(p, rows * scales[:, None])
         self._gradient = expected - unembedding.matrix[targets]
         # Σ p is not quite 1; without what that adds, no change is exactly none.
         self._none = torch.zeros_like(self.loss)
@@ -153,3 +157,9 @@ class HeadDifferences:
             sums = threshold, reference, total, above
             add_softmax(block.log_p, products, scale, block.scales, *sums)
         return total.log() + reference - expected - self._none, (above > 0).float()
+
+
+def _by_probability(logits: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """Tokens of the vocabulary, those first that are the likeliest over all positions."""
+    parts = ((part - total).exp_().sum(0) for part in logits.split(HEAD_BLOCK, 1))
+    return torch.cat(list(parts)).argsort(descending=True)

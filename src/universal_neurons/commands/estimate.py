@@ -55,7 +55,7 @@ def rates() -> dict[str, float]:
         "float32": 0.9 * float32,
         "model": 0.6 * float32,
         # Where it would take longer, ablated passes are in float32 too.
-        "differences": max(0.6 * float32, 0.5 * bfloat16),
+        "differences": max(0.6 * float32, 0.8 * bfloat16),
     }
 
 
