@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from universal_neurons.ablate import rounded
 from universal_neurons.ablate.rounded import Int8Map, multiply, to_int8
 
 
@@ -33,3 +34,20 @@ def test_codes_are_whole_steps_of_a_row_whose_largest_is_127():
     assert codes.tolist() == [[127, -1, 0], [0, 0, 0], [-127, 2, 2]]
     torch.testing.assert_close(scales, torch.tensor([0.01, 0.0, 2.0]))
     assert multiply(codes, codes.T.contiguous()).diag().tolist() == [127**2 + 1, 0, 127**2 + 8]
+
+
+@pytest.mark.parametrize("spread", [1.0, 100.0])
+def test_what_a_gpu_adds_up_is_what_the_cpu_does(spread):
+    """The sum by its reference, which either may raise."""
+    rng = torch.Generator().manual_seed(0)
+    log_p = torch.randn(6, 30, generator=rng)
+    log_p[0, 3] = -torch.inf
+    products = torch.randint(-100, 100, (6, 30), dtype=torch.int32, generator=rng)
+    scales, columns = torch.full((6,), 0.01 * spread), torch.ones(30)
+    threshold = torch.randn(6, generator=rng)
+    found = []
+    for add in (rounded.add_softmax, rounded._add_softmax_on_device):
+        reference, total, above = threshold.clone(), torch.ones(6), torch.zeros(6)
+        add(log_p, products, scales, columns, threshold, reference, total, above)
+        found.append((total.log() + reference, above))
+    torch.testing.assert_close(*found)

@@ -116,7 +116,20 @@ def add_softmax(
     arrays = log_p, products, scales, column_scales, threshold, reference, total, above
     if log_p.device.type == "cpu":
         _add_softmax(*(one.numpy() for one in arrays))
-        return
+    else:
+        _add_softmax_on_device(*arrays)
+
+
+def _add_softmax_on_device(
+    log_p: torch.Tensor,
+    products: torch.Tensor,
+    scales: torch.Tensor,
+    column_scales: torch.Tensor,
+    threshold: torch.Tensor,
+    reference: torch.Tensor,
+    total: torch.Tensor,
+    above: torch.Tensor,
+) -> None:
     u = log_p + products * (scales[:, None] * column_scales)
     highest = torch.maximum(reference, u.amax(1))
     total.mul_((reference - highest).exp()).add_((u - highest[:, None]).exp().sum(1))
