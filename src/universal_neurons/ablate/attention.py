@@ -1,11 +1,11 @@
 """Attention by how its queries, keys and values differ from the clean pass's.
 
-Let P be the clean weights, ΔS = s (Δq k₀ᵀ + q Δkᵀ) the change of the scores, s their scale, and Δv
+Let P be the clean weights, D = s (Δq k₀ᵀ + q Δkᵀ) the change of the scores, s their scale, and Δv
 that of the values. Then the weights and the output change by
 
-    ΔP = P eᐞ / (1 + Σ P (eᐞ − 1)) − P,  ᐞ = ΔS;    Δout = ΔP v + P Δv.
+    ΔP = P exp D / (1 + Σ P (exp D − 1)) − P,    Δout = ΔP v + P Δv.
 
-All four products are of a change, and in bfloat16; what softmax makes of ΔS is in float32. Masks
+All four products are of a change, and in bfloat16; what softmax makes of D is in float32. Masks
 are in P, and where P is rounded it is in all terms alike.
 """
 
@@ -35,7 +35,7 @@ QUERIES = 128
 # entry; where a model does more than `_weights` knows it is larger.
 ALIKE = 0.02
 
-# Mean |ΔS| from which attention is in float32: rounding errors are in proportion to it, and
+# Mean |D| from which attention is in float32: rounding errors are in proportion to it, and
 # grow with what softmax makes of it.
 MOVED = 1.0
 
@@ -156,9 +156,9 @@ def _clean(
     again = (p.float() @ value).transpose(1, 2)
     if not (again - output).abs().max() <= ALIKE * output.abs().max():
         return None
-    parts = []
+    counted, parts = torch.arange(1, 1 + p.shape[-1]), []
     for rows in p.flatten(0, 1).split(QUERIES, 1):
-        used = int(rows.amax((0, 1)).nonzero().max()) + 1
+        used = max(1, int((counted * (rows.amax((0, 1)) > 0)).max()))
         parts.append(rows[:, :, :used].contiguous())
     keys = (key * scale).bfloat16().flatten(0, 1).repeat(1, 1, 2)
     query, key, value, output = (x.contiguous() for x in (query, key, value, output))
@@ -266,7 +266,7 @@ def _add_outputs(one: NDArray, other: NDArray, clean: NDArray, start: int, found
 def _softmax_change(p: NDArray, change: NDArray) -> np.float64:
     """Turn changes of scores into those of the weights `p`, both bfloat16 by their bits.
 
-    Returned is the sum over queries of the mean |ΔS| over the new weights.
+    Returned is the sum over queries of the mean |D| over the new weights.
     """
     heads, queries, keys = p.shape
     moved = np.float64(0)
