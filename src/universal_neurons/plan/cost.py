@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from universal_neurons.plan.grid import Grid
 from universal_neurons.plan.sizes import (
-    ABLATION_TOKENS,
     CONTEXTS,
     DIRECT_TOKENS,
     GIVEN_DRAWS,
@@ -26,7 +25,6 @@ from universal_neurons.plan.sizes import (
     REFINE_TOKENS,
     SAMPLE_TOKENS,
     UNTRAINED_TOKENS,
-    VOCABULARY,
     WIDE_LAYER,
     WINDOW,
     Sizes,
@@ -330,9 +328,7 @@ def _held_out(s: Sizes, passes: float, heads: float, jobs: int, rate: str) -> Co
     """As many passes of a model through the held-out text, and losses of it, in every job."""
     token = passes * s.grid.forward_operations() + heads * s.head
     job = {rate: token * s.grid.config.corpus.heldout_tokens}
-    # Activations and gradients of a batch, with its logits.
-    batch = 4 * ABLATION_TOKENS * (8 * s.shape.neurons + 6 * VOCABULARY)
-    return Cost(job, times(job, jobs), 3 * s.weights + batch, start=START_TORCH)
+    return Cost(job, times(job, jobs), 3 * s.weights + s.heldout_batch, start=START_TORCH)
 
 
 def _ablate(s: Sizes) -> Cost:

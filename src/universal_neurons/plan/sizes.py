@@ -24,6 +24,8 @@ LARGE_KINDS, CLASS_SUM_BYTES, GIVEN_SUM_BYTES = 2, 1.5, 2.0
 DIRECT_TOKENS, INFLUENCE_TOKENS, ABLATION_TOKENS = 8192, 2048, 1024
 # Weights per block from which ablated passes are tried in bfloat16.
 ABLATION_WEIGHTS = 1_000_000
+# Entries of a head's queries and keys, in most models.
+HEAD_WIDTH = 64
 # Values of a model that influences are taken of at a time, where that is more tokens.
 INFLUENCE_VALUES = 1 << 23
 # Groups of sequences that influences are taken of.
@@ -254,6 +256,20 @@ class Sizes:
         tried = {"auto": weights >= ABLATION_WEIGHTS, "bfloat16": True, "float32": False}
         exact = config.capture.dtype == "float32"
         return "differences" if exact and tried[config.ablation.dtype] else "model"
+
+    @property
+    def heldout_batch(self) -> float:
+        """Bytes of a batch of held-out text: activations and gradients, logits, and attention.
+
+        What all tokens of a sequence attend to is kept for ablated passes of differences, in two
+        bytes, by heads as wide as most models'.
+        """
+        length = self.grid.config.corpus.context_length
+        tokens = max(ABLATION_TOKENS, length)
+        vocabulary = self.grid.vocabulary or VOCABULARY
+        heads = self.shape.neurons / 4 / HEAD_WIDTH
+        attended = 2 * length * heads if self.ablated == "differences" else 0
+        return tokens * (4 * (8 * self.shape.neurons + 6 * vocabulary) + attended)
 
     @property
     def wide(self) -> int:
