@@ -19,8 +19,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from universal_neurons.ablate.ablation import DIRECT_CONTROLS
-from universal_neurons.ablate.differences import Differences, Passes
+from universal_neurons.ablate.differences import Differences
 from universal_neurons.ablate.measure import KL, LOSS, NeuronSet, Replacement, Run, passes
+from universal_neurons.ablate.passes import Passes
 from universal_neurons.activations.codes import Codes
 from universal_neurons.activations.kernels import add_products
 from universal_neurons.jobs import keep_memory

@@ -9,7 +9,6 @@ faster that way. Of attention and the unembedding see `attention` and `head`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -23,46 +22,11 @@ from transformers.pytorch_utils import Conv1D
 from universal_neurons.ablate.attention import Attention
 from universal_neurons.ablate.fused import gelu, narrow_difference, wide_sum
 from universal_neurons.ablate.head import HeadDifferences, Unembedding
-from universal_neurons.ablate.predictions import Compared, Predictions
+from universal_neurons.ablate.passes import Passes
+from universal_neurons.ablate.predictions import Compared
 from universal_neurons.ablate.replay import instead
 from universal_neurons.ablate.rounded import Int8Map
 from universal_neurons.models.load import Model
-
-
-class Passes:
-    """Forward passes as the model makes them.
-
-    Attributes
-    ----------
-    dtype
-        In which matrices are multiplied.
-    error
-        Difference of the loss change from that in float32, in its standard errors; NaN where it is
-        not measured.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self.dtype = str(model.module.dtype).removeprefix("torch.")
-        self.error = math.nan
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """While the clean pass runs."""
-        yield
-
-    def predictions(self, logits: torch.Tensor, targets: torch.Tensor) -> Compared:
-        """The clean predictions, to compare with what the model returns while `running`."""
-        return Predictions(logits.flatten(0, 1), targets)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """While an ablated pass runs."""
-        yield
-
-    def known_layers(self, direct: bool, layers: Sequence[int]) -> Sequence[int]:
-        """Ablated `layers` whose output is the clean one and what other neurons write instead."""
-        del direct, layers
-        return []
 
 
 class Differences(Passes):

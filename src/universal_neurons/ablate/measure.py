@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from universal_neurons.ablate.differences import Passes
+from universal_neurons.ablate.passes import Passes
 from universal_neurons.ablate.replay import frozen, known_outputs, record, replay, with_written
 from universal_neurons.errors import UserError
 from universal_neurons.jobs import progress

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from universal_neurons.ablate.differences import Differences, Passes
 from universal_neurons.ablate.measure import Measured, Replacement, Run, measure
+from universal_neurons.ablate.passes import Passes
 from universal_neurons.ablate.subject import Subject
 from universal_neurons.errors import UserError
 from universal_neurons.prepare.reading import HeldOut
@@ -137,6 +137,9 @@ def choose(
     if dtype == "auto" and seconds["bfloat16"] > FASTER * seconds["float32"]:
         logger.info("%s: bfloat16 is no faster here", subject.name)
         return exact
+    # Numba comes with it, which small models have no use for.
+    from universal_neurons.ablate.differences import Differences
+
     for int8 in (True, False):
         if int8 and seconds["int8"] > FASTER * seconds["bfloat16"]:
             continue
