@@ -103,19 +103,18 @@ def compare() -> dict[str, float]:
             kinds = runs(np.random.default_rng(1))
             rows = slice(2 * turn, 2 * turn + 2)
             made = passes(subject, text, rows, list(kinds.values()), replacement, how)
-            first: list = []
-            taken = seconds(lambda: first.append(next(made))) / (2 * LENGTH - 2)  # noqa: B023
-            times[way]["clean"] = min(taken, times[way].get("clean", np.inf))
-            clean = first[0][2]
-            for name in kinds:
+            for name in ("clean", *kinds):
                 found: list = []
                 taken = seconds(lambda: found.append(next(made))) / (2 * LENGTH - 2)  # noqa: B023
                 times[way][name] = min(taken, times[way].get(name, np.inf))
-                changes.setdefault(name, []).append(found[0][2] - clean)
+                if name == "clean":
+                    clean = found[0][2]
+                else:
+                    changes.setdefault(name, []).append(found[0][2] - clean)
     error = 0.0
-    for found in changes.values():
+    for turns in changes.values():
         # Of every turn in float32, then in bfloat16.
-        exact, narrow = (np.hstack(found[i::2]) for i in range(2))
+        exact, narrow = (np.hstack(turns[i::2]) for i in range(2))
         # Of a loss change of KL k the standard deviation is about √(2 k).
         spread = np.sqrt(2 * exact[KL].mean() / HELDOUT)
         error = max(error, abs((narrow - exact)[LOSS].mean()) / spread)

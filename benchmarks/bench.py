@@ -417,7 +417,7 @@ def from_zarr(where: Path) -> dict[str, float]:
     escaping = [len(codes.escapes) / codes.dense.size for codes in block]
     result: dict[str, float] = {}
     for n_tokens in (43_680, 87_360):
-        for store, n_layers, which in (("some", LAYERS, 0), ("all", 12, 1)):
+        for store, n_layers, which in (("some", LAYERS, 0), ("all", DEPTH, 1)):
             attributes = {**a.attributes, "d_mlp": [WIDTH] * n_layers, "n_tokens": n_tokens}
             shutil.rmtree(where / f"{store}.zarr", ignore_errors=True)
             with (
@@ -438,7 +438,7 @@ def from_zarr(where: Path) -> dict[str, float]:
         found = [child("pair_job", where) for _ in range(3 if n_tokens == 87_360 else 1)]
         for name in found[0]:
             result[f"{name}_{n_tokens}"] = float(np.median([each[name] for each in found]))
-    operations = 2e-9 * n_tokens * WIDTH**2 * 12 * LAYERS
+    operations = 2e-9 * n_tokens * WIDTH**2 * DEPTH * LAYERS
     first, further, from_memory = (
         result[f"{name}_{n_tokens}"] for name in ("first", "further", "from_memory")
     )
@@ -489,11 +489,11 @@ def compare(where: Path) -> dict[str, float]:
     }
     screened_at = sum(hours.values()) * 3600
     fixed, slope = line(tokens, exact)
-    exact_at = 144 * (fixed + slope * TARGET_TOKENS + matching)
+    exact_at = DEPTH**2 * (fixed + slope * TARGET_TOKENS + matching)
     old_tokens = [32768, 65536]
     old = [reference(pair, n) for n in old_tokens]
     fixed, slope = line(old_tokens, old)
-    old_at = 144 * (fixed + slope * TARGET_TOKENS)
+    old_at = DEPTH**2 * (fixed + slope * TARGET_TOKENS)
     exponent = np.polyfit(np.log(tokens), np.log(exact), 1)[0]
     full = n_rows / (DEPTH * WIDTH)
     return {

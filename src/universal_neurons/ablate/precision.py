@@ -117,9 +117,8 @@ def choose(
     dtype
         ``float32``: as the model is loaded. ``bfloat16``: matrices multiply differences from the
         clean pass in bfloat16, some in int8 if that is faster and passes the check, too. ``auto``:
-        that where it is faster on this machine and passes the
-        check, for models that take time. A model that was loaded in another type than float32
-        runs as it is.
+        that where it is faster on this machine and passes the check, for models that take time. A
+        model that was loaded in another type than float32 runs as it is.
 
     Raises
     ------

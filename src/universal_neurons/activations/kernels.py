@@ -112,14 +112,11 @@ def block_products(a: Codes, b: Codes, kernel: str, room: NDArray) -> NDArray:
     """
     int8 = kernel == "int8" and a.dense.dtype == np.int8
     if int8 and _in_one(room, a) and _largest_sum(a, b) < 2.0**31:
-        import torch
-
         from universal_neurons.activations.rests import add_rests
 
-        found = _scratch(*room.shape, torch.device("cpu"))
-        torch._int_mm(torch.as_tensor(a.dense).t(), torch.as_tensor(b.dense), out=found)
-        add_rests(found.numpy(), a, b)
-        return found.numpy()
+        found = _int8_products(a, b)
+        add_rests(found, a, b)
+        return found
     room.fill(0)
     return add_products(room, a, b, kernel)
 
@@ -132,13 +129,18 @@ def _in_one(total: Any, a: Codes) -> bool:
 
 def _add_int8_with_rests(total: Any, a: Codes, b: Codes) -> None:
     """`_add_int8` and `_add_rests` in one: the sums are taken from memory once."""
-    import torch
-
     from universal_neurons.activations.rests import add_rests
 
-    scratch = _scratch(*total.shape, torch.device("cpu"))
-    torch._int_mm(torch.as_tensor(a.dense).t(), torch.as_tensor(b.dense), out=scratch)
-    add_rests(np.asarray(total), a, b, scratch.numpy())
+    add_rests(np.asarray(total), a, b, _int8_products(a, b))
+
+
+def _int8_products(a: Codes, b: Codes) -> NDArray[np.int32]:
+    """Products of dense codes that are `_in_one`, valid until the next are made."""
+    import torch
+
+    left, right = torch.as_tensor(a.dense).t(), torch.as_tensor(b.dense)
+    found = _scratch(left.shape[0], right.shape[1], torch.device("cpu"))
+    return torch._int_mm(left, right, out=found).numpy()
 
 
 def _roomy(total: Any, a: Codes, b: Codes) -> Any:
